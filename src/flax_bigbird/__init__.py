@@ -1,0 +1,1 @@
+"""BigBird, the long-document transformer, for JAX and Flax."""
