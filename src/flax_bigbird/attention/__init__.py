@@ -1,0 +1,6 @@
+"""Block-sparse attention as pure functions: arrays and a pattern in, arrays out."""
+
+from flax_bigbird.attention.api import available_implementations as available_implementations
+from flax_bigbird.attention.api import block_sparse_attention as block_sparse_attention
+from flax_bigbird.attention.pattern import BlockPattern as BlockPattern
+from flax_bigbird.attention.pattern import bigbird_pattern as bigbird_pattern

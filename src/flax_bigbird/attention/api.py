@@ -1,0 +1,124 @@
+"""`block_sparse_attention`: checks the call, picks an implementation, runs it."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from flax_bigbird.attention import reference, xla
+from flax_bigbird.attention.pattern import BlockPattern
+
+logger = logging.getLogger(__name__)
+
+# In order of preference. A backend declines a call by raising NotImplementedError.
+_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "xla": xla.block_sparse_attention,
+    "reference": reference.block_sparse_attention,
+}
+
+
+def available_implementations() -> dict[str, str]:
+    """Each implementation's name and what it is: `""` means it runs here, else why it does not."""
+    return dict.fromkeys(_IMPLEMENTATIONS, "")
+
+
+def block_sparse_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T N H"],
+    v: Float[Array, "B T N H"],
+    pattern: BlockPattern,
+    *,
+    mask: Bool[Array, "B T"] | None = None,
+    scale: float | None = None,
+    implementation: str | None = None,
+) -> Float[Array, "B T N H"]:
+    """Attention in which each block of queries reads the key blocks that `pattern` lists.
+
+    out[t] = sum_s c[t, s] e^(z[t, s]) v[s] / sum_s c[t, s] e^(z[t, s]),  z = scale q k^T
+
+    where c counts how often the pattern lists the key's block (a multiset: paper, appendix D).
+
+    Args:
+      q, k, v: queries, keys, values, one floating dtype. T need not be a multiple of W: it must
+        fill the pattern's M blocks but for part of the last.
+      pattern: which blocks each row reads; see `BlockPattern`.
+      mask: False at padding: never read as a key, and its own output is 0.
+      scale: multiplies the scores; default 1/sqrt(H).
+      implementation: one of `available_implementations()`; None picks the fastest that takes
+        the call.
+
+    Returns:
+      The attended values. Rows that read nothing are 0.
+
+    Raises:
+      ValueError: shapes, dtypes or the pattern do not fit each other, or an unknown name.
+      NotImplementedError: the implementation that was asked for cannot do this call.
+    """
+    _check(q, k, v, pattern, mask)
+    length = q.shape[1]
+    padding = pattern.num_blocks * pattern.block_size - length
+    if padding:
+        if mask is None:
+            mask = jnp.ones(q.shape[:2], bool)
+        mask = jnp.pad(mask, ((0, 0), (0, padding)))
+        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    out = _run(implementation, q, k, v, pattern, mask=mask, scale=scale)
+    return out[:, :length] if padding else out
+
+
+def _run(implementation: str | None, *args, **kwargs) -> Array:
+    if implementation is not None:
+        if implementation not in _IMPLEMENTATIONS:
+            raise ValueError(
+                f"implementation must be one of {sorted(_IMPLEMENTATIONS)} or None; "
+                f"got {implementation!r}"
+            )
+        return _IMPLEMENTATIONS[implementation](*args, **kwargs)
+    for name, function in _IMPLEMENTATIONS.items():
+        try:
+            return function(*args, **kwargs)
+        except NotImplementedError as reason:
+            logger.debug("attention implementation %s declines: %s", name, reason)
+    raise NotImplementedError("no attention implementation takes this call")
+
+
+def _check(q, k, v, pattern: BlockPattern, mask) -> None:
+    if q.ndim != 4 or not q.shape == k.shape == v.shape:
+        raise ValueError(
+            "q, k and v must have one shape [B, T, N, H] (batch, tokens, heads, head width); "
+            f"got {q.shape}, {k.shape} and {v.shape}"
+        )
+    if not (jnp.issubdtype(q.dtype, jnp.floating) and q.dtype == k.dtype == v.dtype):
+        raise ValueError(
+            f"q, k and v must share one floating dtype; got {q.dtype}, {k.dtype} and {v.dtype}: "
+            "cast them with .astype"
+        )
+    batch, length, heads, _ = q.shape
+    size, rows = pattern.block_size, pattern.num_blocks
+    if size < 1 or -(-length // size) != rows:
+        raise ValueError(
+            f"the pattern has {rows} rows of {size} tokens, for {(rows - 1) * size + 1} to "
+            f"{rows * size} tokens; q has {length}: build the pattern for "
+            f"{-(-length // max(size, 1))} blocks"
+        )
+    if pattern.blocks.shape != pattern.counts.shape:
+        raise ValueError(
+            "pattern.blocks and pattern.counts must have one shape; "
+            f"got {pattern.blocks.shape} and {pattern.counts.shape}"
+        )
+    for name, got, want in zip("BN", pattern.blocks.shape, (batch, heads), strict=False):
+        if got not in (1, want):
+            raise ValueError(f"the pattern's axis {name} must be 1 or {want}; got {got}")
+    if isinstance(pattern.blocks, np.ndarray) and not isinstance(pattern.blocks, jax.core.Tracer):
+        low, high = pattern.blocks.min(initial=0), pattern.blocks.max(initial=0)
+        if low < 0 or high >= rows:
+            raise ValueError(f"block ids must lie in 0..{rows - 1}; got {low} to {high}")
+    if mask is not None and (mask.shape != (batch, length) or mask.dtype != jnp.bool_):
+        raise ValueError(
+            f"mask must be boolean with shape {(batch, length)}; got {mask.dtype} {mask.shape}"
+        )
