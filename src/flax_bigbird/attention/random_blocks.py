@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
-_PAPER_LENGTHS = (1024, 2048, 3072, 4096)  # tokens; the lengths the authors pretrained at
+PAPER_LENGTHS = (1024, 2048, 3072, 4096)  # tokens; the lengths the authors pretrained at
 _PAPER_SPAN = 1024  # tokens from which those lengths draw their random blocks
 _PAPER_TABLE = 4096  # tokens of the pattern that those lengths are cut from
 
@@ -25,7 +25,7 @@ def google(
     The legacy NumPy generator, seeded with the layer index, is consumed in that code's order.
     """
     return _legacy(
-        num_blocks, block_size, num_random, num_heads, layer, _PAPER_TABLE, _PAPER_LENGTHS
+        num_blocks, block_size, num_random, num_heads, layer, _PAPER_TABLE, PAPER_LENGTHS
     )
 
 
@@ -43,7 +43,7 @@ def hf_training(
     Args:
       table_length: `max_position_embeddings`, tokens.
     """
-    lengths = tuple(t for t in _PAPER_LENGTHS if t != 2048)
+    lengths = tuple(t for t in PAPER_LENGTHS if t != 2048)
     table = max(table_length, num_blocks * block_size)
     return _legacy(num_blocks, block_size, num_random, num_heads, layer, table, lengths)
 

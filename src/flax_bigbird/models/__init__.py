@@ -1,0 +1,1 @@
+"""The drop-in task classes: configuration, module and parameters."""

@@ -1,0 +1,1 @@
+"""Linen modules of BigBird: embeddings, attention, layers, heads."""

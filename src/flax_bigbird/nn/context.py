@@ -1,0 +1,17 @@
+"""What one call of the model asks of every layer."""
+
+from typing import NamedTuple
+
+
+class Call(NamedTuple):
+    """Static choices of a call; hashable, so that a rematerialised layer takes it as one argument.
+
+    Attributes:
+      deterministic: no dropout, and the evaluation pattern.
+      output_attentions: return probabilities.
+      init_cache: create the key-value cache, of the length of the input.
+    """
+
+    deterministic: bool = True
+    output_attentions: bool = False
+    init_cache: bool = False

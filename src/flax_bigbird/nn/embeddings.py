@@ -1,0 +1,51 @@
+"""Word, token-type and position embeddings, then dropout, then LayerNorm: in this order."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
+    """A dense layer with the encoder's initialiser, normal(`initializer_range`)."""
+    init = nn.initializers.normal(config.initializer_range)
+    return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=init)
+
+
+def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
+    """LayerNorm with statistics in float32, the variance in two passes (as PyTorch computes it)."""
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
+
+
+class BigBirdEmbeddings(nn.Module):
+    """`LayerNorm(dropout(word [* sqrt(D)] + token_type + position))`, `[B, T, D]`."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.word_embeddings = self._table(self.config.vocab_size)
+        self.position_embeddings = self._table(self.config.max_position_embeddings)
+        self.token_type_embeddings = self._table(self.config.type_vocab_size)
+        self.LayerNorm = layer_norm(self.config, self.dtype)
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+
+    def _table(self, rows: int) -> nn.Embed:
+        init = nn.initializers.normal(self.config.initializer_range)
+        return nn.Embed(rows, self.config.hidden_size, dtype=self.dtype, embedding_init=init)
+
+    def __call__(
+        self,
+        input_ids: Int[Array, "B T"],
+        token_type_ids: Int[Array, "B T"],
+        position_ids: Int[Array, "B T"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B T D"]:
+        words = self.word_embeddings(input_ids)
+        if self.config.rescale_embeddings:
+            words = words * self.config.hidden_size**0.5
+        x = words + self.token_type_embeddings(token_type_ids)
+        x = x + self.position_embeddings(position_ids)
+        return self.LayerNorm(self.dropout(x, deterministic=deterministic))

@@ -1,0 +1,99 @@
+"""The heads' own bodies: language modelling, classification, question answering."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_bigbird.nn.activations import activation
+from flax_bigbird.nn.attention import ResidualOutput
+from flax_bigbird.nn.embeddings import layer_norm
+from flax_bigbird.nn.layers import Intermediate
+
+
+def classifier_dropout(config: Any) -> float:
+    """`classifier_dropout`, else `hidden_dropout_prob`."""
+    rate = config.classifier_dropout
+    return config.hidden_dropout_prob if rate is None else rate
+
+
+class PredictionTransform(nn.Module):
+    """`LayerNorm(activation(dense(x)))`."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype)
+        self.LayerNorm = layer_norm(self.config, self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.LayerNorm(activation(self.config.hidden_act)(self.dense(x)))
+
+
+class LanguageModelHead(nn.Module):
+    """Logits over the vocabulary; the decoder is the word table unless embeddings are untied."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.transform = PredictionTransform(self.config, self.dtype)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        self.decoder = nn.Dense(self.config.vocab_size, use_bias=False, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "B T D"], words: nn.Embed) -> Float[Array, "B T V"]:
+        x = self.transform(x)
+        x = words.attend(x) if self.config.tie_word_embeddings else self.decoder(x)
+        return x + jnp.asarray(self.bias, x.dtype)
+
+
+class PreTrainingHeads(nn.Module):
+    """The language-model head and, for pretraining, the next-sentence one."""
+
+    config: Any
+    next_sentence: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.predictions = LanguageModelHead(self.config, self.dtype)
+        if self.next_sentence:
+            self.seq_relationship = nn.Dense(2, dtype=self.dtype)
+
+    def __call__(self, x: Array, words: nn.Embed) -> Array:
+        return self.predictions(x, words)
+
+
+class ClassificationHead(nn.Module):
+    """First token -> dropout -> dense -> activation -> dropout -> `num_labels` logits."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype)
+        self.out_proj = nn.Dense(self.config.num_labels, dtype=self.dtype)
+        self.dropout = nn.Dropout(classifier_dropout(self.config))
+
+    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Array:
+        x = self.dropout(x[:, 0], deterministic=deterministic)
+        x = activation(self.config.hidden_act)(self.dense(x))
+        return self.out_proj(self.dropout(x, deterministic=deterministic))
+
+
+class QuestionAnsweringHead(nn.Module):
+    """Dropout, a feed-forward block around the undropped states, two logits a token."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.intermediate = Intermediate(self.config, self.dtype)
+        self.output = ResidualOutput(self.config, self.dtype)
+        self.qa_outputs = nn.Dense(2, dtype=self.dtype)
+
+    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Array:
+        inner = self.intermediate(self.dropout(x, deterministic=deterministic))
+        return self.qa_outputs(self.output(inner, x, deterministic=deterministic))

@@ -1,0 +1,113 @@
+"""The post-LayerNorm transformer layer and the stack of them."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from flax_bigbird.nn.activations import activation
+from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
+from flax_bigbird.nn.context import Call
+from flax_bigbird.nn.embeddings import dense
+
+
+class Intermediate(nn.Module):
+    """`activation(dense(x))`, `[B, T, F]`."""
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.dense = dense(self.config, self.config.intermediate_size, self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return activation(self.config.hidden_act)(self.dense(x))
+
+
+class BigBirdLayer(nn.Module):
+    """Self-attention, cross-attention where the configuration has it, feed-forward."""
+
+    config: Any
+    layer: int = 0
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.attention = BigBirdAttention(self.config, self.layer, dtype=self.dtype)
+        if self.config.add_cross_attention:
+            self.crossattention = BigBirdAttention(
+                self.config, self.layer, cross=True, dtype=self.dtype
+            )
+        self.intermediate = Intermediate(self.config, self.dtype)
+        self.output = ResidualOutput(self.config, self.dtype)
+
+    def __call__(self, x, mask, head_mask, encoder_states, encoder_mask, call: Call):
+        """`(x, self-attention probabilities, cross-attention probabilities)`, or None for each."""
+        x, probabilities = self.attention(x, mask, head_mask, None, call)
+        cross_probabilities = None
+        if encoder_states is not None:
+            x, cross_probabilities = self.crossattention(
+                x, encoder_mask, head_mask, encoder_states, call
+            )
+        x = self.output(self.intermediate(x), x, deterministic=call.deterministic)
+        return x, probabilities, cross_probabilities
+
+
+class EncoderResult(NamedTuple):
+    """The last hidden states, and per layer what was asked for."""
+
+    last_hidden_state: Array
+    hidden_states: tuple[Array, ...]
+    attentions: tuple[Array, ...]
+    cross_attentions: tuple[Array, ...]
+
+
+class LayerStack(nn.Module):
+    """The layers, named by number; recomputed in the backward pass with `gradient_checkpointing`."""
+
+    config: Any
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self):
+        layer = BigBirdLayer
+        if self.gradient_checkpointing:
+            layer = nn.remat(BigBirdLayer, static_argnums=(6,))
+        self.layers = [
+            layer(self.config, i, self.dtype, name=str(i))
+            for i in range(self.config.num_hidden_layers)
+        ]
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None,
+        head_mask: Float[Array, "L N"] | None,
+        encoder_states: Float[Array, "B S D"] | None,
+        encoder_mask: Bool[Array, "B S"] | None,
+        call: Call,
+    ) -> EncoderResult:
+        states, attentions, cross_attentions = [x], [], []
+        for i, layer in enumerate(self.layers):
+            layer_head_mask = None if head_mask is None else head_mask[i]
+            x, probabilities, cross = layer(
+                x, mask, layer_head_mask, encoder_states, encoder_mask, call
+            )
+            states.append(x)
+            attentions.append(probabilities)
+            cross_attentions.append(cross)
+        return EncoderResult(x, tuple(states), tuple(attentions), tuple(cross_attentions))
+
+
+class BigBirdEncoder(nn.Module):
+    """Holds the stack under the name that checkpoints give it, `encoder/layer`."""
+
+    config: Any
+    dtype: Any = jnp.float32
+    gradient_checkpointing: bool = False
+
+    def setup(self):
+        self.layer = LayerStack(self.config, self.dtype, self.gradient_checkpointing)
+
+    def __call__(self, *args) -> EncoderResult:
+        return self.layer(*args)
