@@ -62,8 +62,8 @@ class BigBirdSelfAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
         """`(context, probabilities or None)`; `mask` is over keys, `source` gives them."""
         source = x if source is None else source
-        q, k, v = self._heads(self.query(x)), self._heads(self.key(source)), None
-        v = self._heads(self.value(source))
+        q = self._heads(self.query(x))
+        k, v = self._heads(self.key(source)), self._heads(self.value(source))
         caching = not self.cross and (call.init_cache or self.has_variable("cache", "cached_key"))
         if caching:
             context, probabilities = self._attend_cached(q, k, v, mask, call)
@@ -117,6 +117,14 @@ class BigBirdSelfAttention(nn.Module):
         length = context.shape[1]
         return context, probabilities[:, :, :length, :length].astype(context.dtype)
 
+    @nn.compact
+    def _cache(self, k: Array, v: Array) -> tuple[nn.Variable, nn.Variable, nn.Variable]:
+        """Keys and values of every position so far, and how many there are."""
+        keys = self.variable("cache", "cached_key", jnp.zeros, k.shape, k.dtype)
+        values = self.variable("cache", "cached_value", jnp.zeros, v.shape, v.dtype)
+        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        return keys, values, index
+
     def _attend_cached(self, q, k, v, mask, call: Call):
         """Attends to the cache after writing the new keys at its index; `mask` is [B, S] of it."""
         if not self.config.is_decoder:
@@ -125,9 +133,7 @@ class BigBirdSelfAttention(nn.Module):
                 "(got is_decoder=False)"
             )
         fresh = not self.has_variable("cache", "cached_key")
-        keys = self.variable("cache", "cached_key", jnp.zeros, k.shape, k.dtype)
-        values = self.variable("cache", "cached_value", jnp.zeros, v.shape, v.dtype)
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        keys, values, index = self._cache(k, v)
         start = index.value
         if not fresh:
             at = (0, start, 0, 0)

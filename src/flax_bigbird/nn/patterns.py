@@ -54,8 +54,9 @@ def layer_pattern(
     elif rule == "hf" and (causal or not train):
         return bigbird_pattern(num_blocks, size, extra_first=num_random, causal=causal)
     elif causal:
-        # Cut to the past, from the rows that do not depend on M.
-        span = max(num_blocks, 2 * num_random + 6)
+        # Cut to the past, from the rows that do not depend on M: not the last one of a pattern,
+        # and not a length that the paper's plan treats by itself.
+        span = max(num_blocks, 2 * num_random + 5) + 1
         span += (span * size) in random_blocks.PAPER_LENGTHS
         random = random_blocks.google(span, size, num_random, heads, layer)[:, :num_blocks]
         past = random <= np.arange(num_blocks)[None, :, None] - 2
