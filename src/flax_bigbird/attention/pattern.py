@@ -1,7 +1,7 @@
 """Which key blocks each row of query blocks reads: the multiset at the heart of BigBird.
 
-A sequence of T tokens is cut into M = T/W blocks. Row i of the pattern lists the key blocks that the
-W queries of block i read; a block listed c times weighs c times in the softmax.
+A sequence of T tokens is cut into M = T/W blocks. Row i of the pattern lists the key blocks that
+the W queries of block i read; a block listed c times weighs c times in the softmax.
 
     BigBird's encoder, M = 8, no random blocks        its causal decoder
       k 0 1 2 3 4 5 6 7                                 k 0 1 2 3 4 5 6 7

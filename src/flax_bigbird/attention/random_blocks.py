@@ -1,4 +1,4 @@
-"""Where the random blocks of BigBird's rows come from: four rules, each `[N, M, R]` with -1 for none.
+"""Where the random blocks of a row come from: four rules, each `[N, M, R]` with -1 for none.
 
 Host rules return NumPy arrays and leave every global random state untouched; `redraw` is traced.
 Rows 0 and M-1 of an encoder read everything and have none.
@@ -88,7 +88,7 @@ def _cut_rows(
 
     Kept from the original: the last two rows may draw from their own window.
     """
-    last = _PAPER_SPAN // block_size - 1 if _PAPER_SPAN > 2 * block_size else num_blocks - 1
+    last = _PAPER_SPAN // block_size - 1 if 2 * block_size < _PAPER_SPAN else num_blocks - 1
     last = min(last, num_blocks - 2)
     rows = np.full((num_blocks - 2, num_random), -1, np.int32)
     for i in range(1, num_blocks - 1):
@@ -174,7 +174,7 @@ def _mix(word: np.ndarray | np.uint64) -> np.ndarray:
         return word ^ (word >> np.uint64(31))
 
 
-def _num_eligible(num_blocks: int, causal: bool) -> Int[np.ndarray, "M"]:
+def _num_eligible(num_blocks: int, causal: bool) -> Int[np.ndarray, " M"]:
     """How many blocks lie outside each row's window and globals."""
     row = np.arange(num_blocks)
     if causal:
@@ -186,7 +186,7 @@ def _num_eligible(num_blocks: int, causal: bool) -> Int[np.ndarray, "M"]:
     return out.astype(np.int32)
 
 
-def _nth_eligible(rank, row, causal: bool):  # noqa: ANN001 - NumPy or traced
+def _nth_eligible(rank, row, causal: bool):
     """The block at a rank among the row's eligible ones: 1..i-2, then i+2..M-2."""
     if causal:
         return rank + 1

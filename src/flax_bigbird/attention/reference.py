@@ -5,18 +5,18 @@ handing out attention probabilities, never for speed.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_bigbird.attention.pattern import BlockPattern
 
 
 def multiplicities(
     pattern: BlockPattern, mask: Bool[Array, "B T"] | None = None
-) -> Float[Array, "#B #N T T"]:
+) -> Int[Array, "#B #N T T"]:
     """How often each query reads each key: 0 where it does not. `[#B, #N, T, S]`, S = T."""
     size, num_blocks = pattern.block_size, pattern.num_blocks
     blocks, counts = jnp.asarray(pattern.blocks), jnp.asarray(pattern.counts)
-    table = (blocks[..., None] == jnp.arange(num_blocks)) * counts[..., None]
+    table = jnp.where(blocks[..., None] == jnp.arange(num_blocks), counts[..., None], 0)
     table = table.sum(-2)  # [#B, #N, M, M]
     rows = jnp.asarray(pattern.global_rows)
     is_global = (rows[:, None, :] == jnp.arange(num_blocks)[:, None]).any(-1)  # [#B, M]
@@ -44,7 +44,7 @@ def attention_probabilities(
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("btnh,bsnh->bnts", q.astype(dtype), k.astype(dtype)) * scale
-    count = multiplicities(pattern, mask)
+    count = multiplicities(pattern, mask).astype(dtype)
     reads = count > 0
     top = jnp.where(reads, scores, -jnp.inf).max(-1, keepdims=True)
     top = jnp.where(jnp.isfinite(top), top, 0)

@@ -43,7 +43,7 @@ def block_sparse_attention(
 ) -> Float[Array, "B T N H"]:
     """Same contract as the reference; T must be M*W."""
     size, num_blocks = pattern.block_size, pattern.num_blocks
-    batch, length, heads, width = q.shape
+    batch, _, heads, width = q.shape
     if mask is not None:
         # A masked token's contents, NaN and inf included, must reach nothing.
         keep = mask[:, :, None, None]

@@ -330,9 +330,7 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         if attention_mask is None:
             arrays["attention_mask"] = jnp.ones(mask_shape, bool)
         else:
-            arrays["attention_mask"] = inputs.key_mask(
-                "attention_mask", attention_mask, mask_shape
-            )
+            arrays["attention_mask"] = inputs.key_mask("attention_mask", attention_mask, mask_shape)
         arrays["head_mask"] = inputs.head_mask(
             head_mask, config.num_hidden_layers, config.num_attention_heads
         )
@@ -349,8 +347,7 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         width = self.config.hidden_size
         if states.ndim != 3 or states.shape[-1] != width:
             raise ValueError(
-                f"encoder_hidden_states must have shape [batch, keys, {width}]; "
-                f"got {states.shape}"
+                f"encoder_hidden_states must have shape [batch, keys, {width}]; got {states.shape}"
             )
         shape = states.shape[:2]
         mask = jnp.ones(shape, bool) if mask is None else mask
@@ -405,9 +402,7 @@ def check_config(config: Any) -> None:
     """Raises `ValueError` or `TypeError` for a configuration no model can be built from."""
     cls = _hf.bigbird_config_class()
     if not isinstance(config, cls):
-        raise TypeError(
-            f"config must be a transformers.BigBirdConfig; got {type(config).__name__}"
-        )
+        raise TypeError(f"config must be a transformers.BigBirdConfig; got {type(config).__name__}")
     if config.attention_type not in ("block_sparse", "original_full"):
         raise ValueError(
             "config.attention_type must be 'block_sparse' or 'original_full'; "
@@ -462,9 +457,7 @@ def _cache_leaf(cache: Params, name: str) -> Any:
     for path, leaf in flatten_dict(unfreeze(cache)).items():
         if path[-1] == name:
             return leaf
-    raise ValueError(
-        f"past_key_values must be a cache made by model.init_cache; it has no {name}"
-    )
+    raise ValueError(f"past_key_values must be a cache made by model.init_cache; it has no {name}")
 
 
 def _cache_index(cache: Params) -> Array:

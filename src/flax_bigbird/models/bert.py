@@ -46,9 +46,7 @@ class FlaxBigBirdModule(nn.Module):
             token_type_ids = jnp.zeros_like(input_ids)
         if position_ids is None:
             position_ids = jnp.broadcast_to(jnp.arange(input_ids.shape[-1]), input_ids.shape)
-        x = self.embeddings(
-            input_ids, token_type_ids, position_ids, deterministic=deterministic
-        )
+        x = self.embeddings(input_ids, token_type_ids, position_ids, deterministic=deterministic)
         call = Call(deterministic, output_attentions, init_cache)
         result = self.encoder(
             x,

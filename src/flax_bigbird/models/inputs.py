@@ -25,9 +25,7 @@ def token_ids(name: str, x: Any, *, ndim: int, size: int, limit_name: str) -> In
     shape, dtype = np.shape(x), (x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype)
     if len(shape) != ndim:
         axes = "[batch, tokens]" if ndim == 2 else "[batch, choices, tokens]"
-        raise ValueError(
-            f"{name} must have shape {axes}; got shape {shape}: add or remove an axis"
-        )
+        raise ValueError(f"{name} must have shape {axes}; got shape {shape}: add or remove an axis")
     if not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"{name} must be integers; got {dtype}: cast with .astype('int32')")
     if 0 in shape[-1:]:
@@ -46,9 +44,7 @@ def token_ids(name: str, x: Any, *, ndim: int, size: int, limit_name: str) -> In
 def same_shape(name: str, x: Any, shape: tuple[int, ...]) -> None:
     """Raises `ValueError` unless `x` has the shape of input_ids."""
     if np.shape(x) != shape:
-        raise ValueError(
-            f"{name} must have the shape of input_ids, {shape}; got {np.shape(x)}"
-        )
+        raise ValueError(f"{name} must have the shape of input_ids, {shape}; got {np.shape(x)}")
 
 
 def key_mask(name: str, x: Any, shape: tuple[int, int]) -> Bool[Array, "B S"]:

@@ -63,5 +63,3 @@ class TaskModule(nn.Module):
 def layers(states: FlaxBigBirdModelOutput) -> dict[str, Any]:
     """The per-layer fields every output carries on."""
     return {"hidden_states": states.hidden_states, "attentions": states.attentions}
-
-

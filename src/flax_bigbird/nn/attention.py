@@ -56,7 +56,7 @@ class BigBirdSelfAttention(nn.Module):
         self,
         x: Float[Array, "B T D"],
         mask: Bool[Array, "B S"] | None,
-        head_mask: Float[Array, "N"] | None,
+        head_mask: Float[Array, " N"] | None,
         source: Float[Array, "B S D"] | None,
         call: Call,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:

@@ -63,7 +63,7 @@ class EncoderResult(NamedTuple):
 
 
 class LayerStack(nn.Module):
-    """The layers, named by number; recomputed in the backward pass with `gradient_checkpointing`."""
+    """The layers, named by number; `gradient_checkpointing` recomputes them going backward."""
 
     config: Any
     dtype: Any = jnp.float32
