@@ -98,6 +98,11 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
             f"q, k and v must share one floating dtype; got {q.dtype}, {k.dtype} and {v.dtype}: "
             "cast them with .astype"
         )
+    if pattern.blocks.ndim != 4:
+        raise ValueError(
+            "pattern.blocks must have shape [B or 1, N or 1, M, K] (documents, heads, rows, "
+            f"entries); got {pattern.blocks.shape}"
+        )
     batch, length, heads, _ = q.shape
     size, rows = pattern.block_size, pattern.num_blocks
     if size < 1 or -(-length // size) != rows:
@@ -111,14 +116,27 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
             "pattern.blocks and pattern.counts must have one shape; "
             f"got {pattern.blocks.shape} and {pattern.counts.shape}"
         )
-    for name, got, want in zip("BN", pattern.blocks.shape, (batch, heads), strict=False):
+    for axis, got, want in zip(("B", "N"), pattern.blocks.shape, (batch, heads), strict=False):
         if got not in (1, want):
-            raise ValueError(f"the pattern's axis {name} must be 1 or {want}; got {got}")
-    if isinstance(pattern.blocks, np.ndarray) and not isinstance(pattern.blocks, jax.core.Tracer):
-        low, high = pattern.blocks.min(initial=0), pattern.blocks.max(initial=0)
-        if low < 0 or high >= rows:
-            raise ValueError(f"block ids must lie in 0..{rows - 1}; got {low} to {high}")
+            raise ValueError(
+                f"the pattern's axis {axis} must be 1 or {want}, as q's; got {got}: build the "
+                "pattern for these arrays, or with an axis of size 1 to share it"
+            )
+    if pattern.global_rows.ndim != 2 or pattern.global_rows.shape[0] not in (1, batch):
+        raise ValueError(
+            f"pattern.global_rows must have shape [1 or {batch}, G]; "
+            f"got {pattern.global_rows.shape}"
+        )
+    for name, ids in (("block ids", pattern.blocks), ("global rows", pattern.global_rows)):
+        if isinstance(ids, np.ndarray) and ids.size:  # a traced pattern cannot be read
+            low, high = ids.min(), ids.max()
+            if low < 0 or high >= rows:
+                raise ValueError(
+                    f"{name} must lie in 0..{rows - 1} (the pattern has {rows} rows); "
+                    f"got {low} to {high}"
+                )
     if mask is not None and (mask.shape != (batch, length) or mask.dtype != jnp.bool_):
         raise ValueError(
-            f"mask must be boolean with shape {(batch, length)}; got {mask.dtype} {mask.shape}"
+            f"mask must be boolean with shape {(batch, length)}; got {mask.dtype} {mask.shape}: "
+            "make it with `mask != 0`"
         )

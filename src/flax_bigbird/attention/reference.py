@@ -72,4 +72,5 @@ def block_sparse_attention(
         q, k, v = (jnp.where(keep, x, 0) for x in (q, k, v))
     probabilities = attention_probabilities(q, k, pattern, mask=mask, scale=scale)
     out = jnp.einsum("bnts,bsnh->btnh", probabilities, v.astype(probabilities.dtype))
-    return out.astype(q.dtype)
+    out = out.astype(q.dtype)
+    return out if mask is None else jnp.where(keep, out, 0)

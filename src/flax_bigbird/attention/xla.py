@@ -167,6 +167,8 @@ def _backward_rule(static, saved, d_out):
         d_q = _put_rows(
             d_q, rows, rows_d_q.reshape(*k.shape[:2], -1, *k.shape[3:]).astype(d_q.dtype)
         )
+        once = _listed_first(static, rows)
+        q_rows, d_rows = jnp.where(once, q_rows, 0), jnp.where(once, d_rows, 0)
         d_k += product("bncws,bncwh->bncsh", d_scores, q_rows).reshape(k.shape)
         d_v += product("bncws,bncwh->bncsh", weights, d_rows).reshape(k.shape)
     return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
@@ -204,7 +206,7 @@ def _split_rows(static: _Static, pattern: BlockPattern):
         is_global = (jnp.asarray(pattern.global_rows)[:, None, :] == row_ids).any(-1)
         counts = jnp.where(is_global[:, None, :, None], 0, counts)
     filled = numbers < pattern.num_blocks
-    counts = split(counts) * filled[:, None, None, :, None]
+    counts = jnp.where(filled[:, None, None, :, None], split(counts), 0)
     return jnp.asarray(rows), split(pattern.blocks), counts
 
 
@@ -314,6 +316,15 @@ def _put_rows(x: Array, rows, value: Array) -> Array:
     if rows.shape[0] == 1:
         return x.at[:, :, rows[0]].set(value)
     return jax.vmap(lambda x, rows, value: x.at[:, rows].set(value))(x, jnp.asarray(rows), value)
+
+
+def _listed_first(static: _Static, rows) -> Array:
+    """`[#B, 1, 1, G*W, 1]`: False at queries of a global row that is listed before already.
+
+    A short document's first and last block may be one row; keys get its gradient once.
+    """
+    earlier = jnp.tril(rows[:, :, None] == rows[:, None, :], -1).any(-1)
+    return jnp.repeat(~earlier, static.block_size, -1)[:, None, None, :, None]
 
 
 def _softmax_parts(scores: Array) -> tuple[Array, Array, Array]:
