@@ -1,9 +1,7 @@
 """Where a checkpoint's files are: a folder, or a repository on the Hugging Face Hub."""
 
 import dataclasses
-import os
 from pathlib import Path
-from typing import Any
 
 from flax_bigbird.checkpoint.errors import CheckpointError
 
@@ -16,7 +14,7 @@ class Source:
     revision: str | None = None
     subfolder: str = ""
     token: str | bool | None = None
-    cache_dir: str | os.PathLike[str] | None = None
+    cache_dir: str | Path | None = None
     force_download: bool = False
     local_files_only: bool = False
 
@@ -25,12 +23,6 @@ class Source:
         """The local folder (with the subfolder), or None for a Hub id."""
         path = Path(self.name).expanduser()
         return path / (self.subfolder or "") if path.is_dir() else None
-
-    def hub_options(self) -> dict[str, Any]:
-        """Keyword arguments for `transformers`' own loaders."""
-        options = dataclasses.asdict(self)
-        del options["name"]
-        return {k: v for k, v in options.items() if v not in (None, "", False)}
 
     def get(self, file: str) -> Path | None:
         """The local path of a file, downloaded if need be; None when the source has none.
@@ -60,6 +52,7 @@ class Source:
                     cache_dir=self.cache_dir,
                     force_download=self.force_download,
                     local_files_only=self.local_files_only,
+                    dry_run=False,
                 )
             )
         except errors.LocalEntryNotFoundError:

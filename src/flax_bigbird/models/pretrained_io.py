@@ -77,14 +77,15 @@ class PretrainedIO:
             revision=revision,
             subfolder=subfolder,
             token=token,
-            cache_dir=cache_dir,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             force_download=force_download,
             local_files_only=local_files_only,
         )
         config, module_kwargs = _configure(cls, source, config, overrides)
         if input_shape is not None:
             module_kwargs["input_shape"] = input_shape
-        model: Any = cls(
+        task: Any = cls
+        model = task(
             config,
             *model_args,
             seed=seed,
