@@ -196,7 +196,7 @@ class PretrainedIO:
 
 def _check_params(model: Any, flat: dict[Any, Any]) -> None:
     """Raises for leaves that are missing or of another shape than the model's, all at once."""
-    expected = flatten_dict(model.params_shape_tree)
+    expected: dict[Any, Any] = flatten_dict(model.params_shape_tree)
     wrong = [
         f"{'/'.join(path)} is missing"
         if path not in flat
