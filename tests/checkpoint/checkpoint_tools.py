@@ -12,7 +12,7 @@ from transformers import BigBirdConfig
 from flax_bigbird import checkpoint
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-SHARDED = 3000  # bytes: small enough to split `leaves()` and any tiny model
+SHARDED = 500  # bytes: small enough to split `leaves()` and any tiny model
 
 
 def leaves(value: float = 0.0) -> dict[tuple[str, ...], np.ndarray]:
@@ -26,7 +26,7 @@ def leaves(value: float = 0.0) -> dict[tuple[str, ...], np.ndarray]:
         ("temperature",): (),
     }
     return {
-        path: (value + np.arange(np.prod(shape)).reshape(shape) / 1000).astype(np.float32)
+        path: np.asarray(value + np.arange(np.prod(shape)).reshape(shape) / 1000, np.float32)
         for path, shape in shapes.items()
     }
 
