@@ -7,7 +7,7 @@ ids, pass `params=` explicitly inside `jit`, `grad` or a mesh.
 import copy
 import functools
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -427,7 +427,10 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
 
     def _misfit(self, params: Params, error: Exception) -> str:
         """Why `params` are not this model's."""
-        given, wanted = flatten_dict(unfreeze(params)), flatten_dict(self._params_shape_tree)
+        given, wanted = (
+            cast(dict[tuple[str, ...], Any], flatten_dict(unfreeze(tree)))
+            for tree in (params, self._params_shape_tree)
+        )
         wrong = [
             f"{'/'.join(path)} is {jnp.shape(given[path])}, not {leaf.shape}"
             if path in given
