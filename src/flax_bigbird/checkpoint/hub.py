@@ -71,7 +71,7 @@ class Source:
                 token=self.token,
                 cache_dir=self.cache_dir,
                 force_download=self.force_download,
-                local_files_only=self.local_files_only,
+                local_files_only=self.local_files_only or bool(self.unreachable),
                 dry_run=False,
             )
         except errors.LocalEntryNotFoundError as error:  # offline, and not in the cache

@@ -157,6 +157,8 @@ def _read_zip(path: Path) -> Any:
         programs = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] == "data.pkl"]
         if len(programs) != 1:
             raise pickle.UnpicklingError(f"it holds {len(programs)} data.pkl, not 1")
+        if archive.getinfo(programs[0]).compress_type != zipfile.ZIP_STORED:
+            raise pickle.UnpicklingError("it is compressed, as PyTorch stores none")
         root = programs[0].removesuffix("data.pkl")
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":

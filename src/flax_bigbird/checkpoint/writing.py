@@ -70,9 +70,10 @@ def save(
       CheckpointError: the folder is a file or not writable, or writing failed; the weights that
         were there are whole.
     """
-    leaves = {path: _host(path, leaf) for path, leaf in flat.items()}
-    tensors = names.to_torch(leaves) if safe_serialization else leaves
+    _check_leaves(flat)
     path = prepare_folder(folder)
+    leaves = {key: np.asarray(leaf) for key, leaf in flat.items()}
+    tensors = names.to_torch(leaves) if safe_serialization else leaves
     head, shards, index = _plan(path, tensors, max_shard_size, safe_serialization)
     form = _write_safetensors if safe_serialization else _write_msgpack
     parts = {file: (lambda to, part=part: form(to, part)) for file, part in shards.items()}
@@ -115,14 +116,18 @@ def stale_patterns() -> list[str]:
     return [*_HEADS, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
 
 
-def _host(path: names.Path, leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    if array.dtype.hasobject or array.dtype.kind in "USMm":
+def _check_leaves(flat: Mapping[names.Path, Any]) -> None:
+    """Raises for what is no array of numbers, before anything is copied off a device."""
+    wrong = [
+        f"{'/'.join(path)} is {type(leaf).__name__}"
+        for path, leaf in flat.items()
+        if np.dtype(getattr(leaf, "dtype", object)).kind in "OUSMm"
+    ]
+    if wrong:
         raise ValueError(
-            f"every leaf of params must be an array of numbers; {'/'.join(path)} is "
-            f"{type(leaf).__name__}: unbox or remove it"
+            f"every leaf of params must be an array of numbers; {', '.join(wrong[:12])}: unbox or "
+            "remove it"
         )
-    return array
 
 
 def _plan(

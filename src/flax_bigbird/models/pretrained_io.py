@@ -62,7 +62,7 @@ class PretrainedIO:
         Args:
           pretrained_model_name_or_path: a folder written by any of flax-bigbird, `transformers`
             (PyTorch) or `transformers` 4 (Flax), or a Hub id.
-          dtype: of the computation; parameters keep the file's.
+          dtype: of the computation; parameters keep the file's (float64 needs `jax_enable_x64`).
           config: a `BigBirdConfig`, a dict, or the path of one, in the place of the folder's own.
           ignore_mismatched_sizes: initialise leaves whose shape differs, where else it is an error.
           _do_init: False returns `(model, params)` and makes no parameters: leaves that the file
@@ -85,7 +85,7 @@ class PretrainedIO:
             os.fspath(pretrained_model_name_or_path),
             revision=revision,
             subfolder=subfolder,
-            token=overrides.pop("use_auth_token", None) if token is None else token,
+            token=_token(token, overrides),
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             force_download=force_download,
             local_files_only=local_files_only,
@@ -141,6 +141,7 @@ class PretrainedIO:
           CheckpointError: the folder is a file, or cannot be written.
           ValueError: `params` are not the model's; nothing is written.
         """
+        token = _token(token, hub_options)
         _check_hub_options(hub_options)
         folder = Path(save_directory).expanduser()
         files = self._save(folder, params, max_shard_size, safe_serialization)
@@ -166,6 +167,8 @@ class PretrainedIO:
         Returns:
           What the Hub says of the commit.
         """
+        token = _token(token, hub_options)
+        hub_options.pop("use_temp_dir", None)  # always
         _check_hub_options(hub_options)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -210,6 +213,12 @@ def _check_params(model: Any, flat: dict[Any, Any]) -> None:
             f"params must be those of the model to be saved; {', '.join(wrong[:12])}{more}. Pass "
             "the whole tree, of one replica (flax.jax_utils.unreplicate)"
         )
+
+
+def _token(token: str | bool | None, options: dict[str, Any]) -> str | bool | None:
+    """The token, or what an older program passes as `use_auth_token`."""
+    older = options.pop("use_auth_token", None)
+    return older if token is None else token
 
 
 def _check_hub_options(options: dict[str, Any]) -> None:
@@ -257,7 +266,7 @@ def _configure(
     if isinstance(config, _hf.bigbird_config_class()):
         config = copy.deepcopy(config)
     elif isinstance(config, dict):
-        config = config_class.from_dict(_big_bird(config_class, config, "config"))
+        config = config_class.from_dict(copy.deepcopy(_big_bird(config_class, config, "config")))
     elif config is None:
         config = config_class.from_dict(_read_config(config_class, source))
     elif isinstance(config, str | os.PathLike):
