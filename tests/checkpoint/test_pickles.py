@@ -96,6 +96,22 @@ def test_only_the_allowed_names(tmp_path, name):
         read_pickle(path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"torch._utils\n_rebuild_tensor_v2",
+        b"torch._utils\n_rebuild_parameter",
+        b"torch\nFloatStorage",
+        b"collections\nOrderedDict",
+    ],
+)
+@pytest.mark.parametrize("state", [b"}U\x01xK\x01s", b"(N}U\x07__doc__K\x01st"])
+def test_what_a_name_stands_for_cannot_be_changed(tmp_path, name, state):
+    path = archive(tmp_path / "x.bin", b"\x80\x02c" + name + b"\n" + state + b"b.")
+    with pytest.raises(CheckpointError, match=r"attribute|item assignment|immutable"):
+        read_pickle(path)
+
+
 def test_the_tensor_of_these_tests_is_sound(tmp_path):
     numbers = np.arange(6, dtype=np.float32)
     program = torch_tensor(1, (2, 2), (3, 1), False, None)

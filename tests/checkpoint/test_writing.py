@@ -107,6 +107,7 @@ def test_killed_at_any_step_the_old_or_the_new_is_whole(killed, pair):
     assert found == ("old",) * turn + ("new",) * (len(found) - turn)
     assert list(documents) == sorted(documents)
     assert documents[-1] == "2"
+    assert steps.count(["old", "2"]) == 1  # the two steps are neighbours
 
 
 def test_killed_while_the_weights_are_written(tmp_path):

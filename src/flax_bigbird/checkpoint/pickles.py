@@ -85,10 +85,19 @@ def _rebuild_parameter(data: Any, *_hooks: Any) -> _Tensor:
     return data
 
 
+class _Builder(NamedTuple):
+    """A function as a pickle sees it: it can be called and, unlike a function, not changed."""
+
+    function: Callable[..., _Tensor]
+
+    def __call__(self, *args: Any) -> _Tensor:
+        return self.function(*args)
+
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _Builder(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Builder(_rebuild_parameter),
 } | {("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()}
 
 

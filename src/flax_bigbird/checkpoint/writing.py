@@ -6,9 +6,13 @@ their places in an order in which only one step changes what `reading` sees of t
 1. shards, under names that no file has yet (`model-00001-of-00002.safetensors`, or if an earlier
    save's are there `model-2-00001-of-00002.safetensors`), so that the old index's shards stay;
 2. the documents, `config.json` last;
-3. the head: `model.safetensors`, `flax_model.msgpack` or the index of the shards. Unless a file of
-   higher preference is there, this is the step that counts;
-4. heads of earlier saves are removed, those a reader prefers last, and then their shards.
+3. the head: `model.safetensors`, `flax_model.msgpack` or the index of the shards. This step counts,
+   unless there are heads of an earlier save that a reader prefers: then it comes before 2, and the
+   step that counts is the removal of the one preferred most;
+4. the rest of earlier saves is removed: heads, then their shards.
+
+The step that counts directly follows the move of `config.json`: a crash between these two, and
+only there, leaves the old weights beside the new configuration.
 
 Only files that this module writes are removed; a `pytorch_model.bin`, which no reader prefers,
 stays.
@@ -66,7 +70,7 @@ def save(
       The names of all files written.
 
     Raises:
-      ValueError: leaves, names or sizes that cannot be written; nothing is touched.
+      ValueError: leaves, names or sizes that cannot be written; nothing is.
       CheckpointError: the folder is a file or not writable, or writing failed; the weights that
         were there are whole.
     """
@@ -80,7 +84,8 @@ def save(
     texts = {name: _text(text) for name, text in documents.items()}
     last = parts if index is None else {head: _text(_json(index))}
     first = {} if index is None else parts
-    _publish(path, [first, texts, last])
+    shadows = [name for name in _HEADS[: _HEADS.index(head)] if (path / name).exists()]
+    _publish(path, [first, last, texts] if shadows else [first, texts, last], shadows)
     written = [*first, *texts, *last]
     _remove_stale(path, set(written))
     return written
@@ -178,10 +183,10 @@ def _free_names(folder: Path, shards: list[str]) -> Callable[[str], str]:
         generation += 1
 
 
-def _publish(folder: Path, stages: list[dict[str, _Write]]) -> None:
-    """Writes all files into a hidden folder, then moves one stage after the other into place.
+def _publish(folder: Path, stages: list[dict[str, _Write]], shadows: list[str]) -> None:
+    """Writes all files into a hidden folder and moves them into place, stage by stage.
 
-    The last stage is one file, the one that counts.
+    Then removes `shadows`, older files that hide the new ones, the one preferred most at the end.
     """
     shards: list[Path] = []  # in place, and not yet named by an index
     try:
@@ -199,9 +204,13 @@ def _publish(folder: Path, stages: list[dict[str, _Write]]) -> None:
                     if _SHARD.fullmatch(file):
                         shards.append(folder / file)
                     os.replace(staging / file, folder / file)
-                if stage is stages[-1]:
-                    shards.clear()
-                _sync(folder)
+                    if file in _HEADS:
+                        shards.clear()
+                if stage is stages[0]:
+                    _sync(folder)
+            for name in reversed(shadows):
+                (folder / name).unlink()
+            _sync(folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder} could not be written ({error}): weights that were there are whole; make "
@@ -213,7 +222,7 @@ def _publish(folder: Path, stages: list[dict[str, _Write]]) -> None:
 
 
 def _remove_stale(folder: Path, written: set[str]) -> None:
-    """Removes the weights of earlier saves, which a reader might prefer to those just written."""
+    """Removes the weights of earlier saves, which agree with nothing any more."""
     heads = [name for name in reversed(_HEADS) if name not in written]
     shards = [
         p.name for p in folder.iterdir() if _SHARD.fullmatch(p.name) and p.name not in written
@@ -226,8 +235,8 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} holds the new weights beside older ones that could not be removed "
-            f"({error}): remove them, or they may be read instead"
+            f"{folder} holds the new weights, beside older ones that could not be removed "
+            f"({error}): remove them"
         ) from error
     for path in folder.glob(f"{_STAGING}*"):
         with contextlib.suppress(OSError):
