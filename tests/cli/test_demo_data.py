@@ -48,6 +48,7 @@ def test_a_year_before_the_first_class_is_refused():
         ("The end.\n\nThank you and good night.", "The end. Thank you and good night."),
         ("The end.\nGood night", "The end. Good night"),
         ("Twenty men and eighteen ships", "Twenty men and eighteen ships"),
+        ("2½ cents…", "00\u20440 cents..."),
         ("٣ and 五", "0 and 五"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -69,10 +70,10 @@ def mask_dates(text: str) -> str:
     """The text with everything taken out that states a date rather than tells it.
 
     Every digit becomes 0, as do years in words and the numbers of Congresses; editors' notes (they
-    hold ISO dates), transcribers' speaker labels and the closing signature are dropped; white
-    space becomes single spaces.
+    hold ISO dates), transcribers' speaker labels and the closing signature are dropped; characters
+    are in Unicode's NFKC form, and white space is single spaces.
     """
-    text = _drop_signature(text)
+    text = _drop_signature(unicodedata.normalize("NFKC", text))
     text = _EDITORS_NOTE.sub(" ", text)
     text = _SPEAKER.sub("", text)
     text = _SPELLED_YEAR.sub("0000", text)

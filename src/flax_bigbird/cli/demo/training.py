@@ -1,6 +1,6 @@
 """Two stages of training through the public API, and reading whole speeches with the result."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,34 +47,25 @@ def new_model(settings: Settings, special: windows.SpecialIds) -> Model:
     return Model(config, seed=settings.seed)
 
 
-def train_stage(
-    model: Model, params: Any, stage: Stage, batches: Iterator[dict[str, np.ndarray]], done: Report
-) -> Any:
-    """The parameters after `stage.steps` steps of AdamW on `batches`; calls `done` after each."""
-    warmup, peak = max(1, stage.steps // 10), stage.learning_rate
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup, max(warmup + 1, stage.steps), peak / 50
-    )
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+def new_optimizer(stages: Sequence[Stage]) -> optax.GradientTransformation:
+    """AdamW over all stages, each with its own warm-up and cosine decay.
 
-    def loss(params: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
-        logits = model(
-            batch["input_ids"], batch["attention_mask"], params=params, train=True
-        ).logits
-        right = logits.argmax(-1) == batch["targets"].argmax(-1)
-        return optax.softmax_cross_entropy(logits, batch["targets"]).mean(), right.mean()
-
-    @jax.jit
-    def step(params: Any, state: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-        (value, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
-        updates, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state, value, accuracy
-
-    state = optimizer.init(params)
-    for number in range(stage.steps):
-        params, state, value, accuracy = step(params, state, next(batches))
-        done(number + 1, float(value), float(accuracy))
-    return params
+    One optimizer, because its averages carry over: started anew, the long stage's few steps with
+    their small batches undo what the short ones learned.
+    """
+    rates = [
+        optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=stage.learning_rate,
+            warmup_steps=max(1, stage.steps // 10),
+            decay_steps=max(2, stage.steps),
+            end_value=stage.learning_rate / 50,
+        )
+        for stage in stages
+    ]
+    ends = np.cumsum([stage.steps for stage in stages])[:-1].tolist()
+    rate = optax.join_schedules(rates, ends)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
 
 
 def train(
@@ -86,10 +77,26 @@ def train(
 ) -> Model:
     """A model trained on `speeches`, whose `pieces` are given; `on_stage` opens each stage."""
     model = new_model(settings, special)
+    optimizer = new_optimizer(settings.stages)
     targets = np.stack([windows.soft_target(s.year, settings.blur_years) for s in speeches])
     generator = np.random.default_rng(settings.seed)
+
+    def loss(params: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = model(ids, mask, params=params, train=True).logits
+        right = logits.argmax(-1) == batch["targets"].argmax(-1)
+        return optax.softmax_cross_entropy(logits, batch["targets"]).mean(), right.mean()
+
+    @jax.jit  # compiles once a stage: its batches have one shape
+    def step(params: Any, state: Any, batch: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+        (value, accuracy), gradient = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value, accuracy
+
     params = model.params
+    state = optimizer.init(params)
     for stage in settings.stages:
+        done = on_stage(stage)
         batches = windows.training_batches(
             pieces,
             targets,
@@ -99,7 +106,9 @@ def train(
             special=special,
             generator=generator,
         )
-        params = train_stage(model, params, stage, batches, on_stage(stage))
+        for number, batch in zip(range(1, stage.steps + 1), batches, strict=False):
+            params, state, value, accuracy = step(params, state, batch)
+            done(number, float(value), float(accuracy))
     model.params = params
     return model
 
