@@ -68,7 +68,8 @@ class Maker:
         model.save_pretrained(OUT / folder)
 
     def build(self, overrides):
-        # A new model for every call: a short batch would switch an old one to full attention.
+        # A new model for every call: a short batch would switch an old one to full attention
+        # (and its probabilities are then not recorded: those calls ask for full attention).
         cls = getattr(transformers, self.cls)
         model = cls(config(**(self.changes | overrides)), **self.model_kwargs)
         if hasattr(self, "state"):
@@ -119,7 +120,7 @@ def make_model():
     m.call("sparse_w7_r1", ids(114, 51), {"block_size": 7})
     m.call("sparse_w16_r3", ids(115, 180), {"block_size": 16, "num_random_blocks": 3})
     m.call("sparse_no_mask", ids(116, 33, mask="none", types=False))
-    m.call("short", ids(117, 28), **PROBS)  # (5 + 2R) W tokens: full attention
+    m.call("short", ids(117, 28), **STATES)  # (5 + 2R) W tokens: full attention
     m.call("full", ids(118, 23), FULL, gradient=True, **PROBS)
     m.call("rescale", ids(119, 12), FULL | {"rescale_embeddings": True})
     m.call("train_w4_r1", ids(120, 30), train=True, gradient=True)
@@ -135,7 +136,7 @@ def make_language():
     m = Maker("pretraining", "BigBirdForPreTraining", 3)
     m.call("sparse", ids(131, 30), **STATES).call("full", ids(132, 18), FULL, **PROBS).done()
     m = Maker("masked_lm", "BigBirdForMaskedLM", 4)
-    m.call("sparse", ids(133, 30), gradient=True).call("full", ids(134, 18), **PROBS).done()
+    m.call("sparse", ids(133, 30), gradient=True).call("full", ids(134, 18), FULL, **PROBS).done()
     m = Maker("masked_lm_untied", "BigBirdForMaskedLM", 5, tie_word_embeddings=False)
     m.call("sparse", ids(135, 30), gradient=True).done()
     m = Maker("causal_lm", "BigBirdForCausalLM", 6, **FULL, is_decoder=True)
@@ -148,7 +149,8 @@ def make_heads():
     m = Maker("sequence", "BigBirdForSequenceClassification", 7, num_labels=3)
     m.call("sparse", ids(141, 30), **STATES).call("full", ids(142, 18), gradient=True).done()
     m = Maker("choice", "BigBirdForMultipleChoice", 8)
-    m.call("sparse", ids(143, 30, choices=3)).call("full", ids(144, 12, choices=3), **PROBS).done()
+    m.call("sparse", ids(143, 30, choices=3)).call("full", ids(144, 12, choices=3), FULL, **PROBS)
+    m.done()
     m = Maker("token", "BigBirdForTokenClassification", 9, num_labels=5)
     m.call("sparse", ids(145, 30), **STATES).call("full", ids(146, 18), gradient=True).done()
     m = Maker("question", "BigBirdForQuestionAnswering", 10, {"add_pooling_layer": True})
@@ -158,7 +160,7 @@ def make_heads():
     lengths = {"question_lengths": np.array([[5], [11]])}
     m.call("default_lengths", inputs, gradient=True, **STATES)
     m.call("given_lengths", ids(148, 30, types=False) | lengths)
-    m.call("full", ids(149, 18) | lengths, **PROBS).done()
+    m.call("full", ids(149, 18) | lengths, FULL, **PROBS).done()
 
 
 # T, W, R, heads, max_position_embeddings

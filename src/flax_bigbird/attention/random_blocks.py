@@ -154,7 +154,8 @@ def redraw(
     uniform = jax.random.uniform(key, (num_random, num_heads, num_blocks))
     for j in range(num_random):
         left = jnp.maximum(eligible - j, 1)
-        rank = jnp.minimum((uniform[j] * left).astype(jnp.int32), left - 1)
+        share = uniform[j] * left.astype(uniform.dtype)
+        rank = jnp.minimum(share.astype(jnp.int32), left - 1)
         if drawn:
             for earlier in jnp.sort(jnp.stack(drawn), axis=0):
                 rank = jnp.where(rank >= earlier, rank + 1, rank)

@@ -68,9 +68,8 @@ def block_sparse_attention(
     """Probabilities times values. T must be M*W. See `attention_probabilities`."""
     if mask is not None:
         # A masked token's contents, NaN and inf included, must reach nothing.
-        keep = mask[:, :, None, None]
-        q, k, v = (jnp.where(keep, x, 0) for x in (q, k, v))
+        q, k, v = (jnp.where(mask[:, :, None, None], x, 0) for x in (q, k, v))
     probabilities = attention_probabilities(q, k, pattern, mask=mask, scale=scale)
     out = jnp.einsum("bnts,bsnh->btnh", probabilities, v.astype(probabilities.dtype))
     out = out.astype(q.dtype)
-    return out if mask is None else jnp.where(keep, out, 0)
+    return out if mask is None else jnp.where(mask[:, :, None, None], out, 0)

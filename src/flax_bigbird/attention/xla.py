@@ -46,8 +46,7 @@ def block_sparse_attention(
     batch, _, heads, width = q.shape
     if mask is not None:
         # A masked token's contents, NaN and inf included, must reach nothing.
-        keep = mask[:, :, None, None]
-        q, k, v = (jnp.where(keep, x, 0) for x in (q, k, v))
+        q, k, v = (jnp.where(mask[:, :, None, None], x, 0) for x in (q, k, v))
 
     def to_blocks(x: Array) -> Array:
         return x.reshape(batch, num_blocks, size, heads, width).transpose(0, 3, 1, 2, 4)
@@ -55,9 +54,9 @@ def block_sparse_attention(
     key_mask = None if mask is None else mask.reshape(batch, num_blocks, size)
     chunk = _rows_per_step(batch * heads * size * size * pattern.row_width)
     static = _Static(scale, pattern.causal, size, chunk)
-    out = _attend(static, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
+    out: Array = _attend(static, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
     out = out.transpose(0, 2, 3, 1, 4).reshape(q.shape)
-    return out if mask is None else jnp.where(keep, out, 0)
+    return out if mask is None else jnp.where(mask[:, :, None, None], out, 0)
 
 
 def _rows_per_step(scores_per_row: int) -> int:

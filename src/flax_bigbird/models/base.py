@@ -152,7 +152,8 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         return unflatten_dict(flatten_dict(fresh) | flatten_dict(unfreeze(params)))
 
     def _random_params(self, rng: Array, shape: tuple[int, ...]) -> Params:
-        keys = dict(zip(("params", "dropout", "indices"), jax.random.split(rng, 3), strict=True))
+        names = ("params", "dropout", "indices")
+        keys: dict[str, Any] = dict(zip(names, jax.random.split(rng, 3), strict=True))
         ids = jnp.zeros(shape, jnp.int32)  # position 0 too: the table may be shorter than `shape`
         kwargs: dict[str, Any] = {
             "attention_mask": jnp.ones(shape, bool),

@@ -47,7 +47,7 @@ def same_shape(name: str, x: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have the shape of input_ids, {shape}; got {np.shape(x)}")
 
 
-def key_mask(name: str, x: Any, shape: tuple[int, int]) -> Bool[Array, "B S"]:
+def key_mask(name: str, x: Any, shape: tuple[int, ...]) -> Bool[Array, "B S"]:
     """A mask of 0 and 1, `[batch, keys]`, as booleans. Raises `ValueError` for another shape."""
     if np.shape(x) != shape:
         raise ValueError(f"{name} must have shape [batch, keys] = {shape}; got {np.shape(x)}")

@@ -62,7 +62,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         self.bert = self.backbone(pooling=False)
         self.cls = PreTrainingHeads(self.config, dtype=self.dtype)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         input_ids: Array,
         attention_mask: Array | None,

@@ -1,0 +1,30 @@
+"""What every test runs under: offline, full float32 products, no example deadlines."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import hypothesis
+import jax
+import pytest
+
+pytest.register_assert_rewrite("attention_suite", "tiny_models")
+
+# Accelerators multiply float32 in fewer bits by default; the tolerances here are those of float32.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+hypothesis.settings.register_profile(
+    "shared",
+    deadline=None,  # the first example of a shape compiles
+    max_examples=25,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("shared")
+
+
+@pytest.fixture(autouse=True)
+def _warn_again(monkeypatch):
+    """A warning that is given once a process is given once a test."""
+    from flax_bigbird.models import base
+
+    monkeypatch.setattr(base, "_warned", set())
