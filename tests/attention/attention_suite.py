@@ -13,8 +13,12 @@ import oracle
 import pytest
 from named_shapes import TESTED, Shape
 
-from flax_bigbird.attention import BlockPattern, bigbird_pattern, block_sparse_attention
-from flax_bigbird.attention import random_blocks
+from flax_bigbird.attention import (
+    BlockPattern,
+    bigbird_pattern,
+    block_sparse_attention,
+    random_blocks,
+)
 
 MASKS = ("all_real", "right_padding", "holes", "empty_document", "all_masked")
 

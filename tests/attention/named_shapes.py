@@ -14,7 +14,7 @@ class Shape(NamedTuple):
     R: int
 
     @property
-    def M(self) -> int:  # noqa: N802 - the letter the rest of the package uses
+    def M(self) -> int:
         """Blocks; the last one may be part full."""
         return -(-self.T // self.W)
 
