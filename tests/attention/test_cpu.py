@@ -1,4 +1,4 @@
-"""What only the native CPU kernel can get wrong: tails, tiles, instruction sets, threads, memory."""
+"""What only the native CPU kernel can get wrong: tails, tiles, instruction sets, threads, bits."""
 
 import os
 import subprocess
