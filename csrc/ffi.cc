@@ -112,6 +112,7 @@ ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any glo
   if (error.failure()) return error;
   p.out = tensor(p, out->untyped_data());
   p.lse = static_cast<float*>(lse->untyped_data());
+  prefer_large_pages(out->untyped_data(), out->size_bytes());
   return run(p, instructions, threads, forward);
 }
 
@@ -129,6 +130,7 @@ ffi::Error differentiate(Any q, Any k, Any v, Any mask, Any blocks, Any counts, 
   p.d_q = tensor(p, d_q->untyped_data());
   p.d_k = tensor(p, d_k->untyped_data());
   p.d_v = tensor(p, d_v->untyped_data());
+  for (ffi::Result<Any> x : {d_q, d_k, d_v}) prefer_large_pages(x->untyped_data(), x->size_bytes());
   return run(p, instructions, threads, backward);
 }
 

@@ -5,6 +5,10 @@
 #include <condition_variable>
 #include <mutex>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace bigbird {
 namespace {
 
@@ -28,6 +32,18 @@ struct Run {
 };
 
 }  // namespace
+
+void prefer_large_pages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const uintptr_t start = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (start + kPage - 1) / kPage * kPage, last = (start + bytes) / kPage * kPage;
+  if (last >= first + 16 * kPage)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
 
 void run_items(const Pool& pool, int64_t count, int64_t scratch_floats,
                const std::function<void(int64_t, float*)>& body) {

@@ -23,6 +23,10 @@ struct Pool {
 void run_items(const Pool& pool, int64_t count, int64_t scratch_floats,
                const std::function<void(int64_t, float*)>& body);
 
+// Asks for large pages under memory that is about to be written for the first time: at T=65536 page
+// faults would take a tenth of the time.
+void prefer_large_pages(void* data, size_t bytes);
+
 // Uninitialised, 64-byte aligned.
 template <typename T>
 class Buffer {
@@ -31,6 +35,7 @@ class Buffer {
     const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
     data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
     if (!data_) throw std::bad_alloc();
+    prefer_large_pages(data_.get(), bytes);
   }
   T* data() const { return data_.get(); }
 

@@ -25,9 +25,7 @@ _UNAVAILABLE: dict[str, Callable[[], str]] = {"cpu": cpu.unavailable}
 
 def available_implementations() -> dict[str, str]:
     """Each implementation's name and what it is: `""` means it runs here, else why it does not."""
-    return {
-        name: _UNAVAILABLE[name]() if name in _UNAVAILABLE else "" for name in _IMPLEMENTATIONS
-    }
+    return {name: _UNAVAILABLE[name]() if name in _UNAVAILABLE else "" for name in _IMPLEMENTATIONS}
 
 
 def block_sparse_attention(

@@ -49,9 +49,13 @@ def _library() -> ctypes.CDLL | str:
             (BACKWARD_TARGET, library.bigbird_attention_gradient),
         ):
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(symbol), platform="cpu")
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, RuntimeError) as error:
         return f"the native library {files[0].name} cannot be loaded: {error}"
     return library
+
+
+# At import, so that exported programs and those of the compilation cache find their calls.
+_library()
 
 
 def unavailable() -> str:
