@@ -101,9 +101,7 @@ class AttentionSuite:
         q, k, v, d_out = inputs
         dtype = np.asarray(q).dtype.name
         real = np.ones(q.shape[:2], bool) if mask is None else np.asarray(mask)
-        want = oracle.attend(
-            q, k, v, pattern, mask=real, scale=q.shape[-1] ** -0.5, d_out=d_out
-        )
+        want = oracle.attend(q, k, v, pattern, mask=real, scale=q.shape[-1] ** -0.5, d_out=d_out)
         for name, ours, theirs in zip(want._fields, got, want, strict=True):
             ours = np.asarray(ours, np.float64)
             assert ours.shape == theirs.shape, name
@@ -233,7 +231,6 @@ class AttentionSuite:
         pattern = make_pattern(shape, "random")
         q, k, v, _ = (jnp.asarray(x, "float32") for x in make_inputs(shape, rng))
 
-
         @functools.partial(jax.jit, static_argnums=1)
         def run(q, scale):
             return block_sparse_attention(
@@ -282,7 +279,6 @@ class AttentionSuite:
         pattern = make_pattern(shape, "random")
         inputs: list[Any] = [jnp.asarray(x, "float32") for x in make_inputs(shape, rng)]
         q, k, v, d_out = inputs
-
 
         def attend(q, k, v):
             return block_sparse_attention(q, k, v, pattern, implementation=self.implementation)

@@ -3,4 +3,7 @@
 import pathlib
 import sys
 
+import pytest
+
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "goldens"))
+pytest.register_assert_rewrite("parity_tools")

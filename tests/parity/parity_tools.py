@@ -15,8 +15,9 @@ import flax_bigbird
 
 GOLDENS = golden_format.HERE
 
-# Float32 outputs of order 1 to 10; the typical difference is 1e-6 to 1e-5.
-TOLERANCE = 1e-4
+# Float32 outputs of order 1 to 10. The promise is 1e-4; goldens differ by 3e-6 at most, and a
+# LayerNorm epsilon of 1e-5 in the place of 1e-12 by 2e-4.
+TOLERANCE = 3e-5
 
 
 def golden_calls(port: str) -> list[Any]:

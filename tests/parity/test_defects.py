@@ -256,6 +256,19 @@ def test_defect_10_question_answering_can_be_built():
     assert own.num_labels == 7  # both ports write 2 on the caller's object
 
 
+def test_defect_11_padding_changes_a_document_unless_it_is_padding_invariant(encoder):
+    """The last block is global and becomes padding, in both ports and here by default."""
+    if hasattr(encoder.config, "padding_invariant"):
+        assert not encoder.config.padding_invariant
+    short = inputs(32, mask="none")
+    long = {name: np.pad(x, ((0, 0), (0, 16))) for name, x in short.items()}
+    long["attention_mask"] = np.pad(np.ones((2, 32), int), ((0, 0), (0, 16)))
+    alone, padded = states(encoder, short), states(encoder, long)[:, :32]
+    assert jnp.abs(alone - padded).max() > 1e-3
+    with pytest.raises(ValueError, match="padding_invariant"):
+        model(padding_invariant=True)
+
+
 def test_defect_12_hidden_states_have_the_callers_length(encoder):
     """HF-Torch leaves all but the last at the padded length."""
     arrays = inputs(33)

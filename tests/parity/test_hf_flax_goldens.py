@@ -4,6 +4,8 @@ The goldens and their maker are in `tests/goldens`. What HF-Flax does and we do 
 `docs/parity.md`.
 """
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,14 +27,9 @@ def flat(tree):
 
 
 def model_class(folder):
-    architecture = read_architecture(folder)
-    return getattr(flax_bigbird, f"Flax{architecture.removeprefix('Flax')}")
-
-
-def read_architecture(folder):
-    import json
-
-    return json.loads((folder / "config.json").read_text())["architectures"][0]
+    """The class that the folder's config.json names."""
+    name = json.loads((folder / "config.json").read_text())["architectures"][0]
+    return getattr(flax_bigbird, f"Flax{name.removeprefix('Flax')}")
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=call_id)
@@ -82,7 +79,9 @@ def test_short_encoder_uses_full_attention():
     folder = PORT / "model"
     call = read_calls(folder)["short_sparse"]
     model, params = open_call(folder, call)
-    ours = run(model, params, call["in"]).last_hidden_state
+    output = run(model, params, call["in"], output_attentions=True)
+    ours = output.last_hidden_state
+    assert [x.shape for x in output.attentions] == [(2, 3, 24, 24)] * 2  # neither port has them
     call["overrides"]["attention_type"] = "original_full"
     full, _ = open_call(folder, call)
     close(ours, run(full, params, call["in"]).last_hidden_state, "full attention", 1e-6)

@@ -191,5 +191,6 @@ def _nth_eligible(rank, row, causal: bool):
     """The block at a rank among the row's eligible ones: 1..i-2, then i+2..M-2."""
     if causal:
         return rank + 1
-    before = (row - 2) * (row > 2)
-    return (rank + 1) * (rank < before) + (rank - before + row + 2) * (rank >= before)
+    xp = np if isinstance(rank, np.ndarray) else jnp
+    before = xp.maximum(row - 2, 0)
+    return xp.where(rank < before, rank + 1, rank - before + row + 2)

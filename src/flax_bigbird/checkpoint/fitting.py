@@ -7,6 +7,8 @@ from typing import Any
 from flax_bigbird.checkpoint import names
 from flax_bigbird.checkpoint.names import Flat, Path
 
+Shape = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -15,25 +17,27 @@ class Fit:
     params: Flat
     missing: list[Path]
     unexpected: list[Path]
-    mismatched: dict[Path, tuple[tuple[int, ...], tuple[int, ...]]]  # file's shape, model's
+    mismatched: dict[Path, tuple[Shape, Shape]]  # the file's shape, the model's
 
 
-def fit(flat: Flat, expected: Mapping[Path, Any], prefix: str = "bert") -> Fit:
-    """Sorts a file's leaves by the model's; the backbone's prefix is added or dropped."""
+def fit(flat: Flat, expected: Mapping[Path, Any]) -> Fit:
+    """Sorts a file's leaves by those of the model, which have a `shape`.
+
+    A pooler that the model lacks is no surprise: HF-Torch writes one for tasks that never read it.
+    """
     params: Flat = {}
     unexpected: list[Path] = []
-    mismatched: dict[Path, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    mismatched: dict[Path, tuple[Shape, Shape]] = {}
     for path, leaf in flat.items():
-        target = names.place(path, expected, prefix)
-        if target not in expected:
+        if path not in expected:
             if not names.is_droppable(path):
                 unexpected.append(path)
-        elif leaf.shape != tuple(expected[target].shape):
-            mismatched[target] = (leaf.shape, tuple(expected[target].shape))
+        elif leaf.shape != tuple(expected[path].shape):
+            mismatched[path] = (leaf.shape, tuple(expected[path].shape))
         else:
-            params[target] = leaf
-    missing = [path for path in expected if path not in params and path not in mismatched]
-    return Fit(params, missing, sorted(unexpected), mismatched)
+            params[path] = leaf
+    missing = sorted(path for path in expected if path not in flat)
+    return Fit(params, missing, sorted(unexpected), dict(sorted(mismatched.items())))
 
 
 def listing(paths: list[Path], most: int = 12) -> str:

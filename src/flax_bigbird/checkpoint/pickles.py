@@ -1,13 +1,16 @@
 """Reads `pytorch_model.bin` without PyTorch and without running what is in it.
 
-Such a file is a zip archive of a pickle and one raw file per storage. A pickle is a program; ours
-may name only the few types below, and every other name is refused before it is looked up.
+Such a file is a pickle that names tensors, and their numbers beside it: in a zip archive (PyTorch
+1.6 and later) or behind it in one stream (before). A pickle is a program; ours may name only the
+few types below, and every other name is refused before it is looked up. What they build has no
+attributes to set and reads no memory outside its own storage.
 """
 
 import io
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +19,7 @@ import numpy as np
 
 from flax_bigbird.checkpoint.errors import CheckpointError
 
-_STORAGE_DTYPES = {
+_STORAGE_DTYPES: dict[str, Any] = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
     "HalfStorage": np.float16,
@@ -28,6 +31,12 @@ _STORAGE_DTYPES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_MAGIC = 0x1950A86A20F9469CFC6C  # opens the stream format
+_STREAM_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little")
+_REMEDY = (
+    "download it again, or convert it where PyTorch is installed: safetensors.torch.save_file("
+    'torch.load("pytorch_model.bin", weights_only=True), "model.safetensors")'
+)
 
 
 class _StorageType(NamedTuple):
@@ -35,90 +44,181 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    values: np.ndarray
+    """Numbers that tensors are views of; `values` is a list so that it can be filled later."""
+
+    dtype: Any
+    values: list[np.ndarray]
 
 
-def _rebuild_tensor(storage, offset, shape, stride, *_ignored) -> np.ndarray:
-    """A view of a storage, after checking that it lies inside it."""
-    values = storage.values
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def view(self) -> np.ndarray:
+        """The tensor, read-only and not copied, after checking that it lies in its storage."""
+        (values,) = self.storage.values
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
+        if 0 in self.shape:
+            return np.zeros(self.shape, values.dtype)
+        if last >= values.size:
+            raise pickle.UnpicklingError("a tensor reaches past the end of its storage")
+        strides = [s * values.itemsize for s in self.stride]
+        return np.lib.stride_tricks.as_strided(
+            values[self.offset :], self.shape, strides, writeable=False
+        )
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_hooks: Any) -> _Tensor:
+    numbers = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
         raise pickle.UnpicklingError("a tensor's storage, shape and stride do not fit")
-    if min((offset, *shape, *stride), default=0) < 0:
-        raise pickle.UnpicklingError("a tensor has a negative offset, shape or stride")
-    empty = 0 in shape
-    last = offset + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
-    if not empty and last >= values.size:
-        raise pickle.UnpicklingError("a tensor reaches past the end of its storage")
-    if empty:
-        return np.zeros(shape, values.dtype)
-    strides = [s * values.itemsize for s in stride]
-    view = np.lib.stride_tricks.as_strided(values[offset:], shape, strides, writeable=False)
-    return np.ascontiguousarray(view).reshape(shape)
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise pickle.UnpicklingError("a tensor's offset, shape or stride is no natural number")
+    return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
-def _rebuild_parameter(data, *_ignored) -> np.ndarray:
+def _rebuild_parameter(data: Any, *_hooks: Any) -> _Tensor:
+    if not isinstance(data, _Tensor):
+        raise pickle.UnpicklingError("a parameter is no tensor")
     return data
+
+
+class _Builder(NamedTuple):
+    """A function as a pickle sees it: it can be called and, unlike a function, not changed."""
+
+    function: Callable[..., _Tensor]
+
+    def __call__(self, *args: Any) -> _Tensor:
+        return self.function(*args)
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor_v2"): _Builder(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Builder(_rebuild_parameter),
 } | {("torch", name): _StorageType(dtype) for name, dtype in _STORAGE_DTYPES.items()}
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, program: bytes, archive: zipfile.ZipFile, root: str):
-        super().__init__(io.BytesIO(program))
-        self._archive, self._root = archive, root
-        self._storages: dict[str, _Storage] = {}
+    """`open_storage(key, type, count, rest)` gives the storage that a persistent id names."""
+
+    def __init__(self, file: Any, open_storage: Callable[..., _Storage] | None = None):
+        super().__init__(file, encoding="utf-8")
+        self._open_storage = open_storage
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))
-        if allowed is None:
+        if allowed is None or self._open_storage is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
         return allowed
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, storage_type, key, _, size = pid
+        kind, storage_type, key, _, count, *rest = pid
         if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise pickle.UnpicklingError(f"unknown persistent object {kind!r}")
-        if key not in self._storages:
-            raw = self._archive.read(f"{self._root}/data/{key}")
-            values = np.frombuffer(raw, storage_type.dtype)
-            if values.size < size:
-                raise pickle.UnpicklingError(f"storage {key} is shorter than stated")
-            self._storages[key] = _Storage(values)
-        return self._storages[key]
+            raise pickle.UnpicklingError(f"it names an unknown kind of storage {kind!r}")
+        if self._open_storage is None or type(key) is not str or type(count) is not int:
+            raise pickle.UnpicklingError("it names a storage out of place")
+        return self._open_storage(key, storage_type, count, rest)
 
 
 def read_pickle(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch archive by name. Raises `CheckpointError`."""
-    remedy = "convert it with PyTorch: safetensors.torch.save_file(torch.load(path), ...)"
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            head = file.read(16)
-        what = (
-            "was written by a PyTorch older than 1.6"
-            if head.startswith(b"\x80\x02\x8a\nl\xfc\x9cF")
-            else "is truncated or no PyTorch archive"
-        )
-        raise CheckpointError(f"{path} {what}: download it again, or {remedy}")
+    """The tensors of a PyTorch file by name.
+
+    Raises:
+      CheckpointError: the file is broken, holds something else, or names anything but tensors.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            programs = [n for n in archive.namelist() if n.endswith("data.pkl")]
-            if len(programs) != 1:
-                raise pickle.UnpicklingError(f"it holds {len(programs)} data.pkl, not 1")
-            root = programs[0].removesuffix("/data.pkl")
-            order = f"{root}/byteorder"
-            if order in archive.namelist() and archive.read(order) != b"little":
-                raise pickle.UnpicklingError("its numbers are big-endian")
-            state = _Unpickler(archive.read(programs[0]), archive, root).load()
-    except Exception as error:  # a broken program can fail in any way
-        raise CheckpointError(f"{path} is refused: {error}. If you trust it, {remedy}") from error
+        with open(path, "rb") as file:
+            head = file.read(len(_STREAM_START))
+        if zipfile.is_zipfile(path):
+            state = _read_zip(path)
+        elif head == _STREAM_START:
+            state = _read_stream(path)
+        else:
+            raise pickle.UnpicklingError("it is truncated, or no PyTorch file")
+        return _tensors(state)
+    except Exception as error:  # the bytes of a broken or hostile file can raise anything
+        raise CheckpointError(
+            f"{path} must hold a state dict of tensors and is refused: "
+            f"{error or type(error).__name__}; {_REMEDY}"
+        ) from error
+
+
+def _tensors(state: Any) -> dict[str, np.ndarray]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, np.ndarray) for v in state.values()):
-        raise CheckpointError(f"{path} holds no dictionary of tensors: {remedy}")
-    return {str(name): value for name, value in state.items()}
+    if not isinstance(state, dict) or not state:
+        raise pickle.UnpicklingError("it holds no dictionary of tensors")
+    others = [
+        repr(name)
+        for name, value in state.items()
+        if not (type(name) is str and isinstance(value, _Tensor))
+    ]
+    if others:
+        raise pickle.UnpicklingError(f"it holds more than named tensors: {', '.join(others[:8])}")
+    return {name: value.view() for name, value in state.items()}
+
+
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        programs = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] == "data.pkl"]
+        if len(programs) != 1:
+            raise pickle.UnpicklingError(f"it holds {len(programs)} data.pkl, not 1")
+        if archive.getinfo(programs[0]).compress_type != zipfile.ZIP_STORED:
+            raise pickle.UnpicklingError("it is compressed, as PyTorch stores none")
+        root = programs[0].removesuffix("data.pkl")
+        order = f"{root}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise pickle.UnpicklingError("its numbers are big-endian")
+        storages: dict[str, _Storage] = {}
+
+        def open_storage(key: str, storage_type: _StorageType, count: int, rest: list) -> _Storage:
+            dtype = np.dtype(storage_type.dtype)
+            if key not in storages:
+                member = archive.getinfo(f"{root}data/{key}")
+                if member.compress_type != zipfile.ZIP_STORED or rest:
+                    raise pickle.UnpicklingError(f"storage {key} is not as PyTorch stores it")
+                if member.file_size < count * dtype.itemsize:
+                    raise pickle.UnpicklingError(f"storage {key} is shorter than stated")
+                values = np.frombuffer(archive.read(member), dtype, count)
+                storages[key] = _Storage(dtype, [values])
+            if storages[key].dtype != dtype:
+                raise pickle.UnpicklingError(f"storage {key} has two types")
+            return storages[key]
+
+        return _Unpickler(io.BytesIO(archive.read(programs[0])), open_storage).load()
+
+
+def _read_stream(path: Path) -> Any:
+    """Magic number, version, system, the state, the storages' keys, then each count and numbers."""
+    with open(path, "rb") as file:
+        magic, version, system = (_Unpickler(file).load() for _ in range(3))
+        if magic != _MAGIC or version != 1001 or not isinstance(system, dict):
+            raise pickle.UnpicklingError(f"it is of an unknown version {version!r}")
+        if not system.get("little_endian", True):
+            raise pickle.UnpicklingError("its numbers are big-endian")
+        storages: dict[str, _Storage] = {}
+
+        def open_storage(key: str, storage_type: _StorageType, count: int, rest: list) -> _Storage:
+            if any(part is not None for part in rest):
+                raise pickle.UnpicklingError("it has a view of a storage (PyTorch before 0.4)")
+            dtype = np.dtype(storage_type.dtype)
+            storage = storages.setdefault(key, _Storage(dtype, []))
+            if storage.dtype != dtype:
+                raise pickle.UnpicklingError(f"storage {key} has two types")
+            return storage
+
+        state = _Unpickler(file, open_storage).load()
+        keys = _Unpickler(file).load()
+        if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+            raise pickle.UnpicklingError("its list of storages is not that of its tensors")
+        for key in keys:
+            count = int.from_bytes(file.read(8), "little", signed=True)
+            dtype = storages[key].dtype
+            raw = file.read(max(count, 0) * dtype.itemsize)
+            if count < 0 or len(raw) != count * dtype.itemsize:
+                raise pickle.UnpicklingError("it is truncated")
+            storages[key].values.append(np.frombuffer(raw, dtype))
+        return state

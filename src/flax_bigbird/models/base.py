@@ -7,20 +7,21 @@ ids, pass `params=` explicitly inside `jit`, `grad` or a mesh.
 import copy
 import functools
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import unfreeze
+from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from flax_bigbird import _hf
+from flax_bigbird.models import cache as key_value_cache
 from flax_bigbird.models import inputs
+from flax_bigbird.models.configuration import check_config
 from flax_bigbird.models.pretrained_io import PretrainedIO
-from flax_bigbird.nn.activations import activation
-from flax_bigbird.nn.patterns import random_rule
 
 Params = dict[str, Any]
 
@@ -68,6 +69,11 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
             raise TypeError(f"{type(self).__name__} has no module_class: use a task class")
         self._config = self._own_config(config)
         self.dtype = jnp.dtype(dtype)
+        if not jnp.issubdtype(self.dtype, jnp.floating):
+            raise ValueError(
+                f"dtype must be floating; got {self.dtype}: pass jnp.float32, jnp.bfloat16 or "
+                "jnp.float16"
+            )
         self.key = jax.random.PRNGKey(seed)
         self._module = self.module_class(
             config=self._config,
@@ -78,6 +84,11 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         if input_shape is None:
             length = 12 * config.block_size if config.attention_type == "block_sparse" else 1
             input_shape = (1,) * (self.input_rank - 1) + (length,)
+        if len(input_shape) != self.input_rank:
+            raise ValueError(
+                f"input_shape must have {self.input_rank} axes, as the input_ids of "
+                f"{type(self).__name__}; got {tuple(input_shape)}"
+            )
         self.input_shape = tuple(input_shape)
         self._generation_config: Any = None
         self._is_initialized = _do_init
@@ -184,6 +195,10 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
                 "a key-value cache needs a causal model: set config.is_decoder=True "
                 "(got is_decoder=False)"
             )
+        if batch_size < 1 or max_length < 1:
+            raise ValueError(
+                f"batch_size and max_length must be at least 1; got {batch_size} and {max_length}"
+            )
         inputs.check_length(self.config, max_length)
         ids = jnp.zeros((batch_size, max_length), jnp.int32)
         make = functools.partial(
@@ -278,9 +293,13 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         )
         extra: dict[str, Any] = {}
         if encoder_hidden_states is not None:
-            extra = self._encoder_inputs(encoder_hidden_states, encoder_attention_mask)
+            batch = arrays["input_ids"].shape[0]
+            extra = self._encoder_inputs(encoder_hidden_states, encoder_attention_mask, batch)
         elif encoder_attention_mask is not None:
-            raise ValueError("encoder_attention_mask was given without encoder_hidden_states")
+            raise ValueError(
+                "encoder_attention_mask needs encoder_hidden_states; got the mask alone: pass "
+                "both, or neither"
+            )
         return self._apply(
             arrays | extra,
             params,
@@ -306,9 +325,10 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
             limit_name="vocab_size",
         )
         shape = ids.shape
+        mask_shape = shape if cache is None else (shape[0], self._cache_length(cache, shape))
         if position_ids is None:
             inputs.check_length(config, shape[-1])
-            start = 0 if cache is None else _cache_index(cache)
+            start = 0 if cache is None else key_value_cache.index(cache)
             position_ids = jnp.broadcast_to(start + jnp.arange(shape[-1]), shape)
         tables = {
             "token_type_ids": (token_type_ids, config.type_vocab_size, "type_vocab_size"),
@@ -327,7 +347,6 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
             arrays[name] = inputs.token_ids(
                 name, value, ndim=len(shape), size=size, limit_name=limit_name
             )
-        mask_shape = shape if cache is None else (shape[0], _cache_length(cache))
         if attention_mask is None:
             arrays["attention_mask"] = jnp.ones(mask_shape, bool)
         else:
@@ -337,23 +356,28 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         )
         return arrays
 
-    def _encoder_inputs(self, states: Any, mask: Any) -> dict[str, Any]:
+    def _encoder_inputs(self, states: Any, mask: Any, batch: int) -> dict[str, Any]:
         if not (self.config.add_cross_attention and self.takes_encoder_states()):
             raise ValueError(
                 f"{type(self).__name__} has no cross-attention to read encoder_hidden_states "
                 "with: set config.add_cross_attention=True on a FlaxBigBirdModel or "
                 "FlaxBigBirdForCausalLM"
             )
-        states = jnp.asarray(states)
-        width = self.config.hidden_size
-        if states.ndim != 3 or states.shape[-1] != width:
-            raise ValueError(
-                f"encoder_hidden_states must have shape [batch, keys, {width}]; got {states.shape}"
-            )
+        states = inputs.encoder_states(states, batch, self.config.hidden_size)
         shape = states.shape[:2]
         mask = jnp.ones(shape, bool) if mask is None else mask
         mask = inputs.key_mask("encoder_attention_mask", mask, shape)
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+    def _cache_length(self, cache: Params, shape: tuple[int, ...]) -> int:
+        """The positions a cache has room for; raises where the model takes none."""
+        if not (self.config.is_decoder and self.takes_encoder_states()):
+            raise ValueError(
+                "past_key_values needs a FlaxBigBirdModel or FlaxBigBirdForCausalLM with "
+                f"config.is_decoder=True; got {type(self).__name__} with "
+                f"is_decoder={self.config.is_decoder}: leave it out"
+            )
+        return key_value_cache.check(cache, shape[0], shape[-1])
 
     def _apply(
         self,
@@ -373,59 +397,59 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
                 "train=True with dropout needs dropout_rng (a jax.random key); got None: pass "
                 "one, or set the configuration's dropout rates to 0"
             )
-        rngs = {"dropout": dropout_rng, "indices": indices_rng}
+        rngs = {
+            "dropout": inputs.random_key("dropout_rng", dropout_rng),
+            "indices": inputs.random_key("indices_rng", indices_rng),
+        }
         variables: dict[str, Any] = {"params": self.params if params is None else params}
         if cache is not None:
             variables["cache"] = cache
-        result = self.module.apply(
-            variables,
-            **arrays,
-            deterministic=not train,
-            output_attentions=_default(output_attentions, config.output_attentions),
-            output_hidden_states=_default(output_hidden_states, config.output_hidden_states),
-            return_dict=True if cache is not None else _default(return_dict, _return_dict(config)),
-            rngs={name: key for name, key in rngs.items() if key is not None},
-            mutable=["cache"] if cache is not None else False,
-        )
+        try:
+            result = self.module.apply(
+                variables,
+                **arrays,
+                deterministic=not train,
+                output_attentions=_default(output_attentions, config.output_attentions),
+                output_hidden_states=_default(output_hidden_states, config.output_hidden_states),
+                return_dict=True
+                if cache is not None
+                else _default(return_dict, _return_dict(config)),
+                rngs={name: key for name, key in rngs.items() if key is not None},
+                mutable=["cache"] if cache is not None else False,
+            )
+        except (ScopeParamNotFoundError, ScopeParamShapeError) as error:
+            raise ValueError(self._misfit(variables["params"], error)) from error
         if cache is None:
             return result
         output, updated = result
         output = output.replace(past_key_values=unfreeze(updated["cache"]))
         return output if _default(return_dict, _return_dict(config)) else output.to_tuple()
 
+    def _misfit(self, params: Params, error: Exception) -> str:
+        """Why `params` are not this model's."""
+        given, wanted = (
+            cast(dict[tuple[str, ...], Any], flatten_dict(unfreeze(tree)))
+            for tree in (params, self._params_shape_tree)
+        )
+        wrong = [
+            f"{'/'.join(path)} is {jnp.shape(given[path])}, not {leaf.shape}"
+            if path in given
+            else f"{'/'.join(path)} is missing"
+            for path, leaf in wanted.items()
+            if path not in given or jnp.shape(given[path]) != leaf.shape
+        ]
+        listed = "; ".join(wrong[:3]) or str(error)
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        return (
+            f"params must be those of a {type(self).__name__} of this configuration: "
+            f"{listed}{more}. Pass the params of such a model, or fill in what is missing with "
+            "model.init_weights"
+        )
+
     def _drops_out(self) -> bool:
         config = self.config
         rates = (config.hidden_dropout_prob, config.attention_probs_dropout_prob)
         return any(rates) or bool(config.classifier_dropout)
-
-
-def check_config(config: Any) -> None:
-    """Raises `ValueError` or `TypeError` for a configuration no model can be built from."""
-    cls = _hf.bigbird_config_class()
-    if not isinstance(config, cls):
-        raise TypeError(f"config must be a transformers.BigBirdConfig; got {type(config).__name__}")
-    if config.attention_type not in ("block_sparse", "original_full"):
-        raise ValueError(
-            "config.attention_type must be 'block_sparse' or 'original_full'; "
-            f"got {config.attention_type!r}"
-        )
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            "config.hidden_size must be a multiple of config.num_attention_heads; got "
-            f"{config.hidden_size} and {config.num_attention_heads}"
-        )
-    if config.block_size < 1 or config.num_random_blocks < 0:
-        raise ValueError(
-            "config.block_size must be at least 1 and config.num_random_blocks at least 0; got "
-            f"{config.block_size} and {config.num_random_blocks}"
-        )
-    activation(config.hidden_act)
-    random_rule(config)
-    if getattr(config, "padding_invariant", False):
-        raise ValueError(
-            "config.padding_invariant=True is not available in this version: leave it out, and "
-            "give a document the same padding wherever its result must be the same"
-        )
 
 
 def warn_once(message: str) -> None:
@@ -452,18 +476,3 @@ def _cast(params: Params, dtype: Any, mask: Any) -> Params:
         return leaf.astype(dtype) if wanted and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast, params) if mask is None else jax.tree.map(cast, params, mask)
-
-
-def _cache_leaf(cache: Params, name: str) -> Any:
-    for path, leaf in flatten_dict(unfreeze(cache)).items():
-        if path[-1] == name:
-            return leaf
-    raise ValueError(f"past_key_values must be a cache made by model.init_cache; it has no {name}")
-
-
-def _cache_index(cache: Params) -> Array:
-    return _cache_leaf(cache, "cache_index")
-
-
-def _cache_length(cache: Params) -> int:
-    return _cache_leaf(cache, "cached_key").shape[1]

@@ -1,4 +1,8 @@
-"""Checks and defaults of what a caller passes: errors before any work."""
+"""Checks and defaults of what a caller passes: errors before any work.
+
+Values on a device, or under `jit`, cannot be read without stalling it: only shapes and dtypes of
+those are checked.
+"""
 
 from typing import Any
 
@@ -7,50 +11,93 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+REMEDY = {
+    "input_ids": "check that tokenizer and checkpoint belong together",
+    "token_type_ids": "number the texts of a pair 0 and 1, or leave token_type_ids out",
+    "position_ids": "count from 0, truncate the input, or use a model with a longer table",
+}
 
-def _host(x: Any) -> np.ndarray | None:
-    """The values of a host array or list; None on a device or under a trace (unreadable)."""
-    return None if isinstance(x, jax.Array) else np.asarray(x)
+
+def array(name: str, x: Any) -> np.ndarray | Array:
+    """`x` itself if it is an array, else as a NumPy array of numbers or booleans.
+
+    Raises:
+      ValueError: rows of unequal length, text, None.
+    """
+    if isinstance(x, jax.Array):
+        return x
+    try:
+        host = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} must be an array, or lists of equal length; got a {type(x).__name__} that "
+            "is neither: pad its rows to one length"
+        ) from error
+    if host.dtype == object or not (
+        jnp.issubdtype(host.dtype, jnp.number) or host.dtype == np.bool_
+    ):
+        text = name == "input_ids" and host.dtype.kind in "US"
+        raise ValueError(
+            f"{name} must be an array of numbers; got {type(x).__name__} of {host.dtype}: "
+            + ("tokenize it first, with return_tensors='np'" if text else "pass a NumPy array")
+        )
+    return host
 
 
 def token_ids(name: str, x: Any, *, ndim: int, size: int, limit_name: str) -> Int[Array, "..."]:
     """Integer ids as int32, of `ndim` axes, in `0..size-1` where the values can be read.
 
-    Values on a device, or under `jit`, cannot be checked without stalling it and are not.
-
     Raises:
       ValueError: wrong rank, no tokens, not integers, or out of range.
     """
-    host = _host(x)
-    shape, dtype = np.shape(x), (x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype)
-    if len(shape) != ndim:
+    x = array(name, x)
+    if x.ndim != ndim:
         axes = "[batch, tokens]" if ndim == 2 else "[batch, choices, tokens]"
-        raise ValueError(f"{name} must have shape {axes}; got shape {shape}: add or remove an axis")
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"{name} must be integers; got {dtype}: cast with .astype('int32')")
-    if 0 in shape[-1:]:
-        raise ValueError(f"{name} must hold at least one token; got shape {shape}")
-    if host is not None and host.size:
-        low, high = int(host.min()), int(host.max())
+        raise ValueError(
+            f"{name} must have shape {axes}; got shape {x.shape}: add or remove an axis"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"{name} must be integers; got {x.dtype}: cast with .astype('int32')")
+    if 0 in x.shape:
+        raise ValueError(
+            f"{name} must hold at least one token; got shape {x.shape}: leave empty batches out"
+        )
+    if isinstance(x, np.ndarray):
+        low, high = int(x.min()), int(x.max())
         if low < 0 or high >= size:
-            bad = low if low < 0 else high
             raise ValueError(
-                f"{name} must lie in 0..{size - 1} (config.{limit_name}={size}); got {bad}: "
-                "check that tokenizer and checkpoint belong together"
+                f"{name} must lie in 0..{size - 1} (config.{limit_name}={size}); got "
+                f"{low if low < 0 else high}: {REMEDY.get(name, REMEDY['input_ids'])}"
             )
     return jnp.asarray(x, jnp.int32)
 
 
 def same_shape(name: str, x: Any, shape: tuple[int, ...]) -> None:
     """Raises `ValueError` unless `x` has the shape of input_ids."""
-    if np.shape(x) != shape:
-        raise ValueError(f"{name} must have the shape of input_ids, {shape}; got {np.shape(x)}")
+    if (got := array(name, x).shape) != shape:
+        raise ValueError(
+            f"{name} must have the shape of input_ids, {shape}; got {got}: give one a token"
+        )
 
 
 def key_mask(name: str, x: Any, shape: tuple[int, ...]) -> Bool[Array, "B S"]:
-    """A mask of 0 and 1, `[batch, keys]`, as booleans. Raises `ValueError` for another shape."""
-    if np.shape(x) != shape:
-        raise ValueError(f"{name} must have shape [batch, keys] = {shape}; got {np.shape(x)}")
+    """A mask of 0 and 1, one a key, as booleans.
+
+    Raises:
+      ValueError: another shape, or values that are neither (an additive mask, say).
+    """
+    x = array(name, x)
+    if x.shape != shape:
+        raise ValueError(
+            f"{name} must have shape {list(shape)}, one entry a key; got {x.shape}: pass the "
+            "tokenizer's mask, or none if there is no padding"
+        )
+    if isinstance(x, np.ndarray) and not ((x == 0) | (x == 1)).all():
+        bad = x[(x != 0) & (x != 1)].flat[0]
+        raise ValueError(
+            f"{name} must be 1 at tokens to read and 0 at padding; got {bad}: an additive mask "
+            "(0 and large negative numbers) becomes one by `mask == 0`"
+        )
     return jnp.asarray(x) != 0
 
 
@@ -58,12 +105,57 @@ def head_mask(x: Any, layers: int, heads: int) -> Float[Array, "L N"] | None:
     """1 keeps a head, 0 silences it: `[heads]` for all layers, or `[layers, heads]`."""
     if x is None:
         return None
-    if np.shape(x) not in ((heads,), (layers, heads)):
+    x = array("head_mask", x)
+    if x.shape not in ((heads,), (layers, heads)):
         raise ValueError(
             f"head_mask must have shape [heads] = {(heads,)} or [layers, heads] = "
-            f"{(layers, heads)}; got {np.shape(x)}"
+            f"{(layers, heads)}; got {x.shape}: give one number a head"
         )
     return jnp.broadcast_to(jnp.asarray(x, jnp.float32), (layers, heads))
+
+
+def encoder_states(x: Any, batch: int, width: int) -> Float[Array, "B S D"]:
+    """Raises `ValueError` unless `x` is floating and `[batch, keys, width]` with keys in it."""
+    x = array("encoder_hidden_states", x)
+    fits = x.ndim == 3 and (x.shape[0], x.shape[2]) == (batch, width) and x.shape[1]
+    if not fits or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"encoder_hidden_states must be floating, of shape [{batch}, keys, {width}] (the "
+            f"batch of input_ids, config.hidden_size); got {x.dtype} {x.shape}: pass the "
+            "encoder's last_hidden_state"
+        )
+    return jnp.asarray(x)
+
+
+def question_lengths(x: Any, batch: int, length: int) -> Int[Array, "B 1"]:
+    """Tokens of each question, `[batch, 1]`, in `0..length`."""
+    x = array("question_lengths", x)
+    if x.shape != (batch, 1) or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"question_lengths must be integers of shape [batch, 1] = {(batch, 1)}; "
+            f"got {x.dtype} {x.shape}: count each question's tokens, [SEP] included"
+        )
+    if isinstance(x, np.ndarray) and not 0 <= x.min() <= x.max() <= length:
+        bad = x.min() if x.min() < 0 else x.max()
+        raise ValueError(
+            f"question_lengths must lie in 0..{length}, the tokens there are; got {bad}: count "
+            "each question's tokens, [SEP] included"
+        )
+    return jnp.asarray(x, jnp.int32)
+
+
+def random_key(name: str, x: Any) -> Array | None:
+    """A JAX random key, new style or old, or None."""
+    if x is None:
+        return None
+    dtype, shape = getattr(x, "dtype", None), np.shape(x)
+    if dtype is not None:
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+            return x
+        if dtype == jnp.uint32 and len(shape) == 1:
+            return x
+    got = type(x).__name__ if dtype is None else f"{dtype} {shape}"
+    raise ValueError(f"{name} must be one random key; got {got}: make it with jax.random.key(0)")
 
 
 def check_length(config: Any, length: int) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool
 
 from flax_bigbird.models import inputs
@@ -108,12 +107,9 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         if question_lengths is None:
             found = (ids == self.config.sep_token_id).astype(jnp.int32)
             question_lengths = jnp.argmax(found, axis=-1)[:, None] + 1
-        elif np.shape(question_lengths) != (len(ids), 1):
-            raise ValueError(
-                f"question_lengths must have shape [batch, 1] = {(len(ids), 1)}; "
-                f"got {np.shape(question_lengths)}"
-            )
-        question = self.prepare_question_mask(jnp.asarray(question_lengths), ids.shape[1])
+        else:
+            question_lengths = inputs.question_lengths(question_lengths, *ids.shape)
+        question = self.prepare_question_mask(question_lengths, ids.shape[1])
         if token_type_ids is None and self.config.type_vocab_size > 1:
             arrays["token_type_ids"] = (~question).astype(jnp.int32)
         arrays["logits_mask"] = question.at[:, 0].set(False)[..., None]

@@ -1,0 +1,1 @@
+"""`bigbird demo`: a BigBird trained from nothing on whole State of the Union addresses."""

@@ -1,0 +1,32 @@
+"""`bigbird info`: what runs here, and what does not and why."""
+
+import importlib.metadata
+import platform
+
+from flax_bigbird._version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "transformers", "safetensors", "sentencepiece")
+
+
+def package_version(name: str) -> str:
+    """The installed version, or "not installed"."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def lines() -> list[str]:
+    """The report, one fact a line. Starts JAX's devices."""
+    import jax
+
+    from flax_bigbird.attention import available_implementations
+
+    versions = [f"flax-bigbird {__version__}", f"python {platform.python_version()}"]
+    versions += [f"{name} {package_version(name)}" for name in _PACKAGES]
+    devices = [f"device {device.id}: {device.device_kind}" for device in jax.devices()]
+    attention = [
+        f"attention {name}: " + (f"not here: {reason}" if reason else "available")
+        for name, reason in available_implementations().items()
+    ]
+    return [*versions, *devices, *attention]

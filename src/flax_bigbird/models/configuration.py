@@ -1,0 +1,55 @@
+"""What a `BigBirdConfig` must hold for a model to be built from it."""
+
+from typing import Any
+
+from flax_bigbird import _hf
+from flax_bigbird.nn.activations import activation
+from flax_bigbird.nn.patterns import random_rule
+
+_LEAST = {
+    "vocab_size": 1,
+    "type_vocab_size": 1,
+    "max_position_embeddings": 1,
+    "hidden_size": 1,
+    "intermediate_size": 1,
+    "num_attention_heads": 1,
+    "num_hidden_layers": 0,
+    "block_size": 1,
+    "num_random_blocks": 0,
+}
+
+
+def check_config(config: Any) -> None:
+    """Raises `ValueError` or `TypeError` for a configuration no model can be built from."""
+    cls = _hf.bigbird_config_class()
+    if not isinstance(config, cls):
+        raise TypeError(f"config must be a transformers.BigBirdConfig; got {type(config).__name__}")
+    if config.attention_type not in ("block_sparse", "original_full"):
+        raise ValueError(
+            "config.attention_type must be 'block_sparse' or 'original_full'; "
+            f"got {config.attention_type!r}"
+        )
+    for name, least in _LEAST.items():
+        if getattr(config, name) < least:
+            raise ValueError(f"config.{name} must be at least {least}; got {getattr(config, name)}")
+    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+        rate = getattr(config, name)
+        if rate is not None and not 0 <= rate <= 1:
+            raise ValueError(f"config.{name} must lie in 0..1, a probability; got {rate}")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            "config.hidden_size must be a multiple of config.num_attention_heads; got "
+            f"{config.hidden_size} and {config.num_attention_heads}"
+        )
+    seed = getattr(config, "random_attention_seed", None)
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise ValueError(
+            f"config.random_attention_seed must be an integer in 0..2**63-1; got {seed!r}"
+        )
+    activation(config.hidden_act)
+    random_rule(config)
+    if getattr(config, "padding_invariant", False):
+        raise ValueError(
+            "config.padding_invariant=True is not available in this version: leave it out, and "
+            "give a document the same padding wherever its result must be the same"
+        )

@@ -1,0 +1,127 @@
+"""Training through the public API: gradients, checkpointing, several devices."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+from tiny_models import TASKS
+
+KINDS = {"full": {"attention_type": "original_full"}, "sparse": {}}
+
+
+def gradient(model, inputs, params, **options):
+    def loss(params, inputs):
+        out = model(**inputs, params=params, **options)
+        return sum((x.astype(jnp.float32) ** 2).mean() for x in out.to_tuple())
+
+    return jax.jit(jax.grad(loss))(params, inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_parameter_that_is_read_gets_a_gradient(task, kind):
+    """All finite; zero only where the output cannot depend on the leaf."""
+    model, inputs = tiny_models.model(task, **KINDS[kind]), tiny_models.inputs(task)
+    if task == "ForQuestionAnswering":
+        inputs["token_type_ids"] = inputs["input_ids"] % 2
+    tree = gradient(model, inputs, model.params)
+    unread = {"key/bias"}  # shifts all scores of a query alike
+    if task == "ForSequenceClassification":
+        unread |= {"pooler/kernel", "pooler/bias"}
+    for path, leaf in tiny_models.flat(tree).items():
+        assert np.isfinite(leaf).all(), path
+        if not path.endswith(tuple(unread)):
+            assert np.abs(leaf).max() > 0, path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(kind):
+    """Dropout included, and with `enable_gradient_checkpointing` too."""
+    model = tiny_models.model("ForMaskedLM", hidden_dropout_prob=0.2, **KINDS[kind])
+    inputs = tiny_models.inputs() | {"dropout_rng": jax.random.PRNGKey(0)}
+    plain = gradient(model, inputs, model.params, train=True)
+    cls, config = type(model), model.config
+    for way in ("argument", "method"):
+        other = cls(config, _do_init=False, gradient_checkpointing=way == "argument")
+        if way == "method":
+            other.enable_gradient_checkpointing()
+        assert other.module.gradient_checkpointing
+        tiny_models.close(gradient(other, inputs, model.params, train=True), plain)
+
+
+def test_gradient_checkpointing_keeps_layer_outputs_and_cache():
+    config = tiny_models.config(is_decoder=True, add_cross_attention=True)
+    cls = tiny_models.task_class("ForCausalLM")
+    plain, saving = cls(config), cls(config, gradient_checkpointing=True)
+    inputs = tiny_models.inputs()
+    options = {"output_attentions": True, "output_hidden_states": True}
+    tiny_models.close(
+        tiny_models.run(saving, inputs, **options), tiny_models.run(plain, inputs, **options)
+    )
+    step = {"input_ids": inputs["input_ids"][:, :3], "past_key_values": plain.init_cache(2, 4)}
+    tiny_models.close(tiny_models.run(saving, step), tiny_models.run(plain, step))
+
+
+def test_a_key_is_needed_to_drop():
+    model = tiny_models.model("ForMaskedLM", hidden_dropout_prob=0.2)
+    with pytest.raises(ValueError, match=r"dropout_rng.*got None: pass one, or set .* to 0"):
+        model(**tiny_models.inputs(), train=True)
+    still = tiny_models.model("ForMaskedLM")
+    assert still(**tiny_models.inputs(), train=True).logits.shape[-1] == tiny_models.V
+
+
+def test_half_precision_gradients_are_finite():
+    for dtype in ("bfloat16", "float16"):
+        model = tiny_models.model("ForMaskedLM", dtype=dtype, initializer_range=0.1)
+        tree = gradient(model, tiny_models.inputs(), model.params)
+        assert {x.dtype.name for x in jax.tree.leaves(tree)} == {"float32"}
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
+
+
+TWO_DEVICES = """
+import jax, numpy as np, tiny_models
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+assert jax.device_count() == 2
+model = tiny_models.model("ForMaskedLM")
+inputs = tiny_models.inputs()
+
+def loss(params, inputs):
+    return (model(**inputs, params=params).logits ** 2).mean()
+
+want = jax.jit(jax.grad(loss))(model.params, inputs)
+
+def step(params, inputs):
+    return jax.lax.pmean(jax.grad(loss)(params, inputs), "batch")
+
+split = jax.tree.map(lambda x: x[:, None], inputs)
+got = jax.pmap(step, axis_name="batch", in_axes=(None, 0))(model.params, split)
+tiny_models.close(jax.tree.map(lambda x: x[0], got), want)
+
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+sharded = jax.device_put(inputs, NamedSharding(mesh, P("batch")))
+params = jax.device_put(model.params, NamedSharding(mesh, P()))
+with mesh:
+    tiny_models.close(jax.jit(jax.grad(loss))(params, sharded), want)
+print("agree")
+"""
+
+
+def test_pmap_and_mesh():
+    """Two host devices, in a process of their own: gradients as on one."""
+    here = os.path.dirname(tiny_models.__file__)
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    environment = os.environ | {
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([here, *sys.path]),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", TWO_DEVICES], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.split() == ["agree"]
