@@ -1,8 +1,11 @@
 """Every implementation against the float64 oracle."""
 
+import pytest
 from attention_suite import AttentionSuite
 
 from flax_bigbird.attention import available_implementations
+
+REASONS = available_implementations()
 
 
 class TestReference(AttentionSuite):
@@ -11,6 +14,12 @@ class TestReference(AttentionSuite):
 
 class TestXla(AttentionSuite):
     implementation = "xla"
+
+
+@pytest.mark.skipif(REASONS["cpu"] != "", reason=REASONS["cpu"])
+class TestCpu(AttentionSuite):
+    implementation = "cpu"
+    declines = ("float64", "float16")
 
 
 def test_every_implementation_is_tested():

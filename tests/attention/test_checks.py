@@ -46,7 +46,7 @@ BAD_CALLS = {
     "implementation": (
         arrays(),
         {"implementation": "cuda"},
-        r"one of \['reference', 'xla'\] or None; got 'cuda'",
+        r"one of \['cpu', .*'xla'\] or None; got 'cuda'",
     ),
     "heads": (
         arrays(),
@@ -124,8 +124,8 @@ def test_a_backend_that_declines_is_passed_over(monkeypatch):
 
 
 def test_available_implementations():
-    assert set(available_implementations()) >= {"xla", "reference"}
-    assert set(available_implementations().values()) == {""}
+    found = available_implementations()
+    assert found["xla"] == found["reference"] == ""
 
 
 def test_pattern_is_a_pytree():

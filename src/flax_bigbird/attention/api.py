@@ -8,21 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import reference, xla
+from flax_bigbird.attention import cpu, reference, xla
 from flax_bigbird.attention.pattern import BlockPattern
 
 logger = logging.getLogger(__name__)
 
 # In order of preference. A backend declines a call by raising NotImplementedError.
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "cpu": cpu.block_sparse_attention,
     "xla": xla.block_sparse_attention,
     "reference": reference.block_sparse_attention,
 }
+# Why an implementation cannot run on this machine at all; those without an entry always can.
+_UNAVAILABLE: dict[str, Callable[[], str]] = {"cpu": cpu.unavailable}
 
 
 def available_implementations() -> dict[str, str]:
     """Each implementation's name and what it is: `""` means it runs here, else why it does not."""
-    return dict.fromkeys(_IMPLEMENTATIONS, "")
+    return {name: _UNAVAILABLE[name]() if name in _UNAVAILABLE else "" for name in _IMPLEMENTATIONS}
 
 
 def block_sparse_attention(

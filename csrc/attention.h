@@ -1,0 +1,15 @@
+// Forward and backward of a whole call, on a pool.
+#pragma once
+
+#include "problem.h"
+#include "schedule.h"
+
+namespace bigbird {
+
+// Writes `out` and `lse`. Throws std::bad_alloc.
+void forward(const Problem& p, const Kernels& kernels, const Pool& pool);
+
+// Reads `out`, `lse` and `d_out`, writes `d_q`, `d_k`, `d_v`. Throws std::bad_alloc.
+void backward(const Problem& p, const Kernels& kernels, const Pool& pool);
+
+}  // namespace bigbird

@@ -1,0 +1,191 @@
+// The XLA custom calls: operands checked and turned into a `Problem`, threads from XLA's pool.
+//
+// Leading axes that jax.vmap added ("broadcast_all": every operand has them) become documents.
+#include <exception>
+#include <new>
+#include <string>
+
+#include "attention.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace bigbird {
+namespace {
+
+using Any = ffi::AnyBuffer;
+using Dims = ffi::AnyBuffer::Dimensions;
+
+ffi::Error invalid(const std::string& what) { return ffi::Error::InvalidArgument(what); }
+
+int64_t product(Dims dims, size_t first, size_t last) {
+  int64_t size = 1;
+  for (size_t i = first; i < last; ++i) size *= dims[i];
+  return size;
+}
+
+Tensor tensor(const Problem& p, void* data) {
+  return {data, p.tokens * p.heads * p.width, p.heads * p.width, p.width};
+}
+
+// The shapes have been checked in Python; here only what memory safety rests on.
+ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any counts,
+                    Any global_rows, int64_t block_size, bool causal, double scale) {
+  const Dims dims = q.dimensions();
+  const size_t rank = dims.size(), extra = rank - 4;
+  if (rank < 4) return invalid("q must have at least 4 axes");
+  for (const Any& x : {k, v})
+    if (x.element_count() != q.element_count() || x.element_type() != q.element_type())
+      return invalid("q, k and v must have one shape and dtype");
+  if (q.element_type() == ffi::F32)
+    p.type = Type::kFloat32;
+  else if (q.element_type() == ffi::BF16)
+    p.type = Type::kBfloat16;
+  else
+    return invalid("q must be float32 or bfloat16");
+  const int64_t copies = product(dims, 0, extra);
+  p.group = dims[extra], p.documents = copies * p.group;
+  p.tokens = dims[extra + 1], p.heads = dims[extra + 2], p.width = dims[extra + 3];
+  const Dims list = blocks.dimensions(), globals = global_rows.dimensions();
+  if (list.size() != rank || globals.size() != extra + 2 || block_size < 1)
+    return invalid("the pattern's axes do not fit q's");
+  p.block = block_size;
+  p.pattern_documents = list[extra], p.pattern_heads = list[extra + 1];
+  p.blocks = list[extra + 2], p.entries = list[extra + 3];
+  p.global_documents = globals[extra], p.global_slots = globals[extra + 1];
+  const bool fits = [&] {
+    auto one_or = [](int64_t got, int64_t want) { return got == 1 || got == want; };
+    return p.blocks * p.block == p.tokens && one_or(p.pattern_documents, p.group) &&
+           one_or(p.pattern_heads, p.heads) && one_or(p.global_documents, p.group) &&
+           product(list, 0, extra) == copies && product(globals, 0, extra) == copies &&
+           counts.element_count() == blocks.element_count();
+  }();
+  if (!fits) return invalid("the pattern does not fit q's shape");
+  for (const Any& x : {blocks, counts, global_rows})
+    if (x.element_type() != ffi::S32) return invalid("the pattern must be int32");
+  if (mask.element_type() != ffi::PRED) return invalid("mask must be boolean");
+  const int64_t masked = mask.element_count();
+  if (masked != 0 && masked != p.documents * p.tokens)
+    return invalid("mask must be [B, T], or empty for none");
+  p.mask = masked ? static_cast<const uint8_t*>(mask.untyped_data()) : nullptr;
+  p.lists = static_cast<const int32_t*>(blocks.untyped_data());
+  p.counts = static_cast<const int32_t*>(counts.untyped_data());
+  p.global_rows = static_cast<const int32_t*>(global_rows.untyped_data());
+  p.causal = causal;
+  p.scale = static_cast<float>(scale);
+  p.q = tensor(p, q.untyped_data());
+  p.k = tensor(p, k.untyped_data());
+  p.v = tensor(p, v.untyped_data());
+  return ffi::Error::Success();
+}
+
+template <typename Function>
+ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool threads, Function&& go) {
+  const Kernels* kernels = kernels_named(std::string(instructions).c_str());
+  if (!kernels)
+    return invalid("this processor has no kernels named '" + std::string(instructions) + "'");
+  if (!p.documents || !p.tokens || !p.heads || !p.width) return ffi::Error::Success();
+  Pool pool;
+  pool.threads = std::max<int64_t>(1, threads.num_threads());
+  pool.schedule = [&](std::function<void()> task) { threads.Schedule(std::move(task)); };
+  try {
+    const Prepared prepared(p, kernels->vector);
+    if (!prepared.valid())
+      return invalid("the pattern's block ids and global rows must lie in 0.." +
+                     std::to_string(p.blocks - 1));
+    go(p, *kernels, pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "block-sparse attention: not enough memory for the packed keys and values");
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(error.what());
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any global_rows,
+                  ffi::Result<Any> out, ffi::Result<Any> lse, int64_t block_size, bool causal,
+                  double scale, std::string_view instructions, ffi::ThreadPool threads) {
+  Problem p{};
+  ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
+                              scale);
+  if (error.failure()) return error;
+  p.out = tensor(p, out->untyped_data());
+  p.lse = static_cast<float*>(lse->untyped_data());
+  prefer_large_pages(out->untyped_data(), out->size_bytes());
+  return run(p, instructions, threads, forward);
+}
+
+ffi::Error differentiate(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any global_rows,
+                         Any out, Any lse, Any d_out, ffi::Result<Any> d_q, ffi::Result<Any> d_k,
+                         ffi::Result<Any> d_v, int64_t block_size, bool causal, double scale,
+                         std::string_view instructions, ffi::ThreadPool threads) {
+  Problem p{};
+  ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
+                              scale);
+  if (error.failure()) return error;
+  p.out = tensor(p, out.untyped_data());
+  p.lse = static_cast<float*>(lse.untyped_data());
+  p.d_out = tensor(p, d_out.untyped_data());
+  p.d_q = tensor(p, d_q->untyped_data());
+  p.d_k = tensor(p, d_k->untyped_data());
+  p.d_v = tensor(p, d_v->untyped_data());
+  for (ffi::Result<Any> x : {d_q, d_k, d_v}) prefer_large_pages(x->untyped_data(), x->size_bytes());
+  return run(p, instructions, threads, backward);
+}
+
+}  // namespace
+}  // namespace bigbird
+
+#define BIGBIRD_EXPORT extern "C" __attribute__((visibility("default")))
+BIGBIRD_EXPORT XLA_FFI_Error* bigbird_attention(XLA_FFI_CallFrame*);
+BIGBIRD_EXPORT XLA_FFI_Error* bigbird_attention_gradient(XLA_FFI_CallFrame*);
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bigbird_attention, bigbird::attend,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("block_size")
+                                  .Attr<bool>("causal")
+                                  .Attr<double>("scale")
+                                  .Attr<std::string_view>("instructions")
+                                  .Ctx<ffi::ThreadPool>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(bigbird_attention_gradient, bigbird::differentiate,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("block_size")
+                                  .Attr<bool>("causal")
+                                  .Attr<double>("scale")
+                                  .Attr<std::string_view>("instructions")
+                                  .Ctx<ffi::ThreadPool>());
+
+// The instruction sets that run here, best first, with commas between.
+BIGBIRD_EXPORT const char* bigbird_instruction_sets() {
+  static const std::string names = [] {
+    std::string text;
+    for (const bigbird::Kernels* kernels : bigbird::available_kernels())
+      text += (text.empty() ? "" : ",") + std::string(kernels->name);
+    return text;
+  }();
+  return names.c_str();
+}
