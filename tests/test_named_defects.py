@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import tiny_models
-from tiny_models import HEADS, LAYERS, B, D, T
+from tiny_models import HEADS, TWO_LAYERS, B, D, T
 
 LONG, SHORT = 48, 12
 
@@ -25,7 +25,7 @@ def test_1_a_short_batch_does_not_change_how_a_long_one_is_read():
 
 def test_2_random_blocks_are_seen_at_any_length_and_by_each_head():
     """In training, away from 1024, 3072 and 4096 tokens too; heads draw for themselves."""
-    model = tiny_models.model(num_hidden_layers=1)
+    model = tiny_models.model()
     inputs = {"input_ids": np.full((1, LONG), 5)}
     evaluated = tiny_models.run(model, inputs, output_attentions=True).attentions[0]
     trained = tiny_models.run(model, inputs, train=True, output_attentions=True).attentions[0]
@@ -37,7 +37,7 @@ def test_2_random_blocks_are_seen_at_any_length_and_by_each_head():
 @pytest.mark.parametrize("length", [1, 5, 9, 13, 30])
 def test_3_lengths_that_are_no_multiple_of_the_block_and_few_blocks(length):
     for kind in ("encoder", "decoder"):
-        model = tiny_models.model("Model", is_decoder=kind == "decoder", num_hidden_layers=1)
+        model = tiny_models.model("Model", is_decoder=kind == "decoder")
         out = tiny_models.run(model, tiny_models.inputs(length=length))[0]
         assert out.shape == (B, length, D)
         assert np.isfinite(out).all()
@@ -82,8 +82,8 @@ def test_4_a_sparse_decoder_uses_its_cache():
 def test_5_sparse_attentions_are_there_and_their_rows_sum_to_one():
     """[B, N, T, S] in the caller's T; 0 at padded queries; repeated blocks summed."""
     inputs = tiny_models.inputs()
-    out = tiny_models.run(tiny_models.model(), inputs, output_attentions=True)
-    assert [x.shape for x in out.attentions] == [(B, HEADS, T, T)] * LAYERS
+    out = tiny_models.run(tiny_models.model(**TWO_LAYERS), inputs, output_attentions=True)
+    assert [x.shape for x in out.attentions] == [(B, HEADS, T, T)] * 2
     want = np.broadcast_to(inputs["attention_mask"][:, None], (B, HEADS, T))
     for probabilities in out.attentions:
         np.testing.assert_allclose(probabilities.sum(-1), want, atol=1e-5)
@@ -99,7 +99,7 @@ def test_6_head_mask_works_in_sparse_mode():
 @pytest.mark.parametrize("options", [{}, {"train": True}])
 @pytest.mark.parametrize("rule", ["hf", "google", "fixed"])
 def test_7_no_random_blocks(rule, options):
-    model = tiny_models.model(num_random_blocks=0, random_attention=rule, num_hidden_layers=1)
+    model = tiny_models.model(num_random_blocks=0, random_attention=rule)
     out = tiny_models.run(model, tiny_models.inputs(length=LONG), **options)
     assert np.isfinite(out[0]).all()
 
@@ -111,7 +111,7 @@ def test_8_training_leaves_the_callers_generators_alone():
     np.random.seed(7)  # noqa: NPY002
     random.seed(7)
     for rule in ("hf", "google", "fixed"):
-        model = tiny_models.model(random_attention=rule, num_hidden_layers=1)
+        model = tiny_models.model(random_attention=rule)
         model(**tiny_models.inputs(length=LONG), train=True)
     assert (np.random.random(), random.random()) == want  # noqa: NPY002
 
@@ -120,5 +120,5 @@ def test_12_all_hidden_states_have_the_callers_length():
     """T no multiple of W; and T may be the whole position table."""
     for length in (T, 48):
         inputs = tiny_models.inputs(length=length)
-        out = tiny_models.run(tiny_models.model(), inputs, output_hidden_states=True)
-        assert [x.shape for x in out.hidden_states] == [(B, length, D)] * (LAYERS + 1)
+        out = tiny_models.run(tiny_models.model(**TWO_LAYERS), inputs, output_hidden_states=True)
+        assert [x.shape for x in out.hidden_states] == [(B, length, D)] * 3

@@ -25,7 +25,8 @@ TASKS = (
     "ForQuestionAnswering",
 )
 
-B, T, D, V, LAYERS, HEADS, W, R, LABELS = 2, 30, 16, 40, 2, 2, 4, 1, 3
+B, T, D, V, LAYERS, HEADS, W, R, LABELS = 2, 30, 16, 40, 1, 2, 4, 1, 3
+TWO_LAYERS = {"num_hidden_layers": 2}  # where one does not show what is tested
 SEP = 3
 
 TINY: dict[str, Any] = {

@@ -117,7 +117,7 @@ CALLS = {
         "Model",
         {},
         {"input_ids": IDS, "head_mask": np.ones(3)},
-        ["[heads] = (2,)", "[layers, heads] = (2, 2)", "(3,)"],
+        ["[heads] = (2,)", "[layers, heads] = (1, 2)", "(3,)"],
     ),
     "head_mask_text": (
         "Model",

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
-from tiny_models import HEADS, LAYERS, B, D, T
+from tiny_models import HEADS, LAYERS, TWO_LAYERS, B, D, T
 
 KINDS = {
     "full": {"attention_type": "original_full"},
     "sparse_hf": {"random_attention": "hf"},
     "sparse_google": {"random_attention": "google"},
-    "sparse_fixed": {"random_attention": "fixed"},
+    "sparse_fixed": {"random_attention": "fixed", **TWO_LAYERS},
     "sparse_no_random": {"num_random_blocks": 0},
 }
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
-from tiny_models import TASKS
+from tiny_models import TASKS, TWO_LAYERS
 
 KINDS = {"full": {"attention_type": "original_full"}, "sparse": {}}
 
@@ -42,7 +42,7 @@ def test_every_parameter_that_is_read_gets_a_gradient(task, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_checkpointing_changes_no_gradient(kind):
     """Dropout included, and with `enable_gradient_checkpointing` too."""
-    model = tiny_models.model("ForMaskedLM", hidden_dropout_prob=0.2, **KINDS[kind])
+    model = tiny_models.model("ForMaskedLM", hidden_dropout_prob=0.2, **TWO_LAYERS, **KINDS[kind])
     inputs = tiny_models.inputs() | {"dropout_rng": jax.random.PRNGKey(0)}
     plain = gradient(model, inputs, model.params, train=True)
     cls, config = type(model), model.config
