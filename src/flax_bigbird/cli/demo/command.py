@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -141,6 +143,29 @@ def _facts(model: "Model", clock: Clock) -> dict[str, Any]:
 
 
 @contextmanager
+def _held_interrupt() -> Iterator[Callable[[], bool]]:
+    """Holds Ctrl-C back until it is asked for; a second one acts at once.
+
+    Raised wherever it happens to come, it may fall into a callback of JAX's and be lost.
+    """
+    pressed: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _progress(console: Console):
     """Yields the callback that opens a bar for each training stage."""
     columns = (
@@ -150,7 +175,7 @@ def _progress(console: Console):
         TextColumn("loss {task.fields[loss]:.2f}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, _held_interrupt() as pressed:
 
         def on_stage(stage: Stage):
             name = f"Training on {stage.batch} x {stage.length} tokens"
@@ -158,6 +183,8 @@ def _progress(console: Console):
             smooth: list[float] = []
 
             def done(step: int, loss: float, accuracy: float) -> None:
+                if pressed():
+                    raise KeyboardInterrupt
                 smooth[:] = [0.9 * smooth[0] + 0.1 * loss] if smooth else [loss]
                 progress.update(task, completed=step, loss=smooth[0])
 

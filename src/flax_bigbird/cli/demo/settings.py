@@ -31,8 +31,8 @@ class Settings:
     random_blocks: int = 3
     masked_share: float = 0.1  # of the input tokens, replaced by [MASK] in training
     blur_years: float = 3.0  # the classes' borders are arbitrary: targets are blurred across them
-    short: Stage = Stage(length=512, batch=4, steps=800, learning_rate=6e-4)
-    long: Stage = Stage(length=4096, batch=4, steps=70, learning_rate=3e-4)
+    short: Stage = Stage(length=512, batch=4, steps=1000, learning_rate=6e-4)
+    long: Stage = Stage(length=4096, batch=4, steps=90, learning_rate=3e-4)
 
     @property
     def stages(self) -> tuple[Stage, Stage]:

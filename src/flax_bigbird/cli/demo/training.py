@@ -50,8 +50,7 @@ def new_model(settings: Settings, special: windows.SpecialIds) -> Model:
 def new_optimizer(stages: Sequence[Stage]) -> optax.GradientTransformation:
     """AdamW over all stages, each with its own warm-up and cosine decay.
 
-    One optimizer, because its averages carry over: started anew, the long stage's few steps with
-    their small batches undo what the short ones learned.
+    One optimizer, because its averages carry over: the long stage is too short to learn them anew.
     """
     rates = [
         optax.warmup_cosine_decay_schedule(
