@@ -84,6 +84,7 @@ def test_ctrl_c_in_training_leaves_nothing_behind(tmp_path):
         error = process.communicate(timeout=120)[1]
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert error.strip().splitlines()[-1].startswith("bigbird: interrupted")
     assert "Traceback" not in error
