@@ -15,7 +15,12 @@ import time
 from pathlib import Path
 
 LAYERS, WIDTH, MLP, VOCABULARY, BLOCK, RANDOM = 2, 768, 3072, 50358, 64, 3
-PEERS = {"flax-bigbird": "ours", "HF-Torch": "torch", "HF-Flax": "hf_flax"}
+PEERS = {
+    "flax-bigbird": "ours",
+    "flax-bigbird, no native code": "ours_xla",
+    "HF-Torch": "torch",
+    "HF-Flax": "hf_flax",
+}
 
 
 def flops(length: int, mode: str) -> float:
@@ -138,9 +143,12 @@ def worker(peer: str, mode: str, length: int, runs: int) -> None:
     if peer == "torch":
         step, compile_s = run_torch(length, mode)
     else:
-        step, compile_s = run_jax(
-            length, mode, "flax_bigbird" if peer == "ours" else "transformers"
-        )
+        if peer == "ours_xla":
+            from flax_bigbird.attention import api
+
+            del api._IMPLEMENTATIONS["cpu"]  # as where no compiler was found
+        package = "transformers" if peer == "hf_flax" else "flax_bigbird"
+        step, compile_s = run_jax(length, mode, package)
     step()
     times = []
     for _ in range(runs):
