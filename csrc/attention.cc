@@ -52,15 +52,14 @@ struct Cut {
 }  // namespace
 
 void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
-  const int64_t tiles = p.blocks * p.block;
   const int64_t key_floats = p.blocks * p.width * p.padded_block;
-  const int64_t value_floats = tiles * p.padded_width;
+  const int64_t value_floats = p.blocks * p.block * p.padded_width;
 
   // Items of one head: shares of global rows, then bunches of ordinary rows (about 2 MFLOP).
   const int64_t shares = p.global_slots <= 4 ? ceil_div(p.blocks, 64) : 1;
   const int64_t row_flops = 4 * p.block * p.block * p.width * std::max<int64_t>(p.entries, 1);
-  const int64_t bunch = std::clamp<int64_t>((int64_t{2} << 20) / row_flops, 1, p.blocks);
-  const int64_t bunches = ceil_div(p.blocks, bunch), global_items = p.global_slots * shares;
+  const int64_t bunch = std::clamp<int64_t>((int64_t{2} << 20) / row_flops, 1, p.rows);
+  const int64_t bunches = ceil_div(p.rows, bunch), global_items = p.global_slots * shares;
   const int64_t row_items = global_items + bunches;
 
   Cut cut(p, 3 + pool.threads / row_items);
@@ -111,7 +110,7 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
       global_share(head, item, scratch);
     } else {
       const int64_t first = (item - global_items) * bunch;
-      kernels.rows(p, head / p.heads, head % p.heads, first, std::min(first + bunch, p.blocks),
+      kernels.rows(p, head / p.heads, head % p.heads, first, std::min(first + bunch, p.rows),
                    packed(head), scratch);
     }
     count_up(cut.finished[head]);
@@ -125,8 +124,8 @@ void backward(const Problem& p, const Kernels& kernels, const Pool& pool) {
 
   // With few heads each is cut into parts that have sums of their own, added up in order.
   const int64_t parts =
-      std::min(std::clamp<int64_t>(24 / (p.documents * p.heads), 1, 8), p.blocks);
-  const int64_t part_rows = ceil_div(p.blocks, parts);
+      std::min(std::clamp<int64_t>(24 / (p.documents * p.heads), 1, 8), p.rows);
+  const int64_t part_rows = ceil_div(p.rows, parts);
 
   Cut cut(p, 2 + ceil_div(pool.threads, parts));
   Buffer<float> across(cut.slots * 2 * key_floats), along(cut.slots * value_floats);
@@ -159,8 +158,8 @@ void backward(const Problem& p, const Kernels& kernels, const Pool& pool) {
     const int64_t document = head / p.heads, n = head % p.heads;
     const Gradients mine = gradients(head, part);
     std::fill(mine.touched, mine.touched + flags, uint8_t{0});
-    kernels.backward_rows(p, document, n, std::min(part * part_rows, p.blocks),
-                          std::min((part + 1) * part_rows, p.blocks), packed(head), mine, scratch);
+    kernels.backward_rows(p, document, n, std::min(part * part_rows, p.rows),
+                          std::min((part + 1) * part_rows, p.rows), packed(head), mine, scratch);
     if (count_up(parts_done[head]) == parts) {
       std::vector<Gradients> all;
       for (int64_t j = 0; j < parts; ++j) all.push_back(gradients(head, j));

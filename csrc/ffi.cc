@@ -24,19 +24,20 @@ int64_t product(Dims dims, size_t first, size_t last) {
   return size;
 }
 
-Tensor tensor(const Problem& p, void* data) {
-  return {data, p.tokens * p.heads * p.width, p.heads * p.width, p.width};
+Tensor tensor(const Problem& p, int64_t tokens, void* data) {
+  return {data, tokens * p.heads * p.width, p.heads * p.width, p.width};
 }
 
 // The shapes have been checked in Python; here only what memory safety rests on.
 ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any counts,
-                    Any global_rows, int64_t block_size, bool causal, double scale) {
+                    Any global_rows, int64_t block_size, bool causal, bool mask_queries,
+                    double scale) {
   const Dims dims = q.dimensions();
   const size_t rank = dims.size(), extra = rank - 4;
   if (rank < 4) return invalid("q must have at least 4 axes");
   for (const Any& x : {k, v})
-    if (x.element_count() != q.element_count() || x.element_type() != q.element_type())
-      return invalid("q, k and v must have one shape and dtype");
+    if (x.dimensions().size() != rank || x.element_type() != q.element_type())
+      return invalid("q, k and v must have one rank and dtype");
   if (q.element_type() == ffi::F32)
     p.type = Type::kFloat32;
   else if (q.element_type() == ffi::BF16)
@@ -45,17 +46,22 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
     return invalid("q must be float32 or bfloat16");
   const int64_t copies = product(dims, 0, extra);
   p.group = dims[extra], p.documents = copies * p.group;
-  p.tokens = dims[extra + 1], p.heads = dims[extra + 2], p.width = dims[extra + 3];
+  p.queries = dims[extra + 1], p.heads = dims[extra + 2], p.width = dims[extra + 3];
+  p.keys = k.dimensions()[extra + 1];
+  for (const Any& x : {k, v})
+    if (x.element_count() != p.documents * p.keys * p.heads * p.width)
+      return invalid("q, k and v must agree in all axes but their tokens");
   const Dims list = blocks.dimensions(), globals = global_rows.dimensions();
   if (list.size() != rank || globals.size() != extra + 2 || block_size < 1)
     return invalid("the pattern's axes do not fit q's");
   p.block = block_size;
   p.pattern_documents = list[extra], p.pattern_heads = list[extra + 1];
-  p.blocks = list[extra + 2], p.entries = list[extra + 3];
+  p.rows = list[extra + 2], p.entries = list[extra + 3];
+  p.blocks = (p.keys + p.block - 1) / p.block;
   p.global_documents = globals[extra], p.global_slots = globals[extra + 1];
   const bool fits = [&] {
     auto one_or = [](int64_t got, int64_t want) { return got == 1 || got == want; };
-    return p.blocks * p.block == p.tokens && one_or(p.pattern_documents, p.group) &&
+    return (p.queries + p.block - 1) / p.block == p.rows && one_or(p.pattern_documents, p.group) &&
            one_or(p.pattern_heads, p.heads) && one_or(p.global_documents, p.group) &&
            product(list, 0, extra) == copies && product(globals, 0, extra) == copies &&
            counts.element_count() == blocks.element_count();
@@ -65,17 +71,20 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
     if (x.element_type() != ffi::S32) return invalid("the pattern must be int32");
   if (mask.element_type() != ffi::PRED) return invalid("mask must be boolean");
   const int64_t masked = mask.element_count();
-  if (masked != 0 && masked != p.documents * p.tokens)
-    return invalid("mask must be [B, T], or empty for none");
+  if (masked != 0 && masked != p.documents * p.keys)
+    return invalid("mask must be [B, S], or empty for none");
+  if ((causal || mask_queries) && p.queries != p.keys)
+    return invalid("causal attention and masked queries need T = S");
   p.mask = masked ? static_cast<const uint8_t*>(mask.untyped_data()) : nullptr;
   p.lists = static_cast<const int32_t*>(blocks.untyped_data());
   p.counts = static_cast<const int32_t*>(counts.untyped_data());
   p.global_rows = static_cast<const int32_t*>(global_rows.untyped_data());
   p.causal = causal;
+  p.mask_queries = mask_queries && masked;
   p.scale = static_cast<float>(scale);
-  p.q = tensor(p, q.untyped_data());
-  p.k = tensor(p, k.untyped_data());
-  p.v = tensor(p, v.untyped_data());
+  p.q = tensor(p, p.queries, q.untyped_data());
+  p.k = tensor(p, p.keys, k.untyped_data());
+  p.v = tensor(p, p.keys, v.untyped_data());
   return ffi::Error::Success();
 }
 
@@ -84,15 +93,15 @@ ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool thread
   const Kernels* kernels = kernels_named(std::string(instructions).c_str());
   if (!kernels)
     return invalid("this processor has no kernels named '" + std::string(instructions) + "'");
-  if (!p.documents || !p.tokens || !p.heads || !p.width) return ffi::Error::Success();
+  if (!p.documents || !p.queries || !p.heads || !p.width) return ffi::Error::Success();
   Pool pool;
   pool.threads = std::max<int64_t>(1, threads.num_threads());
   pool.schedule = [&](std::function<void()> task) { threads.Schedule(std::move(task)); };
   try {
     const Prepared prepared(p, kernels->vector);
     if (!prepared.valid())
-      return invalid("the pattern's block ids and global rows must lie in 0.." +
-                     std::to_string(p.blocks - 1));
+      return invalid("the pattern's block ids must lie in 0.." + std::to_string(p.blocks - 1) +
+                     " and its global rows in 0.." + std::to_string(p.rows - 1));
     go(p, *kernels, pool);
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted,
@@ -105,12 +114,13 @@ ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool thread
 
 ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any global_rows,
                   ffi::Result<Any> out, ffi::Result<Any> lse, int64_t block_size, bool causal,
-                  double scale, std::string_view instructions, ffi::ThreadPool threads) {
+                  bool mask_queries, double scale, std::string_view instructions,
+                  ffi::ThreadPool threads) {
   Problem p{};
   ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
-                              scale);
+                              mask_queries, scale);
   if (error.failure()) return error;
-  p.out = tensor(p, out->untyped_data());
+  p.out = tensor(p, p.queries, out->untyped_data());
   p.lse = static_cast<float*>(lse->untyped_data());
   prefer_large_pages(out->untyped_data(), out->size_bytes());
   return run(p, instructions, threads, forward);
@@ -118,18 +128,18 @@ ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any glo
 
 ffi::Error differentiate(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any global_rows,
                          Any out, Any lse, Any d_out, ffi::Result<Any> d_q, ffi::Result<Any> d_k,
-                         ffi::Result<Any> d_v, int64_t block_size, bool causal, double scale,
-                         std::string_view instructions, ffi::ThreadPool threads) {
+                         ffi::Result<Any> d_v, int64_t block_size, bool causal, bool mask_queries,
+                         double scale, std::string_view instructions, ffi::ThreadPool threads) {
   Problem p{};
   ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
-                              scale);
+                              mask_queries, scale);
   if (error.failure()) return error;
-  p.out = tensor(p, out.untyped_data());
+  p.out = tensor(p, p.queries, out.untyped_data());
   p.lse = static_cast<float*>(lse.untyped_data());
-  p.d_out = tensor(p, d_out.untyped_data());
-  p.d_q = tensor(p, d_q->untyped_data());
-  p.d_k = tensor(p, d_k->untyped_data());
-  p.d_v = tensor(p, d_v->untyped_data());
+  p.d_out = tensor(p, p.queries, d_out.untyped_data());
+  p.d_q = tensor(p, p.queries, d_q->untyped_data());
+  p.d_k = tensor(p, p.keys, d_k->untyped_data());
+  p.d_v = tensor(p, p.keys, d_v->untyped_data());
   for (ffi::Result<Any> x : {d_q, d_k, d_v}) prefer_large_pages(x->untyped_data(), x->size_bytes());
   return run(p, instructions, threads, backward);
 }
@@ -154,6 +164,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bigbird_attention, bigbird::attend,
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("block_size")
                                   .Attr<bool>("causal")
+                                  .Attr<bool>("mask_queries")
                                   .Attr<double>("scale")
                                   .Attr<std::string_view>("instructions")
                                   .Ctx<ffi::ThreadPool>());
@@ -175,6 +186,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bigbird_attention_gradient, bigbird::differentiate
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("block_size")
                                   .Attr<bool>("causal")
+                                  .Attr<bool>("mask_queries")
                                   .Attr<double>("scale")
                                   .Attr<std::string_view>("instructions")
                                   .Ctx<ffi::ThreadPool>());

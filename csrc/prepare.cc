@@ -1,6 +1,7 @@
 // Checks the pattern and digests the mask; names the kernels that run here.
 #include "problem.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace bigbird {
@@ -35,18 +36,19 @@ const Kernels* kernels_named(const char* name) {
 }
 
 Prepared::Prepared(Problem& p, int64_t vector) {
+  p.direct = p.queries <= 8;
   p.padded_block = (p.block + vector - 1) / vector * vector;
   p.padded_width = (p.width + vector - 1) / vector * vector;
 
   const int64_t copies = p.group ? p.documents / p.group : 0;
-  const int64_t listed = copies * p.pattern_documents * p.pattern_heads * p.blocks * p.entries;
+  const int64_t listed = copies * p.pattern_documents * p.pattern_heads * p.rows * p.entries;
   for (int64_t i = 0; i < listed; ++i)
     valid_ &= p.counts[i] <= 0 || (p.lists[i] >= 0 && p.lists[i] < p.blocks);
   for (int64_t i = 0; i < copies * p.global_documents * p.global_slots; ++i)
-    valid_ &= p.global_rows[i] >= 0 && p.global_rows[i] < p.blocks;
+    valid_ &= p.global_rows[i] >= 0 && p.global_rows[i] < p.rows;
   if (!valid_) return;
 
-  is_global_.assign(p.documents * p.blocks, 0);
+  is_global_.assign(p.documents * p.rows, 0);
   unique_globals_.assign(p.documents * p.global_slots, -1);
   states_.assign(p.documents * p.blocks, kWhole);
   bias_.assign(p.documents * p.blocks * p.padded_block, kUnread);
@@ -56,15 +58,16 @@ Prepared::Prepared(Problem& p, int64_t vector) {
     int32_t* unique = unique_globals_.data() + document * p.global_slots;
     for (int64_t g = 0; g < p.global_slots; ++g) {
       const int32_t row = p.global_rows[index * p.global_slots + g];
-      uint8_t& seen = is_global_[document * p.blocks + row];
+      uint8_t& seen = is_global_[document * p.rows + row];
       if (!seen) *unique++ = row;
       seen = 1;
     }
     for (int64_t block = 0; block < p.blocks; ++block) {
       float* bias = bias_.data() + (document * p.blocks + block) * p.padded_block;
-      const uint8_t* mask = p.mask ? p.mask + document * p.tokens + block * p.block : nullptr;
+      const uint8_t* mask = p.mask ? p.mask + document * p.keys + block * p.block : nullptr;
+      const int64_t keys = std::min(p.block, p.keys - block * p.block);
       int64_t readable = 0;
-      for (int64_t w = 0; w < p.block; ++w) {
+      for (int64_t w = 0; w < keys; ++w) {
         const bool read = !mask || mask[w];
         if (read) bias[w] = 0;
         readable += read;

@@ -1,7 +1,9 @@
 // What one call computes, and the table of functions that each instruction set fills in.
 //
-// Letters as in the Python package: B documents, T tokens, N heads, H head width, W block size,
-// M = T/W blocks, K entries of a row's list, G global rows.
+// Letters as in the Python package: B documents, T queries, S keys, N heads, H head width, W block
+// size, K entries of a row's list, G global rows. Queries are cut into M = T/W rows, keys into S/W
+// blocks; the last row and the last block may be part full. T = S wherever tokens attend to
+// themselves.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +17,7 @@ namespace bigbird {
 
 enum class Type { kFloat32, kBfloat16 };
 
-// q, k, v, out, ... [B, T, N, H] with strides counted in elements; heads are contiguous inside.
+// q, out, ... [B, T, N, H] and k, v, ... [B, S, N, H] with strides counted in elements; heads are contiguous inside.
 struct Tensor {
   const void* data = nullptr;
   int64_t document_stride = 0;
@@ -28,14 +30,15 @@ struct Tensor {
 };
 
 struct Problem {
-  int64_t documents, tokens, heads, width, block, blocks, entries, global_slots;
+  int64_t documents, queries, keys, heads, width, block, rows, blocks, entries, global_slots;
   int64_t group;                            // documents that one copy of the pattern covers (vmap)
   int64_t pattern_documents, pattern_heads;  // 1 (shared) or group, 1 or heads
   int64_t global_documents;
-  bool causal;
-  float scale;  // of the scores
+  bool causal;        // T = S
+  bool mask_queries;  // T = S: masked tokens do not attend either, their output is 0
+  float scale;        // of the scores
   Type type;
-  const uint8_t* mask;  // [B, T] or null
+  const uint8_t* mask;   // [B, S] or null
   const int32_t* lists;  // [B/group * pattern_documents, pattern_heads, M, K]
   const int32_t* counts;
   const int32_t* global_rows;  // [B/group * global_documents, G]
@@ -45,9 +48,10 @@ struct Problem {
   Tensor d_out, d_q, d_k, d_v;
 
   // Derived, by `Prepared`.
+  bool direct;  // forward: too few queries for packing the keys to pay; they are read in place
   int64_t padded_block, padded_width;  // rounded up to a whole vector
-  const float* bias;              // [B, M, padded_block]: 0 for a key that is read, else kUnread
-  const uint8_t* states;          // [B, M]: a State
+  const float* bias;              // [B, blocks, padded_block]: 0 for a key to read, else kUnread
+  const uint8_t* states;          // [B, blocks]: a State
   const uint8_t* is_global;       // [B, M]
   const int32_t* unique_globals;  // [B, G]: global rows without repeats, then -1
 
@@ -55,7 +59,7 @@ struct Problem {
     int64_t index = document / group * pattern_documents;
     if (pattern_documents > 1) index += document % group;
     index = index * pattern_heads + (pattern_heads > 1 ? head : 0);
-    return (index * blocks + row) * entries;
+    return (index * rows + row) * entries;
   }
 };
 
@@ -68,10 +72,10 @@ constexpr int64_t kTile = 64;      // queries, and about as many keys, in one ti
 
 // One head's keys and values, packed; blocks follow each other.
 struct Packed {
-  float* keys_t;    // [M, H, padded_block]
-  float* values;    // [M, W, padded_width] (forward)
-  float* keys;      // [M, W, padded_width] (backward)
-  float* values_t;  // [M, H, padded_block] (backward)
+  float* keys_t;    // [blocks, H, padded_block]
+  float* values;    // [blocks, W, padded_width] (forward)
+  float* keys;      // [blocks, W, padded_width] (backward)
+  float* values_t;  // [blocks, H, padded_block] (backward)
 };
 
 // The sums of a global row over some of its keys.
@@ -83,9 +87,9 @@ struct Accumulator {
 
 // Sums over the rows of one part of a head.
 struct Gradients {
-  float* d_keys;    // [M, W, padded_width], of the scores in units of log2
-  float* d_values;  // [M, W, padded_width]
-  uint8_t* touched;  // [M, key tiles]: whether the tile has been written at all
+  float* d_keys;     // [blocks, W, padded_width], of the scores in units of log2
+  float* d_values;   // [blocks, W, padded_width]
+  uint8_t* touched;  // [blocks, key tiles]: whether the tile has been written at all
 };
 
 struct Kernels {
@@ -119,7 +123,7 @@ BIGBIRD_INLINE int64_t key_tiles(const Problem& p) { return (p.padded_block + kT
 class Prepared {
  public:
   Prepared(Problem& p, int64_t vector);
-  // False if a block id that counts, or a global row, lies outside 0..M-1.
+  // False if a block id that counts, or a global row, names none there is.
   bool valid() const { return valid_; }
 
  private:

@@ -41,7 +41,7 @@ struct Threads {
 };
 
 struct Case {
-  int64_t documents, blocks, block, heads, width, entries, global_slots;
+  int64_t documents, queries, keys, block, heads, width, entries, global_slots;
   bool causal, masked, per_head;
 };
 
@@ -52,49 +52,60 @@ struct Data {
   std::vector<int32_t> lists, counts, globals;
 
   Data(const Case& c, std::mt19937& random) {
-    const int64_t tokens = c.blocks * c.block, size = c.documents * tokens * c.heads * c.width;
+    const int64_t rows = (c.queries + c.block - 1) / c.block;
+    const int64_t blocks = (c.keys + c.block - 1) / c.block;
+    const int64_t token = c.heads * c.width;
     std::normal_distribution<float> normal;
-    for (auto* x : {&q, &k, &v, &d_out}) {
-      x->resize(size);
-      for (float& value : *x) value = normal(random);
-    }
-    for (auto* x : {&out, &d_q, &d_k, &d_v}) x->assign(size, NAN);
-    lse.assign(c.documents * c.heads * tokens, NAN);
-    const int64_t listed = (c.per_head ? c.heads : 1) * c.blocks * c.entries;
+    auto fill = [&](std::vector<float>& x, int64_t tokens) {
+      x.resize(c.documents * tokens * token);
+      for (float& value : x) value = normal(random);
+    };
+    fill(q, c.queries), fill(d_out, c.queries), fill(k, c.keys), fill(v, c.keys);
+    out.assign(q.size(), NAN), d_q.assign(q.size(), NAN);
+    d_k.assign(k.size(), NAN), d_v.assign(k.size(), NAN);
+    lse.assign(c.documents * c.heads * c.queries, NAN);
+    const int64_t listed = (c.per_head ? c.heads : 1) * rows * c.entries;
     for (int64_t i = 0; i < listed; ++i) {
       counts.push_back(static_cast<int32_t>(random() % 3));
-      lists.push_back(counts.back() ? static_cast<int32_t>(random() % c.blocks) : 1 << 30);
+      lists.push_back(counts.back() ? static_cast<int32_t>(random() % blocks) : 1 << 30);
     }
     for (int64_t g = 0; g < c.global_slots; ++g)
-      globals.push_back(static_cast<int32_t>(random() % c.blocks));
-    p.documents = p.group = c.documents, p.tokens = tokens, p.heads = c.heads, p.width = c.width;
-    p.block = c.block, p.blocks = c.blocks, p.entries = c.entries;
+      globals.push_back(static_cast<int32_t>(random() % rows));
+    p.documents = p.group = c.documents, p.queries = c.queries, p.keys = c.keys;
+    p.heads = c.heads, p.width = c.width, p.block = c.block, p.rows = rows, p.blocks = blocks;
+    p.entries = c.entries;
     p.global_slots = c.global_slots, p.pattern_documents = p.global_documents = 1;
     p.pattern_heads = c.per_head ? c.heads : 1;
     p.causal = c.causal, p.scale = 0.3f, p.type = Type::kFloat32;
     if (c.masked) {
-      mask.resize(c.documents * tokens);
+      mask.resize(c.documents * c.keys);
       for (uint8_t& m : mask) m = random() % 3 != 0;
       // What is masked is poison.
-      for (int64_t i = 0; i < size; ++i)
-        if (!mask[i / (c.heads * c.width)])
-          q[i] = k[i] = v[i] = d_out[i] = std::numeric_limits<float>::quiet_NaN();
+      const float poison = std::numeric_limits<float>::quiet_NaN();
+      p.mask_queries = c.queries == c.keys;
+      for (size_t i = 0; i < k.size(); ++i) {
+        if (mask[i / token]) continue;
+        k[i] = v[i] = poison;
+        if (p.mask_queries) q[i] = d_out[i] = poison;
+      }
       p.mask = mask.data();
     }
     p.lists = lists.data(), p.counts = counts.data(), p.global_rows = globals.data();
     auto tensor = [&](std::vector<float>& x) {
-      return Tensor{x.data(), tokens * c.heads * c.width, c.heads * c.width, c.width};
+      const int64_t document = static_cast<int64_t>(x.size()) / c.documents;
+      return Tensor{x.data(), document, token, c.width};
     };
     p.q = tensor(q), p.k = tensor(k), p.v = tensor(v), p.out = tensor(out);
     p.d_out = tensor(d_out), p.d_q = tensor(d_q), p.d_k = tensor(d_k), p.d_v = tensor(d_v);
     p.lse = lse.data();
   }
 
-  bool reads(int64_t d, int64_t t) const { return !p.mask || p.mask[d * p.tokens + t]; }
+  bool reads(int64_t d, int64_t s) const { return !p.mask || p.mask[d * p.keys + s]; }
+  bool attends(int64_t d, int64_t t) const { return !p.mask_queries || reads(d, t); }
 
   // How often token t of (d, n) reads token s.
   int64_t count(int64_t d, int64_t n, int64_t t, int64_t s) const {
-    if (!reads(d, s) || !reads(d, t) || (p.causal && s > t)) return 0;
+    if (!reads(d, s) || !attends(d, t) || (p.causal && s > t)) return 0;
     const int64_t row = t / p.block;
     for (int32_t g : globals)
       if (g == row) return 1;
@@ -108,7 +119,7 @@ struct Data {
   // The largest difference from the definition, in double.
   double error() const {
     double worst = 0;
-    std::vector<double> d_k_sum(q.size()), d_v_sum(q.size());
+    std::vector<double> d_k_sum(k.size()), d_v_sum(k.size());
     auto compare = [&](float got, double want) {
       const double off = std::abs(got - want);
       worst = off <= worst ? worst : off;
@@ -116,11 +127,11 @@ struct Data {
     };
     for (int64_t d = 0; d < p.documents; ++d) {
       for (int64_t n = 0; n < p.heads; ++n) {
-        for (int64_t t = 0; t < p.tokens; ++t) {
+        for (int64_t t = 0; t < p.queries; ++t) {
           const int64_t here = p.q.offset(d, t, n);
-          std::vector<double> weight(p.tokens), out_row(p.width), d_q_row(p.width);
+          std::vector<double> weight(p.keys), out_row(p.width), d_q_row(p.width);
           double total = 0, delta = 0;
-          for (int64_t s = 0; s < p.tokens; ++s) {
+          for (int64_t s = 0; s < p.keys; ++s) {
             const int64_t c = count(d, n, t, s);
             if (!c) continue;
             double score = 0;
@@ -128,14 +139,14 @@ struct Data {
               score += double{q[here + h]} * k[p.k.offset(d, s, n) + h];
             total += weight[s] = c * std::exp(score * p.scale);
           }
-          for (int64_t s = 0; s < p.tokens; ++s) {
+          for (int64_t s = 0; s < p.keys; ++s) {
             if (!weight[s]) continue;
             weight[s] /= total;
             for (int64_t h = 0; h < p.width; ++h)
               out_row[h] += weight[s] * v[p.v.offset(d, s, n) + h];
           }
           for (int64_t h = 0; total && h < p.width; ++h) delta += out_row[h] * d_out[here + h];
-          for (int64_t s = 0; s < p.tokens; ++s) {
+          for (int64_t s = 0; s < p.keys; ++s) {
             if (!weight[s]) continue;
             const int64_t there = p.k.offset(d, s, n);
             double d_weight = 0;
@@ -170,11 +181,26 @@ void run_all(Data& data, const Kernels& kernels, int64_t threads) {
 
 void test_cases() {
   const Case cases[] = {
-      {1, 1, 1, 1, 1, 1, 0, false, false, false}, {2, 3, 5, 2, 7, 3, 1, false, true, true},
-      {1, 4, 16, 2, 16, 4, 2, true, true, false}, {1, 2, 64, 1, 64, 2, 1, false, false, false},
-      {1, 2, 67, 1, 65, 2, 0, true, true, false}, {1, 2, 130, 1, 9, 2, 1, true, false, false},
-      {1, 150, 2, 1, 3, 4, 2, false, true, false}, {2, 9, 4, 3, 8, 2, 6, false, true, false},
-      {30, 2, 3, 1, 5, 2, 1, false, true, false},
+      {1, 1, 1, 1, 1, 1, 1, 0, false, false, false},
+      {2, 15, 15, 5, 2, 7, 3, 1, false, true, true},
+      {1, 64, 64, 16, 2, 16, 4, 2, true, true, false},
+      {1, 128, 128, 64, 1, 64, 2, 1, false, false, false},
+      {1, 134, 134, 67, 1, 65, 2, 0, true, true, false},
+      {1, 260, 260, 130, 1, 9, 2, 1, true, false, false},
+      {1, 300, 300, 2, 1, 3, 4, 2, false, true, false},
+      {2, 36, 36, 4, 3, 8, 2, 6, false, true, false},
+      {30, 6, 6, 3, 1, 5, 2, 1, false, true, false},
+      // The last row and block part full.
+      {2, 13, 13, 5, 2, 7, 3, 1, false, true, true},
+      {1, 131, 131, 64, 1, 8, 3, 1, true, false, false},
+      {1, 201, 201, 130, 2, 9, 2, 2, false, true, false},
+      // Keys of another sequence.
+      {2, 7, 150, 64, 2, 16, 2, 1, false, true, false},
+      {2, 150, 7, 64, 1, 5, 1, 3, false, false, false},
+      {1, 1, 700, 64, 2, 8, 1, 1, false, true, false},
+      {1, 3, 9000, 64, 1, 4, 1, 1, false, true, false},
+      {2, 8, 67, 64, 3, 17, 1, 2, false, true, true},
+      {2, 8, 8, 3, 1, 16, 3, 0, true, true, false},
   };
   for (const Kernels* kernels : available_kernels()) {
     int number = 0;
@@ -199,7 +225,7 @@ void test_cases() {
 void test_bad_ids() {
   std::mt19937 random(0);
   for (int32_t bad : {-1, 4, 1 << 30}) {
-    Data data({1, 4, 4, 1, 4, 2, 1, false, false, false}, random);
+    Data data({1, 16, 16, 4, 1, 4, 2, 1, false, false, false}, random);
     data.counts[3] = 1, data.lists[3] = bad;
     expect(!Prepared(data.p, 4).valid(), "a block id out of range is refused");
     data.counts[3] = 0, data.globals[0] = bad;
@@ -211,7 +237,7 @@ void test_bad_ids() {
 void test_long_strides() {
   const int64_t stride = (int64_t{1} << 32) + 64;
   std::mt19937 random(0);
-  Data data({1, 2, 1, 1, 4, 2, 0, false, false, false}, random);
+  Data data({1, 2, 2, 1, 1, 4, 2, 0, false, false, false}, random);
   data.counts.assign(4, 1), data.lists = {0, 1, 1, 0};
   run_all(data, *available_kernels()[0], 1);
   std::vector<float*> reserved;

@@ -2,5 +2,6 @@
 
 from flax_bigbird.attention.api import available_implementations as available_implementations
 from flax_bigbird.attention.api import block_sparse_attention as block_sparse_attention
+from flax_bigbird.attention.full import full_attention as full_attention
 from flax_bigbird.attention.pattern import BlockPattern as BlockPattern
 from flax_bigbird.attention.pattern import bigbird_pattern as bigbird_pattern

@@ -1,6 +1,6 @@
 """`block_sparse_attention`: checks the call, picks an implementation, runs it."""
 
-import logging
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,15 +9,33 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import cpu, reference, xla
+from flax_bigbird.attention.choice import run_first
 from flax_bigbird.attention.pattern import BlockPattern
 
-logger = logging.getLogger(__name__)
+
+def _whole_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
+    """For an implementation that needs T = M*W: pads the last block, and crops the output."""
+
+    @functools.wraps(function)
+    def run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+        length = q.shape[1]
+        padding = pattern.num_blocks * pattern.block_size - length
+        if not padding:
+            return function(q, k, v, pattern, mask=mask, scale=scale)
+        if mask is None:
+            mask = jnp.ones(q.shape[:2], bool)
+        mask = jnp.pad(mask, ((0, 0), (0, padding)))
+        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
+        return function(q, k, v, pattern, mask=mask, scale=scale)[:, :length]
+
+    return run
+
 
 # In order of preference. A backend declines a call by raising NotImplementedError.
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "cpu": cpu.block_sparse_attention,
-    "xla": xla.block_sparse_attention,
-    "reference": reference.block_sparse_attention,
+    "xla": _whole_blocks(xla.block_sparse_attention),
+    "reference": _whole_blocks(reference.block_sparse_attention),
 }
 # Why an implementation cannot run on this machine at all; those without an entry always can.
 _UNAVAILABLE: dict[str, Callable[[], str]] = {"cpu": cpu.unavailable}
@@ -61,32 +79,8 @@ def block_sparse_attention(
       NotImplementedError: the implementation that was asked for cannot do this call.
     """
     _check(q, k, v, pattern, mask)
-    length = q.shape[1]
-    padding = pattern.num_blocks * pattern.block_size - length
-    if padding:
-        if mask is None:
-            mask = jnp.ones(q.shape[:2], bool)
-        mask = jnp.pad(mask, ((0, 0), (0, padding)))
-        q, k, v = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q, k, v))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    out = _run(implementation, q, k, v, pattern, mask=mask, scale=scale)
-    return out[:, :length] if padding else out
-
-
-def _run(implementation: str | None, *args, **kwargs) -> Array:
-    if implementation is not None:
-        if implementation not in _IMPLEMENTATIONS:
-            raise ValueError(
-                f"implementation must be one of {sorted(_IMPLEMENTATIONS)} or None; "
-                f"got {implementation!r}"
-            )
-        return _IMPLEMENTATIONS[implementation](*args, **kwargs)
-    for name, function in _IMPLEMENTATIONS.items():
-        try:
-            return function(*args, **kwargs)
-        except NotImplementedError as reason:
-            logger.debug("attention implementation %s declines: %s", name, reason)
-    raise NotImplementedError("no attention implementation takes this call")
+    return run_first(_IMPLEMENTATIONS, implementation, q, k, v, pattern, mask=mask, scale=scale)
 
 
 def _check(q, k, v, pattern: BlockPattern, mask) -> None:

@@ -1,4 +1,4 @@
-"""Block-sparse attention by the native CPU kernel of `csrc/`, with its gradient.
+"""Block-sparse and full attention by the native CPU kernel of `csrc/`, with its gradient.
 
 One XLA custom call reads q, k and v where they lie, keeps tiles of scores in cache (online
 softmax, Milakov and Gimelshein 2018, arXiv 1805.02867) and writes the output and the log-sum-exp;
@@ -22,12 +22,15 @@ from flax_bigbird.attention.pattern import BlockPattern
 FORWARD_TARGET = "flax_bigbird_attention"
 BACKWARD_TARGET = "flax_bigbird_attention_gradient"
 
+_FULL_BLOCK = 64  # tokens a row or block of full attention: the kernel's tile
+
 
 class _Static(NamedTuple):
     """The attributes of the calls."""
 
     scale: float
     causal: bool
+    mask_queries: bool
     block_size: int
     instructions: str
 
@@ -84,7 +87,7 @@ def block_sparse_attention(
     scale: float,
     instructions: str = "",
 ) -> Float[Array, "B T N H"]:
-    """Same contract as the reference; T must be M*W.
+    """Same contract as the reference; the last row may be part full.
 
     Args:
       instructions: one of `instruction_sets()`; "" is the fastest.
@@ -93,12 +96,43 @@ def block_sparse_attention(
       NotImplementedError: no library, no CPU, or a dtype other than float32 and bfloat16.
       ValueError: this processor cannot run `instructions`.
     """
+    _check_call(q.dtype, instructions)
+    static = _Static(float(scale), pattern.causal, True, pattern.block_size, instructions)
+    return _attend(
+        static, q, k, v, _given(mask), pattern.blocks, pattern.counts, pattern.global_rows
+    )
+
+
+def full_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    *,
+    mask: Bool[Array, "B S"] | None = None,
+    causal: bool = False,
+    scale: float,
+    instructions: str = "",
+) -> Float[Array, "B T N H"]:
+    """Every query reads every key that the mask leaves: all rows of blocks are global.
+
+    Raises:
+      NotImplementedError, ValueError: as `block_sparse_attention`.
+    """
+    _check_call(q.dtype, instructions)
+    rows = -(-q.shape[1] // _FULL_BLOCK)
+    lists = np.zeros((1, 1, rows, 1), np.int32)
+    every = np.arange(rows, dtype=np.int32)[None]
+    static = _Static(float(scale), causal, False, _FULL_BLOCK, instructions)
+    return _attend(static, q, k, v, _given(mask), lists, lists, every)
+
+
+def _check_call(dtype, instructions: str) -> None:
     reason = unavailable()
     if reason:
         raise NotImplementedError(f"the native CPU kernel is not available: {reason}")
-    if q.dtype not in (jnp.float32, jnp.bfloat16):
+    if dtype not in (jnp.float32, jnp.bfloat16):
         raise NotImplementedError(
-            f"the native CPU kernel takes float32 and bfloat16; got {q.dtype}: cast, or use "
+            f"the native CPU kernel takes float32 and bfloat16; got {dtype}: cast, or use "
             "implementation='xla'"
         )
     if instructions and instructions not in instruction_sets():
@@ -106,18 +140,16 @@ def block_sparse_attention(
             f"instructions must be one of {instruction_sets()} on this processor; "
             f"got {instructions!r}"
         )
-    if mask is None:
-        mask = jnp.zeros((q.shape[0], 0), bool)  # the call's way of saying none
-    lists = tuple(
-        jnp.asarray(x, jnp.int32) for x in (pattern.blocks, pattern.counts, pattern.global_rows)
-    )
-    static = _Static(float(scale), pattern.causal, pattern.block_size, instructions)
-    return _attend(static, q, k, v, mask, *lists)
+
+
+def _given(mask: Bool[Array, "B S"] | None) -> Bool[Array, "B S"]:
+    return jnp.zeros((0, 0), bool) if mask is None else mask  # the call's way of saying none
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(static, q, k, v, mask, blocks, counts, global_rows):
-    return _forward(static, q, k, v, mask, blocks, counts, global_rows)[0]
+    lists = (jnp.asarray(x, jnp.int32) for x in (blocks, counts, global_rows))
+    return _forward(static, q, k, v, mask, *lists)[0]
 
 
 def _forward(static: _Static, q, *operands):
@@ -127,14 +159,14 @@ def _forward(static: _Static, q, *operands):
     return _call(FORWARD_TARGET, shapes, static, q, *operands)
 
 
-def _forward_rule(static, *operands):
+def _forward_rule(static, q, k, v, mask, *lists):
+    operands = (q, k, v, mask, *(jnp.asarray(x, jnp.int32) for x in lists))
     out, log_sum_exp = _forward(static, *operands)
     return out, (*operands, out, log_sum_exp)
 
 
 def _backward_rule(static, saved, d_out):
-    q = saved[0]
-    shapes = (jax.ShapeDtypeStruct(q.shape, q.dtype),) * 3
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in saved[:3])
     d_q, d_k, d_v = _call(BACKWARD_TARGET, shapes, static, *saved, d_out)
     return d_q, d_k, d_v, None, None, None, None
 
@@ -149,6 +181,7 @@ def _call(target: str, shapes, static: _Static, *operands):
         *operands,
         block_size=np.int64(static.block_size),
         causal=static.causal,
+        mask_queries=static.mask_queries,
         scale=np.float64(static.scale),
         instructions=static.instructions,
     )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import block_sparse_attention, reference
+from flax_bigbird.attention import block_sparse_attention, full_attention, reference
 from flax_bigbird.nn.context import Call
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import layer_pattern, uses_full_attention
@@ -84,10 +84,14 @@ class BigBirdSelfAttention(nn.Module):
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, -1)
 
     def _attend_full(self, q, k, v, mask, call: Call):
+        causal = self.config.is_decoder and not self.cross
+        drops = self.config.attention_probs_dropout_prob and not call.deterministic
+        if not (drops or call.output_attentions):
+            return full_attention(q, k, v, mask=mask, causal=causal), None
         weight = jnp.ones((1, 1, 1, k.shape[1]))
         if mask is not None:
             weight = mask[:, None, None, :].astype(jnp.float32)
-        if self.config.is_decoder and not self.cross:
+        if causal:
             position = jnp.arange(k.shape[1])
             weight = jnp.where(position <= position[:, None], weight, 0)
         return self._weighted(q, k, v, weight, call)
