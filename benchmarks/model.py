@@ -1,30 +1,55 @@
-"""Forward and training step of a 2-layer, base-width BigBird: ours, HF-Torch, HF-Flax, the floor.
+"""Forward and training step of a base-width BigBird: ours, HF-Torch, HF-Flax, the floor.
 
 The parent starts one process per peer, length and round; a process prints one line of JSON.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-LAYERS, WIDTH, MLP, VOCABULARY, BLOCK, RANDOM = 2, 768, 3072, 50358, 64, 3
+WIDTH, MLP, VOCABULARY, BLOCK, RANDOM, MASKED = 768, 3072, 50358, 64, 3, 0.15
 PEERS = {
     "flax-bigbird": "ours",
+    "flax-bigbird, gradient checkpointing": "ours_checkpoint",
+    "flax-bigbird, all logits": "ours_all",
     "flax-bigbird, no native code": "ours_xla",
     "HF-Torch": "torch",
+    "HF-Torch BERT, SDPA": "torch_bert",
     "HF-Flax": "hf_flax",
+}
+ONLY = {  # modes that a peer makes sense in
+    "flax-bigbird, gradient checkpointing": ("train",),
+    "flax-bigbird, all logits": ("train",),
+    "HF-Torch BERT, SDPA": ("forward",),
 }
 
 
-def flops(length: int, mode: str) -> float:
-    """Floating-point operations of the matmuls, each multiply-add counted as two."""
+class Job(NamedTuple):
+    """What one process measures."""
+
+    peer: str
+    mode: str
+    layers: int
+    batch: int
+    length: int
+    runs: int
+
+
+def flops(mode: str, layers: int, batch: int, length: int) -> float:
+    """Floating-point operations of the matmuls, each multiply-add counted as two.
+
+    Training has logits where there are targets, and three passes of the forward's matmuls.
+    """
     dense = 8 * length * WIDTH**2 + 4 * length * WIDTH * MLP
     rows = length // BLOCK
     if length <= (5 + 2 * RANDOM) * BLOCK:
@@ -32,31 +57,35 @@ def flops(length: int, mode: str) -> float:
     else:
         distinct = 5 if mode == "forward" else 5 + RANDOM  # evaluation repeats block 0
         pairs = BLOCK**2 * ((rows - 2) * distinct - 2 + 2 * rows)
-    total = LAYERS * (dense + 4 * pairs * WIDTH)
+    total = layers * (dense + 4 * pairs * WIDTH)
     if mode == "train":
-        total = 3 * (total + 2 * length * WIDTH * (VOCABULARY + WIDTH))
-    return float(total)
+        total = 3 * (total + 2 * MASKED * length * WIDTH * (VOCABULARY + WIDTH))
+    return float(batch * total)
 
 
-def config(length: int):
+def config(job: Job, cls: str = "BigBirdConfig"):
     """The configuration all peers build."""
-    from transformers import BigBirdConfig
+    import transformers
 
-    table = max(4096, length)
-    return BigBirdConfig(num_hidden_layers=LAYERS, max_position_embeddings=table)
+    table = max(4096, job.length)
+    sizes = {"num_hidden_layers": job.layers, "max_position_embeddings": table}
+    if cls == "BertConfig":
+        sizes |= {"vocab_size": VOCABULARY, "hidden_act": "gelu_new"}
+    return getattr(transformers, cls)(**sizes)
 
 
-def inputs(length: int, mode: str):
+def inputs(job: Job):
     """Random ids; 15% of the positions are targets."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    ids = rng.integers(100, VOCABULARY, (1, length))
-    labels = np.where(rng.random((1, length)) < 0.15, ids, -100)
-    return ids, np.ones((1, length), np.int64), labels
+    shape = job.batch, job.length
+    ids = rng.integers(100, VOCABULARY, shape)
+    labels = np.where(rng.random(shape) < MASKED, ids, -100)
+    return ids, np.ones(shape, np.int64), labels
 
 
-def run_jax(length: int, mode: str, package: str):
+def run_jax(job: Job, package: str):
     """A compiled step of `flax_bigbird` or of HF-Flax, and its compile time."""
     import importlib
 
@@ -65,10 +94,11 @@ def run_jax(length: int, mode: str, package: str):
     import optax
 
     module = importlib.import_module(package)
-    ids, mask, labels = (jnp.asarray(x) for x in inputs(length, mode))
-    name = "FlaxBigBirdModel" if mode == "forward" else "FlaxBigBirdForMaskedLM"
-    model = getattr(module, name)(config(length))
-    if mode == "forward":
+    ids, mask, labels = (jnp.asarray(x) for x in inputs(job))
+    name = "FlaxBigBirdModel" if job.mode == "forward" else "FlaxBigBirdForMaskedLM"
+    checkpoint = job.peer == "ours_checkpoint"
+    model = getattr(module, name)(config(job), gradient_checkpointing=checkpoint)
+    if job.mode == "forward":
 
         def step(params, ids, mask):
             return model(ids, mask, params=params).last_hidden_state
@@ -76,9 +106,17 @@ def run_jax(length: int, mode: str, package: str):
         arguments = (model.params, ids, mask)
     else:
         optimiser = optax.adamw(1e-4)
+        limit = round(1.2 * MASKED * job.length)
 
         def loss_fn(params, ids, mask, labels, key):
-            logits = model(ids, mask, params=params, dropout_rng=key, train=True).logits
+            options = {"params": params, "dropout_rng": key, "train": True}
+            if job.peer in ("ours", "ours_checkpoint", "ours_xla"):
+                from flax_bigbird.train.losses import cross_entropy, gather_targets
+
+                targets = gather_targets(labels, limit)
+                options["logits_positions"] = targets.positions
+                return cross_entropy(model(ids, mask, **options).logits, targets.labels)
+            logits = model(ids, mask, **options).logits
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
 
@@ -89,27 +127,40 @@ def run_jax(length: int, mode: str, package: str):
 
         state = optimiser.init(model.params)
         arguments = (model.params, state, ids, mask, labels, jax.random.PRNGKey(0))
+    donated = () if job.mode == "forward" else (0, 1)
     start = time.perf_counter()
-    compiled = jax.jit(step).lower(*arguments).compile()
+    compiled = jax.jit(step, donate_argnums=donated).lower(*arguments).compile()
     compile_s = time.perf_counter() - start
-    return (lambda: jax.block_until_ready(compiled(*arguments))), compile_s
+    carried = list(arguments)
+    del arguments
+
+    def run():
+        result = jax.block_until_ready(compiled(*carried))
+        if donated:
+            carried[:2] = result[:2]
+
+    return run, compile_s
 
 
-def run_torch(length: int, mode: str):
+def run_torch(job: Job):
     """A step of HF-Torch; it compiles nothing."""
     import torch
     import transformers
 
     transformers.logging.set_verbosity_error()
-    ids, mask, labels = (torch.tensor(x) for x in inputs(length, mode))
-    if mode == "forward":
-        model = transformers.BigBirdModel(config(length)).eval()
+    ids, mask, labels = (torch.tensor(x) for x in inputs(job))
+    if job.mode == "forward":
+        if job.peer == "torch_bert":
+            bert = config(job, "BertConfig")
+            model = transformers.BertModel._from_config(bert, attn_implementation="sdpa").eval()
+        else:
+            model = transformers.BigBirdModel(config(job)).eval()
 
         def step():
             with torch.no_grad():
                 model(ids, mask)
     else:
-        model = transformers.BigBirdForMaskedLM(config(length)).train()
+        model = transformers.BigBirdForMaskedLM(config(job)).train()
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
         def step():
@@ -135,23 +186,24 @@ def gemm_rate() -> float:
     return 2 * 2048**3 / min(times)
 
 
-def worker(peer: str, mode: str, length: int, runs: int) -> None:
-    """One peer at one length, in this process."""
-    if peer == "gemm":
+def worker(job: Job) -> None:
+    """One peer at one size, in this process."""
+    if job.peer == "gemm":
         print(json.dumps({"gemm": gemm_rate()}))
         return
-    if peer == "torch":
-        step, compile_s = run_torch(length, mode)
+    if job.peer.startswith("torch"):
+        step, compile_s = run_torch(job)
     else:
-        if peer == "ours_xla":
-            from flax_bigbird.attention import api
+        if job.peer == "ours_xla":
+            from flax_bigbird.attention import api, full
 
-            del api._IMPLEMENTATIONS["cpu"]  # as where no compiler was found
-        package = "transformers" if peer == "hf_flax" else "flax_bigbird"
-        step, compile_s = run_jax(length, mode, package)
+            for module in (api, full):
+                del module._IMPLEMENTATIONS["cpu"]  # as where no compiler was found
+        package = "transformers" if job.peer == "hf_flax" else "flax_bigbird"
+        step, compile_s = run_jax(job, package)
     step()
     times = []
-    for _ in range(runs):
+    for _ in range(job.runs):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
@@ -159,9 +211,9 @@ def worker(peer: str, mode: str, length: int, runs: int) -> None:
     print(json.dumps({"times_s": times, "compile_s": compile_s, "peak_gib": peak}))
 
 
-def start(python: str, *arguments: object) -> dict:
+def start(python: str, job: Job) -> dict:
     """Runs a worker process; its last line of output is the result, else the failure."""
-    command = [python, __file__, "--worker", *map(str, arguments)]
+    command = [python, __file__, "--worker", *map(str, job)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -171,24 +223,28 @@ def start(python: str, *arguments: object) -> dict:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """All peers at all lengths, in turn, `--rounds` times."""
+    """All peers at all sizes, in turn, `--rounds` times."""
     pythons = {"HF-Flax": arguments.hf_flax_python}
-    skip = {tuple(item.split(":")) for item in arguments.skip}
+    peers = [name for name in PEERS if arguments.mode in ONLY.get(name, (arguments.mode,))]
     rates, cells = [], {}
     for round_ in range(arguments.rounds):
-        rates.append(start(sys.executable, "gemm", arguments.mode, 0, 0)["gemm"])
-        for length in arguments.lengths:
-            for name, peer in PEERS.items():
+        rates.append(start(sys.executable, Job("gemm", "", 0, 0, 0, 0))["gemm"])
+        for batch, length in itertools.product(arguments.batches, arguments.lengths):
+            for name in peers:
                 python = pythons.get(name, sys.executable)
-                cell = cells.setdefault(f"{name}:{length}", {"times_s": []})
-                if python is None or (name, str(length)) in skip or "failed" in cell:
+                cell = cells.setdefault(f"{name}:{batch}:{length}", {"times_s": []})
+                skipped = name in arguments.skip or f"{name}:{length}" in arguments.skip
+                if python is None or skipped or "failed" in cell:
                     continue
-                print(f"round {round_ + 1}: {name}, T={length}", file=sys.stderr, flush=True)
-                result = start(python, peer, arguments.mode, length, arguments.runs)
+                print(f"round {round_ + 1}: {name}, {batch} x {length}", file=sys.stderr)
+                sizes = (arguments.layers, batch, length, arguments.runs)
+                result = start(python, Job(PEERS[name], arguments.mode, *sizes))
                 cell["times_s"] += result.pop("times_s", [])
                 cell |= result
     return {
         "mode": arguments.mode,
+        "layers": arguments.layers,
+        "batches": arguments.batches,
         "lengths": arguments.lengths,
         "gemm_flop_per_s": max(rates),
         "machine": {
@@ -211,23 +267,24 @@ def processor() -> str:
 
 def table(result: dict) -> str:
     """The Markdown table."""
-    mode, rate = result["mode"], result["gemm_flop_per_s"]
-    what = "forward" if mode == "forward" else "MLM training step (full logits, AdamW)"
+    mode, rate, layers = result["mode"], result["gemm_flop_per_s"], result["layers"]
+    what = "forward" if mode == "forward" else "MLM training step (AdamW)"
     machine = result["machine"]
     lines = [
-        f"# {what}: {LAYERS} layers, {WIDTH} wide, float32, batch 1",
+        f"# {what}: {layers} layers, {WIDTH} wide, float32",
         "",
         f"{machine['processor']}, {machine['cores']} cores; 2048 x 2048 matmul: "
         f"{rate / 1e9:.0f} GFLOP/s. `{result['command']}`",
         "",
-        "| T | | time (s) | over ours | over the floor | peak (GiB) | compile (s) |",
+        "| batch x T | | time (s) | over ours | over the floor | peak (GiB) | compile (s) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for length in result["lengths"]:
-        floor = flops(length, mode) / rate
-        cells = {name: result["cells"].get(f"{name}:{length}", {}) for name in PEERS}
+    for batch, length in itertools.product(result["batches"], result["lengths"]):
+        floor = flops(mode, layers, batch, length) / rate
+        cells = {name: result["cells"].get(f"{name}:{batch}:{length}", {}) for name in PEERS}
         ours = statistics.median(cells["flax-bigbird"]["times_s"])
-        lines.append(f"| {length} | floor | {floor:.2f} | {floor / ours:.2f} | 1.00 | | |")
+        size = f"{batch} x {length}"
+        lines.append(f"| {size} | floor | {floor:.2f} | {floor / ours:.2f} | 1.00 | | |")
         for name, cell in cells.items():
             if cell.get("failed"):
                 lines.append(f"| | {name} | {cell['failed']} | | | | |")
@@ -244,25 +301,28 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("forward", "train"), default="forward")
+    parser.add_argument("--name", default="model", help="of the files under results/")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384])
-    parser.add_argument("--rounds", type=int, default=3, help="processes per peer and length")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per peer and size")
     parser.add_argument("--runs", type=int, default=3, help="timed runs per process")
     parser.add_argument("--hf-flax-python", help="interpreter that has HF-Flax")
-    parser.add_argument("--skip", nargs="*", default=[], metavar="PEER:T")
+    parser.add_argument("--skip", nargs="*", default=[], metavar="PEER[:T]")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        peer, mode, length, runs = arguments.worker
-        worker(peer, mode, int(length), int(runs))
+        peer, mode, *sizes = arguments.worker
+        worker(Job(peer, mode, *map(int, sizes)))
         return
     words = sys.argv[1:]
     if "--hf-flax-python" in words:
         words[words.index("--hf-flax-python") + 1] = "PATH"
-    arguments.shown = words
+    arguments.shown = [shlex.quote(word) for word in words]
     result = measure(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    stem = arguments.output / f"model_{arguments.mode}_cpu"
+    stem = arguments.output / f"{arguments.name}_{arguments.mode}_cpu"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(result))
     print(table(result))

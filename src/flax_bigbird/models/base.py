@@ -184,6 +184,11 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         """Whether the task's module has cross-attention inputs."""
         return False
 
+    @classmethod
+    def has_language_head(cls) -> bool:
+        """Whether the task's module gives logits over the vocabulary."""
+        return False
+
     def init_cache(self, batch_size: int, max_length: int) -> Params:
         """An empty key-value cache for `max_length` positions, to pass as `past_key_values`.
 
@@ -263,6 +268,7 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: Params | None = None,
+        logits_positions: Any = None,
     ) -> Any:
         """Runs the model.
 
@@ -280,6 +286,9 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
           indices_rng: with `train`, redraws the random blocks inside the step.
           train: dropout, and the training pattern.
           past_key_values: a cache from `init_cache` or an earlier output.
+          logits_positions: [B, P], for models with a language-model head: the logits are those of
+            these positions alone, [B, P, V]. Training on masked tokens then costs the masked
+            positions' share of the vocabulary matmul (see `flax_bigbird.train.losses`).
 
         Returns:
           The task's output dataclass, or its `to_tuple()` with `return_dict=False`.
@@ -300,6 +309,14 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
                 "encoder_attention_mask needs encoder_hidden_states; got the mask alone: pass "
                 "both, or neither"
             )
+        if logits_positions is not None:
+            if not self.has_language_head():
+                raise ValueError(
+                    f"logits_positions needs a model with a language-model head; got it for "
+                    f"{type(self).__name__}: leave it out"
+                )
+            shape = arrays["input_ids"].shape
+            extra["logits_positions"] = inputs.logits_positions(logits_positions, *shape)
         return self._apply(
             arrays | extra,
             params,

@@ -144,6 +144,23 @@ def question_lengths(x: Any, batch: int, length: int) -> Int[Array, "B 1"]:
     return jnp.asarray(x, jnp.int32)
 
 
+def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
+    """Positions whose logits are wanted, `[batch, P]`, each in `0..length-1`."""
+    x = array("logits_positions", x)
+    if x.ndim != 2 or x.shape[0] != batch or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"logits_positions must be integers of shape [batch, positions] with batch {batch}; "
+            f"got {x.dtype} {x.shape}: make them with flax_bigbird.train.losses.gather_targets"
+        )
+    if isinstance(x, np.ndarray) and x.size and not 0 <= x.min() <= x.max() < length:
+        bad = x.min() if x.min() < 0 else x.max()
+        raise ValueError(
+            f"logits_positions must lie in 0..{length - 1}, the positions there are; got {bad}: "
+            "count from 0"
+        )
+    return jnp.asarray(x, jnp.int32)
+
+
 def random_key(name: str, x: Any) -> Array | None:
     """A JAX random key, new style or old, or None."""
     if x is None:

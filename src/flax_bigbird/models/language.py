@@ -12,7 +12,7 @@ from flax_bigbird.models.outputs import (
     FlaxCausalLMOutput,
     FlaxMaskedLMOutput,
 )
-from flax_bigbird.models.task import TaskModule, layers
+from flax_bigbird.models.task import TaskModule, at_positions, layers
 from flax_bigbird.nn.heads import PreTrainingHeads
 
 
@@ -36,6 +36,10 @@ class FlaxBigBirdForPreTraining(FlaxBigBirdPreTrainedModel):
 
     module_class = FlaxBigBirdForPreTrainingModule
 
+    @classmethod
+    def has_language_head(cls) -> bool:
+        return True
+
 
 class FlaxBigBirdForMaskedLMModule(TaskModule):
     """Logits of every position over the vocabulary."""
@@ -53,6 +57,10 @@ class FlaxBigBirdForMaskedLM(FlaxBigBirdPreTrainedModel):
     """The model with a masked-language-model head."""
 
     module_class = FlaxBigBirdForMaskedLMModule
+
+    @classmethod
+    def has_language_head(cls) -> bool:
+        return True
 
 
 class FlaxBigBirdForCausalLMModule(TaskModule):
@@ -76,6 +84,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        logits_positions: Array | None = None,
     ) -> Any:
         states = self.bert(
             input_ids,
@@ -90,6 +99,8 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
             output_attentions,
             output_hidden_states,
         )
+        if logits_positions is not None:
+            states = at_positions(states, logits_positions)
         output = FlaxCausalLMOutput(
             self.cls(states.last_hidden_state, self.word_table()),
             cross_attentions=states.cross_attentions,
@@ -117,6 +128,10 @@ class FlaxBigBirdForCausalLM(FlaxBigBirdPreTrainedModel):
 
     @classmethod
     def can_generate(cls) -> bool:
+        return True
+
+    @classmethod
+    def has_language_head(cls) -> bool:
         return True
 
     def prepare_inputs_for_generation(

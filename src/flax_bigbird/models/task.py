@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from flax_bigbird.models.bert import FlaxBigBirdModule
 from flax_bigbird.models.outputs import FlaxBigBirdModelOutput
@@ -45,6 +45,7 @@ class TaskModule(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        logits_positions: Array | None = None,
     ) -> Any:
         states = self.bert(  # type: ignore[attr-defined]
             input_ids,
@@ -56,8 +57,18 @@ class TaskModule(nn.Module):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
+        if logits_positions is not None:
+            states = at_positions(states, logits_positions)
         output = self.head(states, deterministic)
         return output if return_dict else output.to_tuple()
+
+
+def at_positions(
+    states: FlaxBigBirdModelOutput, positions: Int[Array, "B P"]
+) -> FlaxBigBirdModelOutput:
+    """The states with the last hidden state at those positions alone, `[B, P, D]`."""
+    chosen = jnp.take_along_axis(states.last_hidden_state, positions[:, :, None], axis=1)
+    return states.replace(last_hidden_state=chosen)
 
 
 def layers(states: FlaxBigBirdModelOutput) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -46,7 +47,22 @@ class LanguageModelHead(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], words: nn.Embed) -> Float[Array, "B T V"]:
         x = self.transform(x)
         x = words.attend(x) if self.config.tie_word_embeddings else self.decoder(x)
-        return x + jnp.asarray(self.bias, x.dtype)
+        return _add_bias(x, jnp.asarray(self.bias, x.dtype))
+
+
+@jax.custom_vjp
+def _add_bias(x: Float[Array, "... V"], bias: Float[Array, " V"]) -> Float[Array, "... V"]:
+    """`x + bias`. Its gradient is summed by a matmul: XLA's sum over the rows of logits takes four
+    times as long on a CPU."""
+    return x + bias
+
+
+def _add_bias_backward(_, d_out: Array) -> tuple[Array, Array]:
+    rows = d_out.reshape(-1, d_out.shape[-1])
+    return d_out, (jnp.ones((1, rows.shape[0]), rows.dtype) @ rows)[0]
+
+
+_add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 
 class PreTrainingHeads(nn.Module):

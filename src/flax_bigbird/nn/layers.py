@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -22,7 +23,8 @@ class Intermediate(nn.Module):
         self.dense = dense(self.config, self.config.intermediate_size, self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        return activation(self.config.hidden_act)(self.dense(x))
+        # Recomputed going backward: keeping what is inside costs more time than it saves, and room.
+        return jax.checkpoint(activation(self.config.hidden_act))(self.dense(x))
 
 
 class BigBirdLayer(nn.Module):
