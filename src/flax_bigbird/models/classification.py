@@ -42,7 +42,7 @@ class FlaxBigBirdForMultipleChoiceModule(TaskModule):
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Dense(1, dtype=self.dtype)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         input_ids: Array,
         attention_mask: Array | None,

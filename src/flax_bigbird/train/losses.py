@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 IGNORED = -100  # the label of a position that is no target, as everywhere in the field
@@ -47,7 +48,7 @@ def gather_targets(labels: Int[Array, "B T"] | Any, limit: int | None = None) ->
         raise ValueError(
             f"labels must have shape [batch, tokens]; got {np.shape(labels)}: give one a token"
         )
-    if not isinstance(labels, jax.core.Tracer):
+    if not isinstance(labels, Tracer):
         most = int((np.asarray(labels) != IGNORED).sum(-1).max(initial=0))
         limit = max(most, 1) if limit is None else limit
         if most > limit:
