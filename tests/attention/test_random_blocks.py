@@ -40,7 +40,7 @@ GOLDEN = [
         ["-- 3,4,5 4,5 1,5 1,2 1,2,3 --"],
     ),
 ]
-BASE_MODEL_DIGEST = "ba024c2b4baebae7015ab52880b90b8c350673d6001234efcc2dea663c029924"
+BASE_MODEL_DIGEST = "103e5063dfa6b9a722e6616a7095bad59673be427de2fa46afd5771346aa5fc3"
 
 
 def as_text(head: np.ndarray) -> str:

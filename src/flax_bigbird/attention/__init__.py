@@ -5,3 +5,6 @@ from flax_bigbird.attention.api import block_sparse_attention as block_sparse_at
 from flax_bigbird.attention.full import full_attention as full_attention
 from flax_bigbird.attention.pattern import BlockPattern as BlockPattern
 from flax_bigbird.attention.pattern import bigbird_pattern as bigbird_pattern
+from flax_bigbird.attention.pattern import (
+    bigbird_pattern_by_document as bigbird_pattern_by_document,
+)

@@ -167,3 +167,65 @@ def bigbird_pattern(
         ok = ok & middle
     blocks, counts = merge_repeats(ids, ok)
     return BlockPattern(blocks[None], counts[None], global_rows, block_size, causal)
+
+
+def bigbird_pattern_by_document(
+    num_blocks: Int[Array, " B"],
+    most: int,
+    block_size: int,
+    *,
+    full_up_to: int = 0,
+    random: Int[Array, "#B N M R"] | None = None,
+    extra_first: int = 0,
+) -> BlockPattern:
+    """An encoder's pattern in which each document is as long as it is, whatever it is padded to.
+
+        M = 5; document of 3 blocks      of 5 blocks
+          k 0 1 2 3 4                      k 0 1 2 3 4
+        q 0 x x x    <- global row       q 0 x x x x x   <- global row
+          1 x x x                          1 x x x   x
+          2 x x x    <- global row         2 x x x x x
+          3            (padding)           3 x   x x x
+          4                                4 x x x x x   <- global row
+
+    Args:
+      num_blocks: each document's blocks, traced, in 1..most.
+      most: M, of the longest there may be.
+      full_up_to: documents of at most so many blocks read every block of theirs, once.
+      random: as for `bigbird_pattern`, by document or shared; what lies in rows past a document's
+        own is left out.
+      extra_first: as for `bigbird_pattern`.
+
+    Returns:
+      A traced pattern of at most max(5 + R, full_up_to) entries a row. The blocks past a document's
+      last are to be masked as keys.
+    """
+    row = np.arange(most)
+    last = num_blocks[:, None] - 1
+    window = [jnp.broadcast_to(row + offset, (len(num_blocks), most)) for offset in (-1, 0, 1)]
+    first = jnp.zeros_like(window[0])
+    fixed = jnp.stack([first, *window, jnp.broadcast_to(last, first.shape)], -1)
+    valid = (fixed > 0) & (fixed < last[..., None])
+    valid = valid.at[..., 0].set(True).at[..., 4].set(jnp.broadcast_to(last > 0, first.shape))
+    if extra_first:
+        again = (*first.shape, extra_first)
+        fixed = jnp.concatenate([fixed, jnp.zeros(again, fixed.dtype)], -1)
+        valid = jnp.concatenate([valid, jnp.ones(again, bool)], -1)
+    ids, ok = fixed[:, None], valid[:, None]
+    if random is not None and random.shape[-1]:
+        lead = (len(num_blocks), random.shape[1], most)
+        picks = jnp.broadcast_to(random, (*lead, random.shape[-1]))
+        ids = jnp.concatenate([jnp.broadcast_to(ids, (*lead, ids.shape[-1])), picks], -1)
+        ok = jnp.concatenate([jnp.broadcast_to(ok, (*lead, ok.shape[-1])), picks >= 0], -1)
+    middle = (row > 0) & (row < last)
+    blocks, counts = merge_repeats(ids, ok & middle[:, None, :, None])
+    width = max(blocks.shape[-1], min(full_up_to, most))
+    wider = [(0, 0)] * 3 + [(0, width - blocks.shape[-1])]
+    every = np.arange(width, dtype=np.int32)
+    in_full = (num_blocks <= full_up_to)[:, None, None, None]
+    own = (every <= last)[:, None, None, :] & (row <= last)[:, None, :, None]
+    blocks = jnp.where(in_full, every, jnp.pad(blocks, wider))
+    counts = jnp.where(in_full, own.astype(counts.dtype), jnp.pad(counts, wider))
+    blocks = jnp.where(counts > 0, blocks, 0)
+    global_rows = jnp.stack([jnp.zeros_like(num_blocks), num_blocks - 1], -1)
+    return BlockPattern(blocks, counts, global_rows.astype(jnp.int32), block_size)

@@ -5,6 +5,7 @@ Rows 0 and M-1 of an encoder read everything and have none.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,20 +118,125 @@ def fixed(
     (seed, layer, head, row, run), so that the pattern depends on nothing else: no generator, no
     library version. Fewer eligible blocks than R: all of them.
     """
+    words = _fixed_words(num_blocks, num_random, num_heads, layer, seed)
+    out = _pick(words, _num_eligible(num_blocks, num_blocks, causal), causal)
+    out.setflags(write=False)
+    return out
+
+
+def fixed_by_document(
+    num_blocks: Int[Array, " B"],
+    most: int,
+    num_random: int,
+    num_heads: int,
+    layer: int,
+    seed: int = 0,
+) -> Int[Array, "B N M R"]:
+    """`fixed` for documents of `num_blocks` traced blocks each, -1 in rows past their own.
+
+    Args:
+      most: M, the blocks of the longest.
+    """
+    words = jnp.asarray(_fixed_words(most, num_random, num_heads, layer, seed))
+    eligible = _num_eligible(num_blocks[:, None], most, causal=False)
+    return _pick(words, eligible[:, None], causal=False)
+
+
+def _fixed_words(
+    num_blocks: int, num_random: int, num_heads: int, layer: int, seed: int
+) -> UInt32[np.ndarray, "N M R"]:
+    """16 bits of hash for each pick; they do not depend on the document's length."""
     head, row, run = np.ogrid[:num_heads, :num_blocks, :num_random]
     base = _mix(_mix(np.uint64(seed) + np.uint64(1)) ^ np.uint64(layer))
     word = _mix(base ^ (head.astype(np.uint64) << np.uint64(40)))
     word = _mix(word ^ (row.astype(np.uint64) << np.uint64(8)) ^ run.astype(np.uint64))
-    fraction = (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    eligible = _num_eligible(num_blocks, causal)[None, :, None]
+    return (word >> np.uint64(48)).astype(np.uint32)
+
+
+def _pick(words, eligible, causal: bool):
+    """One block from each run of a row's eligible ones, in integers: host and trace agree.
+
+    Args:
+      words: [N, M, R], of 16 bits.
+      eligible: [..., M], fewer than 2^16.
+    """
+    xp = np if isinstance(eligible, np.ndarray) else jnp
+    num_random = words.shape[-1]
+    row, run = np.arange(words.shape[-2])[:, None], np.arange(num_random)
+    eligible = eligible[..., None]
     low = eligible * run // max(num_random, 1)
     high = eligible * (run + 1) // max(num_random, 1)
-    rank = low + np.floor(fraction * (high - low)).astype(np.int64)
+    span = (high - low).astype(xp.uint32)
+    rank = low + ((words * span) >> xp.uint32(16)).astype(xp.int32)
     few = eligible <= num_random
-    rank = np.where(few, run, rank)
-    valid = np.where(few, run < eligible, True)
-    out = np.where(valid, _nth_eligible(rank, row, causal), -1).astype(np.int32)
-    out.setflags(write=False)
+    rank = xp.where(few, run, rank)
+    valid = xp.where(few, run < eligible, True)
+    return xp.where(valid, _nth_eligible(rank, row, causal), -1).astype(xp.int32)
+
+
+def google_by_document(
+    num_blocks: Int[Array, " B"],
+    most: int,
+    block_size: int,
+    num_random: int,
+    num_heads: int,
+    layer: int,
+) -> Int[Array, "B N M R"]:
+    """`google` for documents of `num_blocks` > 2R + 5 traced blocks each.
+
+    Rows past a document's own hold blocks too: leave them out.
+    """
+
+    def rule(rows: int) -> np.ndarray:
+        return google(rows, block_size, num_random, num_heads, layer)
+
+    return _by_length(num_blocks, most, block_size, num_random, rule)
+
+
+def hf_training_by_document(
+    num_blocks: Int[Array, " B"],
+    most: int,
+    block_size: int,
+    num_random: int,
+    num_heads: int,
+    layer: int,
+    table_length: int,
+) -> Int[Array, "B N M R"]:
+    """`hf_training` for documents of `num_blocks` > 2R + 5 traced blocks each; see
+    `google_by_document`."""
+
+    def rule(rows: int) -> np.ndarray:
+        return hf_training(rows, block_size, num_random, num_heads, layer, table_length)
+
+    return _by_length(num_blocks, most, block_size, num_random, rule)
+
+
+def rows_of_any_length(num_blocks: int, block_size: int, num_random: int) -> int:
+    """Rows of a paper pattern whose first `num_blocks` are those of every length but the paper's.
+
+    Such rows do not depend on how many there are, but for the last one.
+    """
+    rows = max(num_blocks, 2 * num_random + 5) + 1
+    return rows + (rows * block_size in PAPER_LENGTHS)
+
+
+def _by_length(
+    num_blocks: Array,
+    most: int,
+    block_size: int,
+    num_random: int,
+    rule: Callable[[int], np.ndarray],
+) -> Array:
+    """Picks each document's rows: those of its length if the paper treats it by itself."""
+    any_length = rule(rows_of_any_length(most, block_size, num_random))[:, :most]
+    out = jnp.asarray(any_length)[None]
+    for length in PAPER_LENGTHS:
+        rows = length // block_size
+        if length % block_size or rows > most:
+            continue
+        own = np.full(any_length.shape, -1, np.int32)
+        own[:, :rows] = rule(rows)
+        out = jnp.where((num_blocks == rows)[:, None, None, None], jnp.asarray(own), out)
     return out
 
 
@@ -141,13 +247,21 @@ def redraw(
     num_heads: int,
     *,
     causal: bool = False,
-) -> Int[Array, "N M R"]:
+    by_document: Int[Array, " B"] | None = None,
+) -> Int[Array, "#B N M R"]:
     """A fresh uniform draw inside a traced step: distinct, outside window and globals.
 
     Independent over heads and rows. Cost O(N M R^2): the j-th draw is made among the E - j blocks
     left and then shifted past the earlier ones, which gives every R-subset the same chance.
+
+    Args:
+      by_document: each document's own number of blocks, at most `num_blocks`: all documents use one
+        draw, each among its own blocks. Adds the axis B in front.
     """
-    eligible = jnp.asarray(_num_eligible(num_blocks, causal))[None, :]
+    if by_document is None:
+        eligible = jnp.asarray(_num_eligible(num_blocks, num_blocks, causal))[None, :]
+    else:
+        eligible = _num_eligible(by_document[:, None], num_blocks, causal)[:, None, :]
     row = jnp.arange(num_blocks)[None, :]
     drawn: list[Array] = []
     picks: list[Array] = []
@@ -162,7 +276,8 @@ def redraw(
         drawn.append(rank)
         picks.append(jnp.where(j < eligible, _nth_eligible(rank, row, causal), -1))
     if not picks:
-        return jnp.zeros((num_heads, num_blocks, 0), jnp.int32)
+        lead = () if by_document is None else by_document.shape
+        return jnp.zeros((*lead, num_heads, num_blocks, 0), jnp.int32)
     return jnp.stack(picks, axis=-1).astype(jnp.int32)
 
 
@@ -175,16 +290,19 @@ def _mix(word: np.ndarray | np.uint64) -> np.ndarray:
         return word ^ (word >> np.uint64(31))
 
 
-def _num_eligible(num_blocks: int, causal: bool) -> Int[np.ndarray, " M"]:
-    """How many blocks lie outside each row's window and globals."""
-    row = np.arange(num_blocks)
-    if causal:
-        return np.maximum(row - 2, 0).astype(np.int32)  # blocks 1..i-2
+def _num_eligible(num_blocks: int | Array, rows: int, causal: bool):
+    """How many blocks lie outside the window and the globals of rows 0..rows-1.
+
+    `num_blocks` may be traced, of shape [..., 1]; rows past it have none.
+    """
+    xp = jnp if isinstance(num_blocks, jax.Array) else np
+    row = np.arange(rows)
     before = np.maximum(row - 2, 0)  # blocks 1..i-2
-    after = np.maximum(num_blocks - 3 - row, 0)  # blocks i+2..M-2
-    out = before + after
-    out[[0, -1]] = 0
-    return out.astype(np.int32)
+    if causal:
+        return before.astype(np.int32)
+    after = xp.maximum(num_blocks - 3 - row, 0)  # blocks i+2..M-2
+    middle = (row > 0) & (row < num_blocks - 1)
+    return xp.where(middle, before + after, 0).astype(xp.int32)
 
 
 def _nth_eligible(rank, row, causal: bool):

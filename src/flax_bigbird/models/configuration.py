@@ -48,8 +48,6 @@ def check_config(config: Any) -> None:
         )
     activation(config.hidden_act)
     random_rule(config)
-    if getattr(config, "padding_invariant", False):
-        raise ValueError(
-            "config.padding_invariant=True is not available in this version: leave it out, and "
-            "give a document the same padding wherever its result must be the same"
-        )
+    invariant = getattr(config, "padding_invariant", None)
+    if invariant not in (None, False, True):
+        raise ValueError(f"config.padding_invariant must be True or False; got {invariant!r}")

@@ -12,7 +12,13 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention import block_sparse_attention, full_attention, reference
 from flax_bigbird.nn.context import Call
 from flax_bigbird.nn.embeddings import dense, layer_norm
-from flax_bigbird.nn.patterns import layer_pattern, uses_full_attention
+from flax_bigbird.nn.patterns import (
+    document_blocks,
+    is_padding_invariant,
+    layer_pattern,
+    layer_pattern_by_document,
+    uses_full_attention,
+)
 
 
 def full_attention_probabilities(
@@ -105,9 +111,14 @@ class BigBirdSelfAttention(nn.Module):
         key = None
         if not call.deterministic and self.has_rng("indices"):
             key = self.make_rng("indices")
-        pattern = layer_pattern(
-            self.config, self.layer, q.shape[1], train=not call.deterministic, key=key
-        )
+        config, length, train = self.config, q.shape[1], not call.deterministic
+        if mask is not None and not config.is_decoder and is_padding_invariant(config):
+            documents = document_blocks(mask, config.block_size)
+            pattern = layer_pattern_by_document(
+                config, self.layer, documents, length, train=train, key=key
+            )
+        else:
+            pattern = layer_pattern(config, self.layer, length, train=train, key=key)
         context = block_sparse_attention(q, k, v, pattern, mask=mask)
         if not call.output_attentions:
             return context, None
