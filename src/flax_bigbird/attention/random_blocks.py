@@ -6,6 +6,7 @@ Rows 0 and M-1 of an encoder read everything and have none.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -153,7 +154,7 @@ def _fixed_words(
     return (word >> np.uint64(48)).astype(np.uint32)
 
 
-def _pick(words, eligible, causal: bool):
+def _pick(words, eligible, causal: bool) -> Any:
     """One block from each run of a row's eligible ones, in integers: host and trace agree.
 
     Args:
