@@ -30,12 +30,15 @@ OTHER_MODULE_CALL = f"input_ids attention_mask token_type_ids position_ids head_
 
 
 def names(function) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name != "self"]
+    """The parameters that may be given by position."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.name != "self" and p.kind != p.KEYWORD_ONLY]
 
 
 def defaults(function) -> dict[str, object]:
     parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    positional = [p for p in parameters if p.kind != p.KEYWORD_ONLY]
+    return {p.name: p.default for p in positional if p.default is not p.empty}
 
 
 @pytest.mark.parametrize("task", TASKS)

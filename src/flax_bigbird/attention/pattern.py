@@ -89,6 +89,61 @@ class BlockPattern:
         return cls(blocks, counts, np.asarray([global_rows], np.int32), block_size, causal)
 
 
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How many blocks are global and how wide the window is; the default is BigBird's.
+
+    Attributes:
+      reach: window blocks on either side of a row's own.
+      leading, trailing: global blocks at the beginning and at the end: every row reads them, and
+        their rows read everything. A decoder has no trailing ones, and no row that reads all.
+    """
+
+    reach: int = 1
+    leading: int = 1
+    trailing: int = 1
+
+    @property
+    def width(self) -> int:
+        """The distinct blocks a row reads besides the random ones."""
+        return self.leading + self.trailing + 2 * self.reach + 1
+
+    def is_middle(self, row: Any, num_blocks: Any) -> Any:
+        """Whether rows are neither global nor past the last block. Works on traced arrays."""
+        return (row >= self.leading) & (row < num_blocks - self.trailing)
+
+    def global_rows(self, num_blocks: int) -> Int[np.ndarray, " G"]:
+        """The rows that read everything."""
+        row = np.arange(num_blocks)
+        return row[~self.is_middle(row, num_blocks)].astype(np.int32)
+
+    def fixed_blocks(self, num_blocks: Any, rows: int, *, causal: bool = False) -> tuple[Any, Any]:
+        """Global and window blocks of rows 0..rows-1: ids and whether they count, `[..., rows, K]`.
+
+        No block is listed twice. `num_blocks` may be traced, of shape `[..., 1, 1]`.
+        """
+        row = np.arange(rows)[:, None]
+        leading, trailing = np.arange(self.leading), np.arange(self.trailing)
+        after = 0 if causal else self.reach
+        window = row + np.arange(-self.reach, after + 1)
+        if causal:
+            first = np.broadcast_to(leading, (rows, self.leading))
+            ids = np.concatenate([first, window], -1)
+            return ids, np.concatenate([first <= row, window >= self.leading], -1)
+        xp: Any = jnp if isinstance(num_blocks, jax.Array) else np
+        shape = (*np.shape(num_blocks)[:-2], rows)
+        last = xp.broadcast_to(num_blocks - 1 - trailing, (*shape, self.trailing))
+        first = xp.broadcast_to(leading, (*shape, self.leading))
+        window = xp.broadcast_to(window, (*shape, window.shape[-1]))
+        inside = (window >= self.leading) & (window < num_blocks - self.trailing)
+        ids = xp.concatenate([first, window, last], -1)
+        valid = xp.concatenate([first < num_blocks, inside, last >= self.leading], -1)
+        return ids, valid
+
+
+BIGBIRD = Layout()
+
+
 def merge_repeats(ids: IntArray, valid: Any) -> tuple[IntArray, IntArray]:
     """Sorts each row's ids and merges repeats: `(blocks, counts)`, unused entries (0, 0) last.
 
@@ -123,6 +178,7 @@ def bigbird_pattern(
     random: IntArray | None = None,
     extra_first: int = 0,
     causal: bool = False,
+    layout: Layout = BIGBIRD,
 ) -> BlockPattern:
     """BigBird's pattern: global, window and random blocks (paper, section 2).
 
@@ -133,24 +189,21 @@ def bigbird_pattern(
         Repeats, and overlaps with the window and the globals, count as often as they are listed.
       extra_first: how many more times block 0 counts in every row but the global ones: what both
         Hugging Face ports put in the place of random blocks in evaluation (transformers 23055).
-      causal: the decoder's pattern: blocks 0, i-1, i; no row and no trailing block is global.
+      causal: the decoder's pattern: leading blocks, then the row's window up to itself; no row and
+        no trailing block is global.
+      layout: how many global and window blocks; default BigBird's.
 
     Returns:
-      A pattern of at most 5 + R entries a row.
+      A pattern of at most `layout.width` + R entries a row.
     """
     row = np.arange(num_blocks)
-    last = num_blocks - 1
+    fixed, valid = layout.fixed_blocks(num_blocks, num_blocks, causal=causal)
     if causal:
-        fixed = np.stack([row * 0, row - 1, row], -1)
-        valid = np.stack([row >= 0, row >= 2, row >= 1], -1)
         global_rows = np.zeros((1, 0), np.int32)
         extra_rows = row >= 1
     else:
-        fixed = np.stack([row * 0, row - 1, row, row + 1, row * 0 + last], -1)
-        valid = (fixed > 0) & (fixed < last)
-        valid[:, 0], valid[:, 4] = True, last > 0
-        global_rows = np.unique([0, last]).astype(np.int32)[None]
-        extra_rows = (row > 0) & (row < last)
+        global_rows = layout.global_rows(num_blocks)[None]
+        extra_rows = layout.is_middle(row, num_blocks)
     if extra_first:
         fixed = np.concatenate([fixed, np.zeros((num_blocks, extra_first), int)], -1)
         valid = np.concatenate([valid, np.repeat(extra_rows[:, None], extra_first, -1)], -1)
@@ -162,70 +215,6 @@ def bigbird_pattern(
         ids = xp.concatenate([xp.broadcast_to(ids, (heads, *ids.shape[1:])), random], -1)
         ok = xp.concatenate([xp.broadcast_to(ok, (heads, *ok.shape[1:])), random >= 0], -1)
     if not causal:  # global rows read everything, so their lists stay empty
-        middle = np.ones((num_blocks, 1), bool)
-        middle[[0, last]] = False
-        ok = ok & middle
+        ok = ok & layout.is_middle(row, num_blocks)[:, None]
     blocks, counts = merge_repeats(ids, ok)
     return BlockPattern(blocks[None], counts[None], global_rows, block_size, causal)
-
-
-def bigbird_pattern_by_document(
-    num_blocks: Int[Array, " B"],
-    most: int,
-    block_size: int,
-    *,
-    full_up_to: int = 0,
-    random: Int[Array, "#B N M R"] | None = None,
-    extra_first: int = 0,
-) -> BlockPattern:
-    """An encoder's pattern in which each document is as long as it is, whatever it is padded to.
-
-        M = 5; document of 3 blocks      of 5 blocks
-          k 0 1 2 3 4                      k 0 1 2 3 4
-        q 0 x x x    <- global row       q 0 x x x x x   <- global row
-          1 x x x                          1 x x x   x
-          2 x x x    <- global row         2 x x x x x
-          3            (padding)           3 x   x x x
-          4                                4 x x x x x   <- global row
-
-    Args:
-      num_blocks: each document's blocks, traced, in 1..most.
-      most: M, of the longest there may be.
-      full_up_to: documents of at most so many blocks read every block of theirs, once.
-      random: as for `bigbird_pattern`, by document or shared; what lies in rows past a document's
-        own is left out.
-      extra_first: as for `bigbird_pattern`.
-
-    Returns:
-      A traced pattern of at most max(5 + R, full_up_to) entries a row. The blocks past a document's
-      last are to be masked as keys.
-    """
-    row = np.arange(most)
-    last = num_blocks[:, None] - 1
-    window = [jnp.broadcast_to(row + offset, (len(num_blocks), most)) for offset in (-1, 0, 1)]
-    first = jnp.zeros_like(window[0])
-    fixed = jnp.stack([first, *window, jnp.broadcast_to(last, first.shape)], -1)
-    valid = (fixed > 0) & (fixed < last[..., None])
-    valid = valid.at[..., 0].set(True).at[..., 4].set(jnp.broadcast_to(last > 0, first.shape))
-    if extra_first:
-        again = (*first.shape, extra_first)
-        fixed = jnp.concatenate([fixed, jnp.zeros(again, fixed.dtype)], -1)
-        valid = jnp.concatenate([valid, jnp.ones(again, bool)], -1)
-    ids, ok = fixed[:, None], valid[:, None]
-    if random is not None and random.shape[-1]:
-        lead = (len(num_blocks), random.shape[1], most)
-        picks = jnp.broadcast_to(random, (*lead, random.shape[-1]))
-        ids = jnp.concatenate([jnp.broadcast_to(ids, (*lead, ids.shape[-1])), picks], -1)
-        ok = jnp.concatenate([jnp.broadcast_to(ok, (*lead, ok.shape[-1])), picks >= 0], -1)
-    middle = (row > 0) & (row < last)
-    blocks, counts = merge_repeats(ids, ok & middle[:, None, :, None])
-    width = max(blocks.shape[-1], min(full_up_to, most))
-    wider = [(0, 0)] * 3 + [(0, width - blocks.shape[-1])]
-    every = np.arange(width, dtype=np.int32)
-    in_full = (num_blocks <= full_up_to)[:, None, None, None]
-    own = (every <= last)[:, None, None, :] & (row <= last)[:, None, :, None]
-    blocks = jnp.where(in_full, every, jnp.pad(blocks, wider))
-    counts = jnp.where(in_full, own.astype(counts.dtype), jnp.pad(counts, wider))
-    blocks = jnp.where(counts > 0, blocks, 0)
-    global_rows = jnp.stack([jnp.zeros_like(num_blocks), num_blocks - 1], -1)
-    return BlockPattern(blocks, counts, global_rows.astype(jnp.int32), block_size)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
+from flax_bigbird.attention.pattern import BIGBIRD, Layout
+
 PAPER_LENGTHS = (1024, 2048, 3072, 4096)  # tokens; the lengths the authors pretrained at
 _PAPER_SPAN = 1024  # tokens from which those lengths draw their random blocks
 _PAPER_TABLE = 4096  # tokens of the pattern that those lengths are cut from
@@ -112,6 +114,7 @@ def fixed(
     seed: int = 0,
     *,
     causal: bool = False,
+    layout: Layout = BIGBIRD,
 ) -> Int[np.ndarray, "N M R"]:
     """One good pattern per layer and head: distinct blocks, outside window and globals, spread out.
 
@@ -120,7 +123,7 @@ def fixed(
     library version. Fewer eligible blocks than R: all of them.
     """
     words = _fixed_words(num_blocks, num_random, num_heads, layer, seed)
-    out = _pick(words, _num_eligible(num_blocks, num_blocks, causal), causal)
+    out = _pick(words, _num_eligible(num_blocks, num_blocks, causal, layout), causal, layout)
     out.setflags(write=False)
     return out
 
@@ -132,6 +135,7 @@ def fixed_by_document(
     num_heads: int,
     layer: int,
     seed: int = 0,
+    layout: Layout = BIGBIRD,
 ) -> Int[Array, "B N M R"]:
     """`fixed` for documents of `num_blocks` traced blocks each, -1 in rows past their own.
 
@@ -139,8 +143,8 @@ def fixed_by_document(
       most: M, the blocks of the longest.
     """
     words = jnp.asarray(_fixed_words(most, num_random, num_heads, layer, seed))
-    eligible = _num_eligible(num_blocks[:, None], most, causal=False)
-    return _pick(words, eligible[:, None], causal=False)
+    eligible = _num_eligible(num_blocks[:, None], most, False, layout)
+    return _pick(words, eligible[:, None], False, layout)
 
 
 def _fixed_words(
@@ -154,7 +158,7 @@ def _fixed_words(
     return (word >> np.uint64(48)).astype(np.uint32)
 
 
-def _pick(words, eligible, causal: bool) -> Any:
+def _pick(words, eligible, causal: bool, layout: Layout) -> Any:
     """One block from each run of a row's eligible ones, in integers: host and trace agree.
 
     Args:
@@ -172,7 +176,7 @@ def _pick(words, eligible, causal: bool) -> Any:
     few = eligible <= num_random
     rank = xp.where(few, run, rank)
     valid = xp.where(few, run < eligible, True)
-    return xp.where(valid, _nth_eligible(rank, row, causal), -1).astype(xp.int32)
+    return xp.where(valid, _nth_eligible(rank, row, causal, layout), -1).astype(xp.int32)
 
 
 def google_by_document(
@@ -249,6 +253,7 @@ def redraw(
     *,
     causal: bool = False,
     by_document: Int[Array, " B"] | None = None,
+    layout: Layout = BIGBIRD,
 ) -> Int[Array, "#B N M R"]:
     """A fresh uniform draw inside a traced step: distinct, outside window and globals.
 
@@ -260,9 +265,9 @@ def redraw(
         draw, each among its own blocks. Adds the axis B in front.
     """
     if by_document is None:
-        eligible = jnp.asarray(_num_eligible(num_blocks, num_blocks, causal))[None, :]
+        eligible = jnp.asarray(_num_eligible(num_blocks, num_blocks, causal, layout))[None, :]
     else:
-        eligible = _num_eligible(by_document[:, None], num_blocks, causal)[:, None, :]
+        eligible = _num_eligible(by_document[:, None], num_blocks, causal, layout)[:, None, :]
     row = jnp.arange(num_blocks)[None, :]
     drawn: list[Array] = []
     picks: list[Array] = []
@@ -275,7 +280,7 @@ def redraw(
             for earlier in jnp.sort(jnp.stack(drawn), axis=0):
                 rank = jnp.where(rank >= earlier, rank + 1, rank)
         drawn.append(rank)
-        picks.append(jnp.where(j < eligible, _nth_eligible(rank, row, causal), -1))
+        picks.append(jnp.where(j < eligible, _nth_eligible(rank, row, causal, layout), -1))
     if not picks:
         lead = () if by_document is None else by_document.shape
         return jnp.zeros((*lead, num_heads, num_blocks, 0), jnp.int32)
@@ -291,25 +296,25 @@ def _mix(word: np.ndarray | np.uint64) -> np.ndarray:
         return word ^ (word >> np.uint64(31))
 
 
-def _num_eligible(num_blocks: int | Array, rows: int, causal: bool):
+def _num_eligible(num_blocks: int | Array, rows: int, causal: bool, layout: Layout) -> Any:
     """How many blocks lie outside the window and the globals of rows 0..rows-1.
 
     `num_blocks` may be traced, of shape [..., 1]; rows past it have none.
     """
     xp = jnp if isinstance(num_blocks, jax.Array) else np
     row = np.arange(rows)
-    before = np.maximum(row - 2, 0)  # blocks 1..i-2
+    before = np.maximum(row - layout.reach - layout.leading, 0)
     if causal:
         return before.astype(np.int32)
-    after = xp.maximum(num_blocks - 3 - row, 0)  # blocks i+2..M-2
-    middle = (row > 0) & (row < num_blocks - 1)
+    after = xp.maximum(num_blocks - layout.trailing - 1 - row - layout.reach, 0)
+    middle = layout.is_middle(row, num_blocks)
     return xp.where(middle, before + after, 0).astype(xp.int32)
 
 
-def _nth_eligible(rank, row, causal: bool):
-    """The block at a rank among the row's eligible ones: 1..i-2, then i+2..M-2."""
+def _nth_eligible(rank, row, causal: bool, layout: Layout) -> Any:
+    """The block at a rank among the row's eligible ones: those before its window, those after."""
     if causal:
-        return rank + 1
+        return rank + layout.leading
     xp = np if isinstance(rank, np.ndarray) else jnp
-    before = xp.maximum(row - 2, 0)
-    return xp.where(rank < before, rank + 1, rank - before + row + 2)
+    before = xp.maximum(row - layout.reach - layout.leading, 0)
+    return xp.where(rank < before, rank + layout.leading, rank - before + row + layout.reach + 1)

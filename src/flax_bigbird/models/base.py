@@ -22,6 +22,7 @@ from flax_bigbird.models import cache as key_value_cache
 from flax_bigbird.models import inputs
 from flax_bigbird.models.configuration import check_config
 from flax_bigbird.models.pretrained_io import PretrainedIO
+from flax_bigbird.nn.patterns import global_block_limit, layout_of, uses_full_attention
 
 Params = dict[str, Any]
 
@@ -268,7 +269,9 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         past_key_values: Params | None = None,
+        *,
         logits_positions: Any = None,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Runs the model.
 
@@ -289,6 +292,11 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
           logits_positions: [B, P], for models with a language-model head: the logits are those of
             these positions alone, [B, P, V]. Training on masked tokens then costs the masked
             positions' share of the vocabulary matmul (see `flax_bigbird.train.losses`).
+
+          global_attention_mask: the shape of input_ids, 1 at tokens that every token is to read and
+            that are to read every token (encoders). The block that holds such a token becomes
+            global as a whole, at most `config.max_chosen_global_blocks` (8) a document. Changes
+            nothing where attention is full anyway.
 
         Returns:
           The task's output dataclass, or its `to_tuple()` with `return_dict=False`.
@@ -317,6 +325,8 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
                 )
             shape = arrays["input_ids"].shape
             extra["logits_positions"] = inputs.logits_positions(logits_positions, *shape)
+        shape = arrays["input_ids"].shape
+        extra |= self._global_tokens(global_attention_mask, attention_mask, shape)
         return self._apply(
             arrays | extra,
             params,
@@ -385,6 +395,26 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
         mask = jnp.ones(shape, bool) if mask is None else mask
         mask = inputs.key_mask("encoder_attention_mask", mask, shape)
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+    def _global_tokens(self, chosen: Any, mask: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The module's global_attention_mask, if there is one; see `__call__`."""
+        if chosen is None:
+            return {}
+        config = self.config
+        if config.is_decoder:
+            raise ValueError(
+                "global_attention_mask needs an encoder, whose tokens read those after them; got "
+                "is_decoder=True: leave it out"
+            )
+        if not layout_of(config).global_rows(1).size:
+            raise ValueError(
+                "global_attention_mask needs a leading or trailing global block; got "
+                "num_leading_global_blocks=0 and num_trailing_global_blocks=0: set one of them to 1"
+            )
+        checked = inputs.key_mask("global_attention_mask", chosen, shape)
+        if not uses_full_attention(config, shape[-1]):
+            inputs.chosen_blocks(chosen, mask, config.block_size, global_block_limit(config))
+        return {"global_attention_mask": checked}
 
     def _cache_length(self, cache: Params, shape: tuple[int, ...]) -> int:
         """The positions a cache has room for; raises where the model takes none."""

@@ -41,6 +41,8 @@ class FlaxBigBirdModule(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        *,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
@@ -55,6 +57,7 @@ class FlaxBigBirdModule(nn.Module):
             encoder_hidden_states,
             None if encoder_attention_mask is None else encoder_attention_mask != 0,
             call,
+            None if global_attention_mask is None else global_attention_mask != 0,
         )
         x = result.last_hidden_state
         crossed = output_attentions and encoder_hidden_states is not None

@@ -53,6 +53,8 @@ class FlaxBigBirdForMultipleChoiceModule(TaskModule):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        *,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         def flat(x: Array | None) -> Array | None:
             return None if x is None else x.reshape(-1, x.shape[-1])
@@ -67,6 +69,7 @@ class FlaxBigBirdForMultipleChoiceModule(TaskModule):
             deterministic,
             output_attentions,
             output_hidden_states,
+            global_attention_mask=flat(global_attention_mask),
         )
         output = output.replace(logits=output.logits.reshape(-1, choices))
         return output if return_dict else output.to_tuple()

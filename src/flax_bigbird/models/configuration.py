@@ -4,7 +4,7 @@ from typing import Any
 
 from flax_bigbird import _hf
 from flax_bigbird.nn.activations import activation
-from flax_bigbird.nn.patterns import random_rule
+from flax_bigbird.nn.patterns import check_layout, global_block_limit, random_rule
 
 _LEAST = {
     "vocab_size": 1,
@@ -48,6 +48,8 @@ def check_config(config: Any) -> None:
         )
     activation(config.hidden_act)
     random_rule(config)
+    check_layout(config)
+    global_block_limit(config)
     invariant = getattr(config, "padding_invariant", None)
     if invariant not in (None, False, True):
         raise ValueError(f"config.padding_invariant must be True or False; got {invariant!r}")

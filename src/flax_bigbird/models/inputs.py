@@ -161,6 +161,29 @@ def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
     return jnp.asarray(x, jnp.int32)
 
 
+def chosen_blocks(chosen: Any, mask: Any, block_size: int, limit: int) -> None:
+    """Raises `ValueError` when a document's global tokens lie in more than `limit` blocks.
+
+    Of host arrays only: on a device, or under `jit`, such a document's results are NaN.
+    """
+    chosen = array("global_attention_mask", chosen)
+    mask = None if mask is None else array("attention_mask", mask)
+    if not isinstance(chosen, np.ndarray) or not isinstance(mask, np.ndarray | None):
+        return
+    if mask is not None and mask.shape == chosen.shape:
+        chosen = chosen * (mask != 0)
+    marked = np.pad(
+        chosen != 0, [(0, 0)] * (chosen.ndim - 1) + [(0, -chosen.shape[-1] % block_size)]
+    )
+    blocks = marked.reshape(*marked.shape[:-1], -1, block_size).any(-1).sum(-1)
+    if blocks.size and blocks.max() > limit:
+        raise ValueError(
+            f"global_attention_mask may choose tokens in at most {limit} blocks of {block_size} a "
+            f"document (config.max_chosen_global_blocks); got {blocks.max()}: choose fewer, or "
+            "raise the limit"
+        )
+
+
 def random_key(name: str, x: Any) -> Array | None:
     """A JAX random key, new style or old, or None."""
     if x is None:

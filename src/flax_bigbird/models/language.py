@@ -84,7 +84,9 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        *,
         logits_positions: Array | None = None,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         states = self.bert(
             input_ids,
@@ -98,6 +100,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
             deterministic,
             output_attentions,
             output_hidden_states,
+            global_attention_mask=global_attention_mask,
         )
         if logits_positions is not None:
             states = at_positions(states, logits_positions)

@@ -19,7 +19,15 @@ from flax_bigbird import _hf, checkpoint
 from flax_bigbird.checkpoint import CheckpointError, writing
 
 # Configuration keys of ours, which a config.json of another origin lacks.
-OWN_CONFIG_KEYS = ("random_attention", "random_attention_seed", "padding_invariant")
+OWN_CONFIG_KEYS = (
+    "random_attention",
+    "random_attention_seed",
+    "padding_invariant",
+    "num_window_blocks",
+    "num_leading_global_blocks",
+    "num_trailing_global_blocks",
+    "max_chosen_global_blocks",
+)
 
 # Keywords of HF-Flax that change nothing here: no code of a repository is ever run, and interrupted
 # downloads always resume.

@@ -42,6 +42,8 @@ class FlaxBigBirdForQuestionAnsweringModule(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        *,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         """`logits_mask`, [B, T, 1], is true where no answer may start or end."""
         states = self.bert(
@@ -53,6 +55,7 @@ class FlaxBigBirdForQuestionAnsweringModule(nn.Module):
             deterministic=deterministic,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            global_attention_mask=global_attention_mask,
         )
         logits = self.qa_classifier(states.last_hidden_state, deterministic=deterministic)
         if logits_mask is not None:
@@ -94,6 +97,8 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        *,
+        global_attention_mask: Any = None,
     ) -> Any:
         """Runs the model; see `FlaxBigBirdPreTrainedModel.__call__` for what they share.
 
@@ -101,6 +106,7 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
           token_type_ids: default 0 on the question and 1 elsewhere, padding included.
           question_lengths: [B, 1] tokens from the start to the separator, inclusive. Default: up
             to the first `config.sep_token_id`; without one, the first token only.
+          global_attention_mask: 1 on the question, say: every token then reads it.
         """
         arrays = self._arrays(input_ids, attention_mask, token_type_ids, position_ids, head_mask)
         ids = arrays["input_ids"]
@@ -113,6 +119,7 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         if token_type_ids is None and self.config.type_vocab_size > 1:
             arrays["token_type_ids"] = (~question).astype(jnp.int32)
         arrays["logits_mask"] = question.at[:, 0].set(False)[..., None]
+        arrays |= self._global_tokens(global_attention_mask, attention_mask, ids.shape)
         return self._apply(
             arrays,
             params,

@@ -45,7 +45,9 @@ class TaskModule(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
+        *,
         logits_positions: Array | None = None,
+        global_attention_mask: Array | None = None,
     ) -> Any:
         states = self.bert(  # type: ignore[attr-defined]
             input_ids,
@@ -56,6 +58,7 @@ class TaskModule(nn.Module):
             deterministic=deterministic,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
+            global_attention_mask=global_attention_mask,
         )
         if logits_positions is not None:
             states = at_positions(states, logits_positions)

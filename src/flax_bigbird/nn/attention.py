@@ -12,13 +12,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention import block_sparse_attention, full_attention, reference
 from flax_bigbird.nn.context import Call
 from flax_bigbird.nn.embeddings import dense, layer_norm
-from flax_bigbird.nn.patterns import (
-    document_blocks,
-    is_padding_invariant,
-    layer_pattern,
-    layer_pattern_by_document,
-    uses_full_attention,
-)
+from flax_bigbird.nn.patterns import call_pattern, layer_pattern, uses_full_attention
 
 
 def full_attention_probabilities(
@@ -65,8 +59,12 @@ class BigBirdSelfAttention(nn.Module):
         head_mask: Float[Array, " N"] | None,
         source: Float[Array, "B S D"] | None,
         call: Call,
+        chosen: Bool[Array, "B T"] | None = None,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-        """`(context, probabilities or None)`; `mask` is over keys, `source` gives them."""
+        """`(context, probabilities or None)`; `mask` is over keys, `source` gives them.
+
+        The blocks of `chosen` tokens are global too.
+        """
         source = x if source is None else source
         q = self._heads(self.query(x))
         k, v = self._heads(self.key(source)), self._heads(self.value(source))
@@ -76,7 +74,7 @@ class BigBirdSelfAttention(nn.Module):
         elif self.cross or uses_full_attention(self.config, x.shape[1]):
             context, probabilities = self._attend_full(q, k, v, mask, call)
         else:
-            context, probabilities = self._attend_sparse(q, k, v, mask, call)
+            context, probabilities = self._attend_sparse(q, k, v, mask, call, chosen)
         if head_mask is not None:
             # Scaling a head's probabilities scales its context.
             head_mask = head_mask.astype(context.dtype)
@@ -107,19 +105,22 @@ class BigBirdSelfAttention(nn.Module):
         dropped = self.dropout(probabilities, deterministic=call.deterministic)
         return jnp.einsum("bnts,bsnh->btnh", dropped, v), probabilities
 
-    def _attend_sparse(self, q, k, v, mask, call: Call):
+    def _attend_sparse(self, q, k, v, mask, call: Call, chosen=None):
         key = None
         if not call.deterministic and self.has_rng("indices"):
             key = self.make_rng("indices")
-        config, length, train = self.config, q.shape[1], not call.deterministic
-        if mask is not None and not config.is_decoder and is_padding_invariant(config):
-            documents = document_blocks(mask, config.block_size)
-            pattern = layer_pattern_by_document(
-                config, self.layer, documents, length, train=train, key=key
-            )
-        else:
-            pattern = layer_pattern(config, self.layer, length, train=train, key=key)
+        pattern, undefined = call_pattern(
+            self.config,
+            self.layer,
+            q.shape[1],
+            mask=mask,
+            chosen=chosen,
+            train=not call.deterministic,
+            key=key,
+        )
         context = block_sparse_attention(q, k, v, pattern, mask=mask)
+        if undefined is not None:  # shown, as a traced value cannot raise
+            context = jnp.where(undefined[:, None, None, None], jnp.nan, context)
         if not call.output_attentions:
             return context, None
         padding = pattern.num_blocks * pattern.block_size - q.shape[1]
@@ -198,6 +199,6 @@ class BigBirdAttention(nn.Module):
         self.self = BigBirdSelfAttention(self.config, self.layer, self.cross, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
 
-    def __call__(self, x, mask, head_mask, source, call: Call):
-        context, probabilities = self.self(x, mask, head_mask, source, call)
+    def __call__(self, x, mask, head_mask, source, call: Call, chosen=None):
+        context, probabilities = self.self(x, mask, head_mask, source, call, chosen)
         return self.output(context, x, deterministic=call.deterministic), probabilities

@@ -43,9 +43,9 @@ class BigBirdLayer(nn.Module):
         self.intermediate = Intermediate(self.config, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
 
-    def __call__(self, x, mask, head_mask, encoder_states, encoder_mask, call: Call):
+    def __call__(self, x, mask, head_mask, encoder_states, encoder_mask, call: Call, chosen=None):
         """`(x, self-attention probabilities, cross-attention probabilities)`, or None for each."""
-        x, probabilities = self.attention(x, mask, head_mask, None, call)
+        x, probabilities = self.attention(x, mask, head_mask, None, call, chosen)
         cross_probabilities = None
         if encoder_states is not None:
             x, cross_probabilities = self.crossattention(
@@ -88,12 +88,13 @@ class LayerStack(nn.Module):
         encoder_states: Float[Array, "B S D"] | None,
         encoder_mask: Bool[Array, "B S"] | None,
         call: Call,
+        chosen: Bool[Array, "B T"] | None = None,
     ) -> EncoderResult:
         states, attentions, cross_attentions = [x], [], []
         for i, layer in enumerate(self.layers):
             layer_head_mask = None if head_mask is None else head_mask[i]
             x, probabilities, cross = layer(
-                x, mask, layer_head_mask, encoder_states, encoder_mask, call
+                x, mask, layer_head_mask, encoder_states, encoder_mask, call, chosen
             )
             states.append(x)
             attentions.append(probabilities)

@@ -9,9 +9,12 @@ from jaxtyping import Array, Bool, Int
 
 from flax_bigbird.attention import (
     BlockPattern,
+    Layout,
     bigbird_pattern,
     bigbird_pattern_by_document,
+    chosen_blocks,
     random_blocks,
+    with_global_blocks,
 )
 
 RULES = ("hf", "google", "fixed")
@@ -30,6 +33,49 @@ def is_padding_invariant(config: Any) -> bool:
     return bool(getattr(config, "padding_invariant", False))
 
 
+def layout_of(config: Any) -> Layout:
+    """Window and globals: BigBird's, unless the configuration has keys of ours for them.
+
+    `num_window_blocks` (3, odd), `num_leading_global_blocks` (1), `num_trailing_global_blocks` (1).
+    """
+
+    def number(name: str, default: int) -> int:
+        value = getattr(config, name, None)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"config.{name} must be an integer, 0 or more; got {value!r}")
+        return value
+
+    window = number("num_window_blocks", 3)
+    if window % 2 == 0:
+        raise ValueError(
+            "config.num_window_blocks must be odd (a row's own block and as many on either side); "
+            f"got {window}: take {window + 1}"
+        )
+    leading = number("num_leading_global_blocks", 1)
+    return Layout(window // 2, leading, number("num_trailing_global_blocks", 1))
+
+
+def check_layout(config: Any) -> None:
+    """Raises `ValueError` where the random rule is not defined for the window and the globals."""
+    wide = layout_of(config) != Layout()
+    if wide and config.num_random_blocks and random_rule(config) == "google":
+        raise ValueError(
+            "config.random_attention='google' is defined for 3 window blocks and one global block "
+            f"at each end; got {layout_of(config)}: use 'fixed'"
+        )
+
+
+def global_block_limit(config: Any) -> int:
+    """`config.max_chosen_global_blocks`: most blocks that `global_attention_mask` may choose."""
+    limit = getattr(config, "max_chosen_global_blocks", None)
+    limit = 8 if limit is None else limit
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(f"config.max_chosen_global_blocks must be at least 1; got {limit!r}")
+    return limit
+
+
 def uses_full_attention(config: Any, length: int) -> bool:
     """Whether a call of `length` tokens runs full attention: decided per call, from the shape.
 
@@ -44,8 +90,8 @@ def uses_full_attention(config: Any, length: int) -> bool:
 
 
 def full_blocks(config: Any) -> int:
-    """Up to how many blocks an encoder attends in full: 5 + 2R."""
-    return 5 + 2 * config.num_random_blocks
+    """Up to how many blocks an encoder attends in full: globals, window and 2R; 5 + 2R."""
+    return layout_of(config).width + 2 * config.num_random_blocks
 
 
 def layer_pattern(
@@ -61,15 +107,20 @@ def layer_pattern(
     """
     size, num_random = config.block_size, config.num_random_blocks
     num_blocks = -(-length // size)
-    heads, causal = config.num_attention_heads, config.is_decoder
+    heads, causal, layout = config.num_attention_heads, config.is_decoder, layout_of(config)
+    build = functools.partial(bigbird_pattern, num_blocks, size, causal=causal, layout=layout)
     rule = random_rule(config)
     if key is not None:
-        random = random_blocks.redraw(key, num_blocks, num_random, heads, causal=causal)
+        random = random_blocks.redraw(
+            key, num_blocks, num_random, heads, causal=causal, layout=layout
+        )
     elif rule == "fixed":
         seed = getattr(config, "random_attention_seed", None) or 0
-        random = random_blocks.fixed(num_blocks, num_random, heads, layer, seed, causal=causal)
+        random = random_blocks.fixed(
+            num_blocks, num_random, heads, layer, seed, causal=causal, layout=layout
+        )
     elif rule == "hf" and (causal or not train):
-        return bigbird_pattern(num_blocks, size, extra_first=num_random, causal=causal)
+        return build(extra_first=num_random)
     elif causal:
         # Cut to the past, from the rows that do not depend on M: not the last one of a pattern,
         # and not a length that the paper's plan treats by itself.
@@ -78,11 +129,54 @@ def layer_pattern(
         past = random <= np.arange(num_blocks)[None, :, None] - 2
         random = np.where(past, random, -1)
     elif rule == "hf":
+        _check_hf_training(config)
         table = config.max_position_embeddings
         random = random_blocks.hf_training(num_blocks, size, num_random, heads, layer, table)
     else:
         random = random_blocks.google(num_blocks, size, num_random, heads, layer)
-    return bigbird_pattern(num_blocks, size, random=random, causal=causal)
+    return build(random=random)
+
+
+def _check_hf_training(config: Any) -> None:
+    if config.num_random_blocks and layout_of(config) != Layout():
+        raise ValueError(
+            "config.random_attention='hf' trains with HF-Torch's random blocks, which are defined "
+            "for 3 window blocks and one global block at each end; got "
+            f"{layout_of(config)}: use 'fixed', pass indices_rng, or set num_random_blocks=0"
+        )
+
+
+def call_pattern(
+    config: Any,
+    layer: int,
+    length: int,
+    *,
+    mask: Bool[Array, "B T"] | None = None,
+    chosen: Bool[Array, "B T"] | None = None,
+    train: bool = False,
+    key: Array | None = None,
+) -> tuple[BlockPattern, Bool[Array, " B"] | None]:
+    """The pattern of one layer in one call, with what the documents' own masks change.
+
+    Args:
+      mask: False at padding; tells each document's length with `config.padding_invariant`.
+      chosen: tokens whose blocks are global too.
+      layer, length, train, key: as for `layer_pattern`.
+
+    Returns:
+      The pattern, and which documents choose more blocks than `global_block_limit` (None without
+      `chosen`): their results are not defined.
+    """
+    if mask is not None and is_padding_invariant(config) and not config.is_decoder:
+        documents = document_blocks(mask, config.block_size)
+        pattern = layer_pattern_by_document(config, layer, documents, length, train=train, key=key)
+    else:
+        pattern = layer_pattern(config, layer, length, train=train, key=key)
+    if chosen is None:
+        return pattern, None
+    chosen = chosen if mask is None else chosen & mask
+    blocks, too_many = chosen_blocks(chosen, config.block_size, global_block_limit(config))
+    return with_global_blocks(pattern, blocks), too_many
 
 
 def document_blocks(mask: Bool[Array, "B T"], block_size: int) -> Int[Array, " B"]:
@@ -114,19 +208,29 @@ def layer_pattern_by_document(
       length: T, that they are padded to.
     """
     size, num_random = config.block_size, config.num_random_blocks
-    most, heads = -(-length // size), config.num_attention_heads
+    most, heads, layout = -(-length // size), config.num_attention_heads, layout_of(config)
     build = functools.partial(
-        bigbird_pattern_by_document, num_blocks, most, size, full_up_to=full_blocks(config)
+        bigbird_pattern_by_document,
+        num_blocks,
+        most,
+        size,
+        full_up_to=full_blocks(config),
+        layout=layout,
     )
     rule = random_rule(config)
     if key is not None:
-        random = random_blocks.redraw(key, most, num_random, heads, by_document=num_blocks)
+        random = random_blocks.redraw(
+            key, most, num_random, heads, by_document=num_blocks, layout=layout
+        )
     elif rule == "fixed":
         seed = getattr(config, "random_attention_seed", None) or 0
-        random = random_blocks.fixed_by_document(num_blocks, most, num_random, heads, layer, seed)
+        random = random_blocks.fixed_by_document(
+            num_blocks, most, num_random, heads, layer, seed, layout
+        )
     elif rule == "google":
         random = random_blocks.google_by_document(num_blocks, most, size, num_random, heads, layer)
     elif train:
+        _check_hf_training(config)
         random = random_blocks.hf_training_by_document(
             num_blocks, most, size, num_random, heads, layer, config.max_position_embeddings
         )
