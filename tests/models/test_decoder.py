@@ -1,5 +1,7 @@
 """Causal models: no future, key-value cache equal to one shot, cross-attention."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,47 +33,147 @@ def left_padded(length: int) -> dict[str, np.ndarray]:
 
 
 def test_no_future(model):
-    """Changing a token changes nothing before it."""
-    inputs = tiny_models.inputs()
-    inputs["attention_mask"][:] = 1
-    before = tiny_models.run(model, inputs).logits
-    for at in (1, 14, T - 1):
-        ids = inputs["input_ids"].copy()
-        ids[:, at] = 4 + (ids[:, at] - 3) % 30
-        after = tiny_models.run(model, inputs | {"input_ids": ids}).logits
-        tiny_models.close(after[:, :at], before[:, :at], 1e-6)
-        assert tiny_models.differ(after[:, at], before[:, at])
+    """Changing any token changes nothing before it: neither outputs nor their gradients."""
+    ids = tiny_models.inputs()["input_ids"][:1]
+    changed = np.repeat(ids, T, 0)
+    changed[np.arange(T), np.arange(T)] = 4 + (ids[0] - 3) % 30
+    weights = np.random.default_rng(0).standard_normal((T, tiny_models.V)).astype(np.float32)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    def before(params, row, at):
+        """Logits of one row, and the gradient of those before `at`."""
+
+        def loss(params):
+            logits = model(row[None], params=params).logits[0]
+            return ((jnp.arange(T) < at)[:, None] * weights * logits).sum(), logits
+
+        gradient, logits = jax.grad(loss, has_aux=True)(params)
+        return logits, gradient
+
+    logits, gradients = before(model.params, np.repeat(ids, T, 0), np.arange(T))
+    other_logits, other_gradients = before(model.params, changed, np.arange(T))
+    tiny_models.close(gradients, other_gradients, 1e-4)
+    for at in range(T):
+        tiny_models.close(other_logits[at, :at], logits[at, :at], 1e-6)
+        assert tiny_models.differ(other_logits[at, at], logits[at, at])
+
+
+DOCUMENTS = [(0, T), (5, T), (0, 9), (11, 24), (T - 1, T), (3, 4)]  # first slot, slot of the end
+
+
+def padded_documents() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A batch of documents padded left and right, positions counted from their first token."""
+    ids = np.random.default_rng(3).integers(4, tiny_models.V, (len(DOCUMENTS), T))
+    mask = np.zeros_like(ids)
+    for row, (first, end) in zip(mask, DOCUMENTS, strict=True):
+        row[first:end] = 1
+    positions = np.maximum(mask.cumsum(-1) - 1, 0)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    return {key: x.astype(np.int32) for key, x in inputs.items()}, mask != 0
+
+
+def test_documents_in_a_batch_equal_themselves_alone(model):
+    """Padding on the left, on the right and on both sides: logits and gradients."""
+    inputs, real = padded_documents()
+    weights = np.random.default_rng(0).standard_normal((T, tiny_models.V)).astype(np.float32)
+
+    @jax.jit
+    def run(params, inputs, weights):
+        def loss(params):
+            logits = model(**inputs, params=params).logits
+            return (logits * weights).sum(), logits
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    counted = np.zeros((*real.shape, tiny_models.V), np.float32)
+    total = jax.tree.map(jnp.zeros_like, model.params)
+    alone = []
+    for (first, end), row in zip(DOCUMENTS, inputs["input_ids"], strict=True):
+        gradient, logits = run(model.params, {"input_ids": row[None, first:end]}, weights[: end - first])
+        counted[len(alone), first:end] = weights[: end - first]
+        total = jax.tree.map(jnp.add, total, gradient)
+        alone.append(logits[0])
+    gradient, logits = run(model.params, inputs, counted)
+    for row, document, own in zip(np.asarray(logits), alone, real, strict=True):
+        np.testing.assert_allclose(row[own], document, atol=1e-5, rtol=1e-5)
+    tiny_models.close(gradient, total, 1e-4)
 
 
 @pytest.mark.parametrize(
     ("chunks", "max_length"),
-    [([1] * T, 48), ([9, 1, 16, 4], T), ([T], 48)],
-    ids=["steps", "chunks", "whole"],
+    [([1] * T, 48), ([9, 1, 16, 4], T), ([T], 48), ([14, *[1] * 16], 31)],
+    ids=["steps", "chunks", "whole", "prompt and steps"],
 )
 def test_cache_equals_one_shot(model, chunks, max_length):
-    inputs = left_padded(T)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    positions = np.maximum(mask.cumsum(-1) - 1, 0)
-    whole = tiny_models.run(model, inputs | {"position_ids": positions}).logits
-    cache = model.init_cache(B, max_length)
-    wide = np.zeros((B, max_length), np.int32)
-    wide[:, :T] = mask
+    """Whatever the pieces, with padding on both sides and a hole."""
+    inputs, real = padded_documents()
+    inputs["attention_mask"][0, 7], real[0, 7] = 0, False
+    whole = tiny_models.run(model, inputs).logits
+    wide = np.zeros((len(DOCUMENTS), max_length), np.int32)
+    wide[:, :T] = inputs["attention_mask"]
+    got = in_pieces(model, inputs | {"attention_mask": wide}, chunks, max_length)
+    np.testing.assert_allclose(got[real], np.asarray(whole)[real], atol=3e-5, rtol=3e-5)
+
+
+def in_pieces(model, inputs, chunks, max_length, **options):
+    """Logits of a sequence that is given to a cache piece by piece, the first as a prefill."""
+    cache = model.init_cache(len(inputs["input_ids"]), max_length)
     start, parts = 0, []
     for size in chunks:
         at = slice(start, start + size)
-        step = {
-            "input_ids": ids[:, at],
-            "attention_mask": wide,
-            "position_ids": positions[:, at],
-            "past_key_values": cache,
-        }
-        out = tiny_models.run(model, step)
+        step = inputs | {key: inputs[key][:, at] for key in ("input_ids", "position_ids")}
+        if start:
+            out = tiny_models.run(model, step | {"past_key_values": cache}, **options)
+        else:  # an empty cache that is known to be one
+            out = jax.jit(functools.partial(model, past_key_values=cache, **options))(**step)
         cache = out.past_key_values
         parts.append(out.logits)
         start += size
-    real = mask != 0
-    got = np.concatenate(parts, 1)
+    return np.concatenate(parts, 1)
+
+
+def test_an_unknown_first_piece_equals_one_shot(model):
+    """Under `jit` nobody knows that the cache is empty."""
+    inputs, real = padded_documents()
+    whole = tiny_models.run(model, inputs).logits
+    cache = {"past_key_values": model.init_cache(len(DOCUMENTS), T)}
+    got = np.asarray(tiny_models.run(model, inputs | cache).logits)
     np.testing.assert_allclose(got[real], np.asarray(whole)[real], atol=3e-5, rtol=3e-5)
+
+
+def test_attentions_with_a_cache(model):
+    """[B, N, T, S] over the cache's slots, equal to those of one shot; rows sum to 1."""
+    inputs, real = padded_documents()
+    whole = tiny_models.run(model, inputs, output_attentions=True).attentions[0]
+    cache = model.init_cache(len(DOCUMENTS), T)
+    for at in (slice(0, 13), slice(13, T - 1), slice(T - 1, T)):
+        piece = inputs | {key: inputs[key][:, at] for key in ("input_ids", "position_ids")}
+        out = tiny_models.run(model, piece | {"past_key_values": cache}, output_attentions=True)
+        cache = out.past_key_values
+        probabilities = np.asarray(out.attentions[0]).transpose(0, 2, 1, 3)[real[:, at]]
+        np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+        want = np.asarray(whole)[:, :, at].transpose(0, 2, 1, 3)[real[:, at]]
+        np.testing.assert_allclose(probabilities, want, atol=1e-5)
+
+
+def test_a_step_costs_the_same_whatever_the_cache_holds():
+    """Operations and bytes of a compiled sparse step, for a cache 8 times as long."""
+    model = tiny_models.model("ForCausalLM", max_position_embeddings=512)
+    costs = []
+    for size in (64, 512):
+        cache = model.init_cache(B, size)
+        step = jax.jit(lambda params, cache, ids: model(ids, params=params, past_key_values=cache))
+        ids = np.full((B, 1), 5)
+        costs.append(step.lower(model.params, cache, ids).compile().cost_analysis()["flops"])
+    assert costs[1] < 1.2 * costs[0]
+
+
+def test_redrawn_blocks_need_the_whole_text():
+    model = tiny_models.model("ForCausalLM")
+    arguments = {"past_key_values": model.init_cache(B, 8), "indices_rng": jax.random.key(0)}
+    with pytest.raises(ValueError, match="indices_rng cannot redraw"):
+        model(np.full((B, 3), 5), train=True, **arguments)
 
 
 def test_positions_count_on_from_the_cache(model):

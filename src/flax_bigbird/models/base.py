@@ -449,10 +449,19 @@ class FlaxBigBirdPreTrainedModel(PretrainedIO):
             "indices": inputs.random_key("indices_rng", indices_rng),
         }
         variables: dict[str, Any] = {"params": self.params if params is None else params}
+        module: Any = self.module
         if cache is not None:
             variables["cache"] = cache
+            if train and indices_rng is not None:
+                raise ValueError(
+                    "indices_rng cannot redraw random blocks with past_key_values, which other "
+                    "blocks were read for: leave one of them out"
+                )
+            several = arrays["input_ids"].shape[-1] > 1
+            if several and hasattr(module, "prefill") and key_value_cache.is_empty(cache):
+                module = module.clone(prefill=True)
         try:
-            result = self.module.apply(
+            result = module.apply(
                 variables,
                 **arrays,
                 deterministic=not train,

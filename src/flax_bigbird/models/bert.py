@@ -14,12 +14,16 @@ from flax_bigbird.nn.layers import BigBirdEncoder
 
 
 class FlaxBigBirdModule(nn.Module):
-    """Embeddings, layers and, with `add_pooling_layer`, tanh(dense(first token))."""
+    """Embeddings, layers and, with `add_pooling_layer`, tanh(dense(first token)).
+
+    `prefill` promises that a cache given to it is empty: the input then attends to itself alone.
+    """
 
     config: Any
     dtype: Any = jnp.float32
     add_pooling_layer: bool = True
     gradient_checkpointing: bool = False
+    prefill: bool = False
 
     def setup(self):
         self.embeddings = BigBirdEmbeddings(self.config, self.dtype)
@@ -49,7 +53,7 @@ class FlaxBigBirdModule(nn.Module):
         if position_ids is None:
             position_ids = jnp.broadcast_to(jnp.arange(input_ids.shape[-1]), input_ids.shape)
         x = self.embeddings(input_ids, token_type_ids, position_ids, deterministic=deterministic)
-        call = Call(deterministic, output_attentions, init_cache)
+        call = Call(deterministic, output_attentions, init_cache, self.prefill)
         result = self.encoder(
             x,
             None if attention_mask is None else attention_mask != 0,

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax.core import FrozenDict, unfreeze
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 Cache = dict[str, Any]
@@ -30,6 +32,12 @@ def index(cache: Cache) -> Array:
     return leaf(cache, "cache_index")
 
 
+def is_empty(cache: Cache) -> bool:
+    """Whether it is known to hold nothing; under `jit` nothing is known."""
+    filled = index(cache)
+    return not isinstance(filled, jax.core.Tracer) and int(filled) == 0
+
+
 def check(cache: Cache, batch: int, length: int) -> int:
     """The cache's length, in positions; see `leaf` for what it raises, and
 
@@ -49,3 +57,34 @@ def check(cache: Cache, batch: int, length: int) -> int:
             f"with model.init_cache({batch}, max_length)"
         )
     return size
+
+
+def empty(module: Any, params: Any, batch: int, length: int, encoder_length: int = 0) -> Cache:
+    """A causal module's empty cache for `length` positions.
+
+    Args:
+      encoder_length: keys of cross-attention to have room for, computed once then; 0 for none.
+    """
+    ids = jax.ShapeDtypeStruct((batch, length), "int32")
+
+    def make(params, ids):
+        return module.apply(
+            {"params": params}, ids, None, position_ids=ids, init_cache=True, mutable=["cache"]
+        )
+
+    made = unfreeze(jax.eval_shape(make, params, ids)[1]["cache"])
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made)
+    return _with_cross(cache, encoder_length) if encoder_length else cache
+
+
+def _with_cross(cache: Cache, encoder_length: int) -> Cache:
+    """With room for the encoder's keys and values in each layer."""
+    flat = dict(flatten_dict(cache))
+    for path, x in flatten_dict(cache).items():
+        if path[-1] in ("cached_key", "cached_value"):
+            # .../attention/self/cached_key and .../crossattention/self/cross_key
+            *parents, _, owner, name = path
+            shape = (x.shape[0], encoder_length, *x.shape[2:])
+            cross = (*parents, "crossattention", owner, name.replace("cached", "cross"))
+            flat[cross] = jnp.zeros(shape, x.dtype)
+    return unflatten_dict(flat)

@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel, Params, warn_once
+from flax_bigbird.models.generating import GenerationMixin
 from flax_bigbird.models.outputs import (
     FlaxBigBirdForPreTrainingOutput,
     FlaxCausalLMOutput,
@@ -64,10 +65,15 @@ class FlaxBigBirdForMaskedLM(FlaxBigBirdPreTrainedModel):
 
 
 class FlaxBigBirdForCausalLMModule(TaskModule):
-    """Next-token logits; `position_ids` stands before `token_type_ids`, as it always has."""
+    """Next-token logits; `position_ids` stands before `token_type_ids`, as it always has.
+
+    With `prefill`, a cache given to it is empty.
+    """
+
+    prefill: bool = False
 
     def setup(self):
-        self.bert = self.backbone(pooling=False)
+        self.bert = self.backbone(pooling=False, prefill=self.prefill)
         self.cls = PreTrainingHeads(self.config, dtype=self.dtype)
 
     def __call__(  # type: ignore[override]
@@ -112,7 +118,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         return output if return_dict else output.to_tuple()
 
 
-class FlaxBigBirdForCausalLM(FlaxBigBirdPreTrainedModel):
+class FlaxBigBirdForCausalLM(GenerationMixin, FlaxBigBirdPreTrainedModel):
     """The model with a next-token head; causal with `config.is_decoder=True`."""
 
     module_class = FlaxBigBirdForCausalLMModule

@@ -5,7 +5,7 @@ from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import Any, Self
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 class ModelOutput:
@@ -150,3 +150,18 @@ class FlaxBigBirdForQuestionAnsweringModelOutput(ModelOutput):
     pooled_output: Float[Array, "B D"] | None = None
     hidden_states: Layers = None
     attentions: Layers = None
+
+
+@_output
+class FlaxGenerationOutput(ModelOutput):
+    """`sequences` [rows, T + new]: prompts, continuations, padding."""
+
+    sequences: Int[Array, "rows S"]
+
+
+@_output
+class FlaxBeamSearchOutput(ModelOutput):
+    """`sequences` [rows, T + new], best first for each document, and their `scores` [rows]."""
+
+    sequences: Int[Array, "rows S"]
+    scores: Float[Array, " rows"] | None = None

@@ -291,6 +291,7 @@ def _configure(
             f"got {type(config).__name__}"
         )
     taken = {"parent", "name", "config", "dtype", "gradient_checkpointing"}
+    taken |= {"prefill"}  # of single calls
     fields = {field.name for field in dataclasses.fields(cls.module_class)} - taken
     rest: dict[str, Any] = {}
     for key, value in overrides.items():

@@ -17,13 +17,14 @@ class TaskModule(nn.Module):
     dtype: Any = jnp.float32
     gradient_checkpointing: bool = False
 
-    def backbone(self, *, pooling: bool) -> FlaxBigBirdModule:
+    def backbone(self, *, pooling: bool, prefill: bool = False) -> FlaxBigBirdModule:
         """The encoder a task's `setup` assigns to `self.bert`."""
         return FlaxBigBirdModule(
             self.config,
             dtype=self.dtype,
             add_pooling_layer=pooling,
             gradient_checkpointing=self.gradient_checkpointing,
+            prefill=prefill,
         )
 
     def head(self, states: FlaxBigBirdModelOutput, deterministic: bool) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import block_sparse_attention, full_attention, reference
+from flax_bigbird.nn import decoding
 from flax_bigbird.nn.context import Call
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import call_pattern, layer_pattern, uses_full_attention
@@ -67,12 +67,17 @@ class BigBirdSelfAttention(nn.Module):
         """
         source = x if source is None else source
         q = self._heads(self.query(x))
-        k, v = self._heads(self.key(source)), self._heads(self.value(source))
+        if self.cross:
+            k, v = self._cross_keys(source, call)
+        else:
+            k, v = self._heads(self.key(source)), self._heads(self.value(source))
         caching = not self.cross and (call.init_cache or self.has_variable("cache", "cached_key"))
         if caching:
             context, probabilities = self._attend_cached(q, k, v, mask, call)
         elif self.cross or uses_full_attention(self.config, x.shape[1]):
             context, probabilities = self._attend_full(q, k, v, mask, call)
+        elif self.config.is_decoder:
+            context, probabilities = self._attend_causal_sparse(q, k, v, mask, call)
         else:
             context, probabilities = self._attend_sparse(q, k, v, mask, call, chosen)
         if head_mask is not None:
@@ -105,10 +110,12 @@ class BigBirdSelfAttention(nn.Module):
         dropped = self.dropout(probabilities, deterministic=call.deterministic)
         return jnp.einsum("bnts,bsnh->btnh", dropped, v), probabilities
 
+    def _indices_key(self, call: Call):
+        if call.deterministic or not self.has_rng("indices"):
+            return None
+        return self.make_rng("indices")
+
     def _attend_sparse(self, q, k, v, mask, call: Call, chosen=None):
-        key = None
-        if not call.deterministic and self.has_rng("indices"):
-            key = self.make_rng("indices")
         pattern, undefined = call_pattern(
             self.config,
             self.layer,
@@ -116,7 +123,7 @@ class BigBirdSelfAttention(nn.Module):
             mask=mask,
             chosen=chosen,
             train=not call.deterministic,
-            key=key,
+            key=self._indices_key(call),
         )
         context = block_sparse_attention(q, k, v, pattern, mask=mask)
         if undefined is not None:  # shown, as a traced value cannot raise
@@ -133,43 +140,75 @@ class BigBirdSelfAttention(nn.Module):
         length = context.shape[1]
         return context, probabilities[:, :, :length, :length].astype(context.dtype)
 
-    @nn.compact
-    def _cache(self, k: Array, v: Array) -> tuple[nn.Variable, nn.Variable, nn.Variable]:
-        """Keys and values of every position so far, and how many there are."""
-        keys = self.variable("cache", "cached_key", jnp.zeros, k.shape, k.dtype)
-        values = self.variable("cache", "cached_value", jnp.zeros, v.shape, v.dtype)
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
-        return keys, values, index
+    def _causal_pattern(self, length: int, call: Call):
+        train, key = not call.deterministic, self._indices_key(call)
+        return layer_pattern(self.config, self.layer, length, train=train, key=key)
+
+    def _attend_causal_sparse(self, q, k, v, mask, call: Call):
+        """Sparse attention of a decoder's whole documents."""
+        pattern = self._causal_pattern(q.shape[1], call)
+        if not call.output_attentions:
+            return decoding.attend_sparse(q, k, v, pattern, mask), None
+        queries = jnp.arange(q.shape[1])
+        weight = decoding.causal_weights(queries, q.shape[1], mask, pattern)
+        return self._weighted_sparse(q, k, v, weight, mask)
+
+    def _weighted_sparse(self, q, k, v, weight, query_mask):
+        """As `_weighted`; no dropout, and 0 at masked queries."""
+        probabilities = full_attention_probabilities(q, k, weight).astype(q.dtype)
+        if query_mask is not None:
+            probabilities = jnp.where(query_mask[:, None, :, None], probabilities, 0)
+        return jnp.einsum("bnts,bsnh->btnh", probabilities, v), probabilities
 
     def _attend_cached(self, q, k, v, mask, call: Call):
-        """Attends to the cache after writing the new keys at its index; `mask` is [B, S] of it."""
-        if not self.config.is_decoder:
+        """Attends to the cache after writing the new keys behind those it holds.
+
+        `mask` is [B, S] over the cache's slots.
+        """
+        config, length = self.config, q.shape[1]
+        if not config.is_decoder:
             raise ValueError(
                 "a key-value cache needs a causal model: set config.is_decoder=True "
                 "(got is_decoder=False)"
             )
-        fresh = not self.has_variable("cache", "cached_key")
-        keys, values, index = self._cache(k, v)
-        start = index.value
-        if not fresh:
-            at = (0, start, 0, 0)
-            keys.value = lax.dynamic_update_slice(keys.value, k.astype(keys.value.dtype), at)
-            values.value = lax.dynamic_update_slice(values.value, v.astype(values.value.dtype), at)
-            index.value = start + q.shape[1]
-        size = keys.value.shape[1]
-        queries = start + jnp.arange(q.shape[1])
-        weight = (jnp.arange(size) <= queries[:, None])[None, None].astype(jnp.float32)
-        if self.config.attention_type == "block_sparse":
-            # Row i of a decoder depends on i alone, so steps read what one shot reads.
-            pattern = layer_pattern(self.config, self.layer, size, train=False)
-            blocks, counts = jnp.asarray(pattern.blocks), jnp.asarray(pattern.counts)
-            row = jnp.minimum(queries // pattern.block_size, pattern.num_blocks - 1)
-            listed = blocks[:, :, row, :, None] == jnp.arange(pattern.num_blocks)
-            table = (listed * counts[:, :, row, :, None]).sum(-2)
-            weight = weight * jnp.repeat(table, pattern.block_size, -1)[..., :size]
-        if mask is not None:
-            weight = jnp.where(mask[:, None, None, :], weight, 0)
-        return self._weighted(q, keys.value, values.value, weight, call)
+        written = decoding.append(self, k, v)
+        if written is None:  # nothing but the cache's shape is wanted
+            return jnp.zeros_like(q), None
+        keys, values, start = written
+        size = keys.shape[1]
+        sparse = config.attention_type == "block_sparse"
+        drops = config.attention_probs_dropout_prob and not call.deterministic
+        dense = call.output_attentions or (drops and not sparse)
+        if call.prefill and not dense:
+            chunk_mask = None if mask is None else mask[:, :length]
+            attend = self._attend_causal_sparse if sparse else self._attend_full
+            return attend(q, k, v, chunk_mask, call)
+        if length == 1 and not dense:
+            if sparse:
+                pattern = self._causal_pattern(size, call)
+                return decoding.attend_step(q, keys, values, pattern, start, mask), None
+            reads = jnp.broadcast_to(jnp.arange(size) <= start, (q.shape[0], size))
+            reads = reads if mask is None else reads & mask
+            return full_attention(q, keys, values, mask=reads), None
+        queries = start + jnp.arange(length)
+        pattern = self._causal_pattern(size, call) if sparse else None
+        weight = decoding.causal_weights(queries, size, mask, pattern)
+        if not sparse:
+            return self._weighted(q, keys, values, weight, call)
+        real = None if mask is None else mask[:, jnp.minimum(queries, size - 1)]
+        return self._weighted_sparse(q, keys, values, weight, real)
+
+    def _cross_keys(self, source, call: Call):
+        """Keys and values of the encoder's states; from a cache that has room for them, once."""
+        if self.has_variable("cache", "cross_key") and not call.prefill:
+            names = ("cross_key", "cross_value")
+            k, v = (self.get_variable("cache", name) for name in names)
+            return k, v
+        k, v = self._heads(self.key(source)), self._heads(self.value(source))
+        if self.has_variable("cache", "cross_key"):
+            self.put_variable("cache", "cross_key", k)
+            self.put_variable("cache", "cross_value", v)
+        return k, v
 
 
 class ResidualOutput(nn.Module):

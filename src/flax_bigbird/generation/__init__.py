@@ -1,0 +1,1 @@
+"""Decoding loops over a step function; they know nothing of models."""
