@@ -90,7 +90,9 @@ def test_documents_in_a_batch_equal_themselves_alone(model):
     total = jax.tree.map(jnp.zeros_like, model.params)
     alone = []
     for (first, end), row in zip(DOCUMENTS, inputs["input_ids"], strict=True):
-        gradient, logits = run(model.params, {"input_ids": row[None, first:end]}, weights[: end - first])
+        gradient, logits = run(
+            model.params, {"input_ids": row[None, first:end]}, weights[: end - first]
+        )
         counted[len(alone), first:end] = weights[: end - first]
         total = jax.tree.map(jnp.add, total, gradient)
         alone.append(logits[0])

@@ -135,9 +135,7 @@ def _extend(scores, at: Beams, prompt: Prompt, options: Options, numbers, custom
     stop = ~still_open.any() | (full.all() & early) | ends.all()
 
     rows = (jnp.arange(batch)[:, None] * beams + parent).reshape(-1)
-    after = Beams(
-        new, running, running_scores, finished, ended_scores, full, still_open, stop
-    )
+    after = Beams(new, running, running_scores, finished, ended_scores, full, still_open, stop)
     return after, rows, token.reshape(-1)
 
 

@@ -6,7 +6,10 @@ that asks for nothing.
 
 import dataclasses
 import difflib
+import reprlib
 from typing import Any
+
+from flax_bigbird import _hf
 
 # Option -> value when nobody sets it. `None` asks for nothing.
 DEFAULTS: dict[str, Any] = {
@@ -110,7 +113,9 @@ def merge(kwargs: dict[str, Any], *configs: Any) -> dict[str, Any]:
     for pair in _RIVALS:
         if all(kwargs.get(name) is not None for name in pair):
             given = ", ".join(f"{name}={kwargs[name]}" for name in pair)
-            raise ValueError(f"give one of {' and '.join(pair)}; got {given}: leave one of them out")
+            raise ValueError(
+                f"give one of {' and '.join(pair)}; got {given}: leave one of them out"
+            )
     out: dict[str, Any] = {}
     for key in DEFAULTS:
         values = (layer[key] for layer in layers if layer.get(key) is not None)
@@ -132,19 +137,20 @@ def merge(kwargs: dict[str, Any], *configs: Any) -> dict[str, Any]:
 
 
 def _check_unsupported(key: str, value: Any, *, of_config: bool) -> None:
-    if key in _NO_EFFECT or value is None or value is False or value == _NEUTRAL.get(key):
+    if key in _NO_EFFECT or value is None or value is False:
         return
-    import transformers  # late: it takes a second
-
+    if key in _NEUTRAL and value == _NEUTRAL[key]:
+        return
+    given = f"{key}={reprlib.repr(value)}"
     where = "generation_config" if of_config else "generate"
-    if hasattr(transformers.GenerationConfig(), key):
+    if hasattr(_hf.generation_config_class()(), key):
         raise ValueError(
-            f"{where} does not support {key}; got {key}={value!r}: leave it out (supported: "
+            f"{where} does not support {key}; got {given}: leave it out (supported: "
             f"{', '.join(DEFAULTS)})"
         )
     near = difflib.get_close_matches(key, [*DEFAULTS, "attention_mask", "streamer"], 1)
     hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(DEFAULTS)}"
-    raise ValueError(f"{where} has no option {key!r}; got {key}={value!r}: {hint}")
+    raise ValueError(f"{where} has no option {key!r}; got {given}: {hint}")
 
 
 def _check_kinds(out: dict[str, Any]) -> None:
@@ -236,7 +242,8 @@ def compile_options(
             f"no more tokens can be required than allowed; got {least} new tokens at least and "
             f"{limit} at most: lower min_new_tokens (min_length), or raise max_new_tokens"
         )
-    numbers = {"min_new_tokens": least} if least and ids["eos_token_id"] else {}
+    numbers: dict[str, float] = {}
+    numbers |= {"min_new_tokens": least} if least and ids["eos_token_id"] else {}
     if values["repetition_penalty"] != 1:
         numbers["repetition_penalty"] = float(values["repetition_penalty"])
     if values["do_sample"]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict, unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.core import Tracer
 from jaxtyping import Array
 
 Cache = dict[str, Any]
@@ -35,7 +36,7 @@ def index(cache: Cache) -> Array:
 def is_empty(cache: Cache) -> bool:
     """Whether it is known to hold nothing; under `jit` nothing is known."""
     filled = index(cache)
-    return not isinstance(filled, jax.core.Tracer) and int(filled) == 0
+    return not isinstance(filled, Tracer) and int(filled) == 0
 
 
 def check(cache: Cache, batch: int, length: int) -> int:
@@ -79,8 +80,8 @@ def empty(module: Any, params: Any, batch: int, length: int, encoder_length: int
 
 def _with_cross(cache: Cache, encoder_length: int) -> Cache:
     """With room for the encoder's keys and values in each layer."""
-    flat = dict(flatten_dict(cache))
-    for path, x in flatten_dict(cache).items():
+    flat: dict[Any, Any] = dict(flatten_dict(cache))
+    for path, x in list(flat.items()):
         if path[-1] in ("cached_key", "cached_value"):
             # .../attention/self/cached_key and .../crossattention/self/cross_key
             *parents, _, owner, name = path

@@ -5,6 +5,7 @@ room behind them are rounded up to whole blocks, so that calls of near lengths s
 """
 
 import functools
+import inspect
 import itertools
 import weakref
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class GenerationMixin:
         encoder_attention_mask: Any = None,
         streamer: Any = None,
         **kwargs: Any,
-    ) -> FlaxGenerationOutput | FlaxBeamSearchOutput:
+    ) -> Any:
         """Continues prompts: greedily, by sampling or by beam search (docs/generation.md).
 
         Args:
@@ -171,7 +172,7 @@ def _functions(processors: Any) -> tuple[Callable[..., Array], ...]:
     """The caller's rules as a tuple."""
     if processors is None:
         return ()
-    found = (processors,) if callable(processors) else tuple(processors)
+    found: tuple[Any, ...] = (processors,) if callable(processors) else tuple(processors)
     for function in found:
         if not callable(function):
             raise ValueError(
@@ -214,15 +215,19 @@ def _run(
     decoder = module_decoder(module, params, ids, mask, options.room, **crossing)
     if options.num_beams > 1:
         return beam.generate(decoder, prompt, options, arguments["numbers"], custom)
-    emit = None
-    if streaming:
 
-        def emit(tokens):
-            shape = jax.ShapeDtypeStruct((), bool)
-            return io_callback(_deliver, shape, arguments["stream"], tokens, ordered=True)
+    def emit(tokens):
+        shape = jax.ShapeDtypeStruct((), bool)
+        return io_callback(_deliver, shape, arguments["stream"], tokens, ordered=True)
 
     written = greedy_and_sampling.generate(
-        decoder, prompt, options, arguments["numbers"], arguments["key"], custom, emit
+        decoder,
+        prompt,
+        options,
+        arguments["numbers"],
+        arguments["key"],
+        custom,
+        emit if streaming else None,
     )
     return written, None
 
@@ -244,7 +249,7 @@ def module_decoder(
     crossing = encoder_hidden_states is not None
 
     def call(module, tokens, positions, state):
-        extra: Params = {}
+        extra: Params = _last_only(module, tokens)
         if crossing:  # read from the cache, but for the first call
             extra["encoder_hidden_states"] = encoder_hidden_states
             extra["encoder_attention_mask"] = state["encoder_mask"]
@@ -273,7 +278,9 @@ def module_decoder(
             "encoder_mask": encoder_attention_mask,
             "positions": positions[:, -1],
         }
-        return call(_variant(module, prefill=True, last_only=True), ids, positions, state)
+        # A module of the caller's own may lack the field: it is then correct, and slower.
+        first = module.clone(prefill=True) if hasattr(module, "prefill") else module
+        return call(first, ids, positions, state)
 
     def step(state, tokens):
         return call(module, tokens[:, None], state["positions"][:, None], state)
@@ -294,9 +301,14 @@ def module_decoder(
     return Decoder(prefill, step, repeat, reorder)
 
 
-def _variant(module: Any, **fields: Any) -> Any:
-    """The module with those of the fields set that it has."""
-    return module.clone(**{name: x for name, x in fields.items() if hasattr(module, name)})
+def _last_only(module: Any, tokens: Array) -> Params:
+    """The argument that asks for logits of the last position alone, where the module takes it."""
+    if tokens.shape[1] == 1:
+        return {}
+    parameters = inspect.signature(module.__call__).parameters.values()
+    if not any(p.name == "logits_positions" or p.kind is p.VAR_KEYWORD for p in parameters):
+        return {}
+    return {"logits_positions": jnp.full((len(tokens), 1), tokens.shape[1] - 1)}
 
 
 class _Stream:
@@ -308,6 +320,7 @@ class _Stream:
     def __init__(self, target: Any, beams: int):
         self.number = next(self._numbers) if target is not None else 0
         self.target = target
+        self.receive: Any = None
         self.error: BaseException | None = None
         if target is None:
             return
@@ -317,6 +330,7 @@ class _Stream:
                 f"num_beams={beams}: leave one of them out"
             )
         self.object = hasattr(target, "put") and hasattr(target, "end")
+        self.receive = target.put if self.object else target
         if not (self.object or callable(target)):
             raise ValueError(
                 "streamer must be a function of the new tokens, or have put and end; got "
@@ -353,7 +367,7 @@ def _deliver(number: Array, tokens: Array) -> np.ndarray:
     if stream is None:
         return np.array(True)
     try:
-        (stream.target.put if stream.object else stream.target)(np.asarray(tokens))
+        stream.receive(np.asarray(tokens))
     except BaseException as error:  # raised again where the caller is
         stream.error = error
     return np.array(stream.error is not None)
