@@ -24,6 +24,7 @@ MODULE_CALL = {
     "Model": f"input_ids attention_mask token_type_ids position_ids head_mask {STATES} {END}",
     "ForCausalLM": "input_ids attention_mask position_ids token_type_ids head_mask "
     f"{STATES} {END} logits_positions",
+    "ForMultipleChoice": f"input_ids attention_mask token_type_ids position_ids head_mask {END}",
     "ForQuestionAnswering": "input_ids attention_mask token_type_ids position_ids head_mask "
     f"logits_mask {END}",
 }
