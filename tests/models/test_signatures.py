@@ -12,7 +12,7 @@ from flax_bigbird import FlaxBigBirdPreTrainedModel
 CALL = (
     "input_ids attention_mask token_type_ids position_ids head_mask encoder_hidden_states "
     "encoder_attention_mask params dropout_rng indices_rng train output_attentions "
-    "output_hidden_states return_dict past_key_values logits_positions"
+    "output_hidden_states return_dict past_key_values"
 )
 QUESTION_CALL = (
     "input_ids attention_mask token_type_ids position_ids head_mask question_lengths params "
@@ -22,15 +22,11 @@ END = "deterministic output_attentions output_hidden_states return_dict"
 STATES = "encoder_hidden_states encoder_attention_mask init_cache"
 MODULE_CALL = {
     "Model": f"input_ids attention_mask token_type_ids position_ids head_mask {STATES} {END}",
-    "ForCausalLM": "input_ids attention_mask position_ids token_type_ids head_mask "
-    f"{STATES} {END} logits_positions",
-    "ForMultipleChoice": f"input_ids attention_mask token_type_ids position_ids head_mask {END}",
+    "ForCausalLM": f"input_ids attention_mask position_ids token_type_ids head_mask {STATES} {END}",
     "ForQuestionAnswering": "input_ids attention_mask token_type_ids position_ids head_mask "
     f"logits_mask {END}",
 }
-OTHER_MODULE_CALL = (
-    f"input_ids attention_mask token_type_ids position_ids head_mask {END} logits_positions"
-)
+OTHER_MODULE_CALL = f"input_ids attention_mask token_type_ids position_ids head_mask {END}"
 
 
 def names(function) -> list[str]:
