@@ -156,6 +156,24 @@ def test_training_pattern(pair, block_size, num_random, length):
     same_outputs(ours, theirs(), token_inputs(length, 2, length, VOCAB), train=True)
 
 
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_padding_invariant_is_each_document_alone(pair, train):
+    """One batch of ours, padded; HF-Torch on each document by itself, unpadded."""
+    lengths = (1, 17, 28, 29, 44, 75)
+    theirs, (model, params) = pair("BigBirdModel", padding_invariant=True)
+    rng = np.random.default_rng(3)
+    ids = rng.integers(1, VOCAB, (len(lengths), 90))
+    mask = (np.arange(90) < np.array(lengths)[:, None]).astype(int)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    mine = named_outputs(run(model, params, batch, train=train))
+    for row, length in enumerate(lengths):
+        alone = {name: x[row : row + 1, :length] for name, x in batch.items()}
+        other = their_outputs(theirs().train(train), alone)
+        states = mine["last_hidden_state"][row : row + 1, :length]
+        close(states, other["last_hidden_state"], f"{length} tokens")
+        close(mine["pooler_output"][row : row + 1], other["pooler_output"], f"{length}, pooled")
+
+
 CASES = [(cls, 30, False) for cls in TASKS]
 CASES += [("BigBirdModel", 20, False), ("BigBirdModel", 50, True)]
 
