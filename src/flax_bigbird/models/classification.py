@@ -12,6 +12,7 @@ from flax_bigbird.models.outputs import (
     FlaxTokenClassifierOutput,
 )
 from flax_bigbird.models.task import TaskModule, layers
+from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.heads import ClassificationHead, classifier_dropout
 
 
@@ -39,7 +40,7 @@ class FlaxBigBirdForMultipleChoiceModule(TaskModule):
 
     def setup(self):
         self.bert = self.backbone(pooling=True)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Dense(1, dtype=self.dtype)
 
     def __call__(  # type: ignore[override]
@@ -91,7 +92,7 @@ class FlaxBigBirdForTokenClassificationModule(TaskModule):
 
     def setup(self):
         self.bert = self.backbone(pooling=False)
-        self.dropout = nn.Dropout(classifier_dropout(self.config))
+        self.dropout = Dropout(classifier_dropout(self.config))
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.dtype)
 
     def head(self, states, deterministic):

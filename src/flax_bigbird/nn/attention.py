@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention import block_sparse_attention, full_attention, reference
 from flax_bigbird.nn import decoding
 from flax_bigbird.nn.context import Call
+from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import call_pattern, layer_pattern, uses_full_attention
 
@@ -50,7 +51,7 @@ class BigBirdSelfAttention(nn.Module):
         self.query = dense(config, width, self.dtype, use_bias=config.use_bias)
         self.key = dense(config, width, self.dtype, use_bias=config.use_bias)
         self.value = dense(config, width, self.dtype, use_bias=config.use_bias)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
 
     def __call__(
         self,
@@ -220,7 +221,7 @@ class ResidualOutput(nn.Module):
     def setup(self):
         self.dense = dense(self.config, self.config.hidden_size, self.dtype)
         self.LayerNorm = layer_norm(self.config, self.dtype)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
 
     def __call__(self, x: Array, residual: Array, *, deterministic: bool = True) -> Array:
         return self.LayerNorm(residual + self.dropout(self.dense(x), deterministic=deterministic))

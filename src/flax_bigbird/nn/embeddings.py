@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flax_bigbird.nn.dropout import Dropout
+
 
 def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
     """A dense layer with the encoder's initialiser, normal(`initializer_range`)."""
@@ -29,7 +31,7 @@ class BigBirdEmbeddings(nn.Module):
         self.position_embeddings = self._table(self.config.max_position_embeddings)
         self.token_type_embeddings = self._table(self.config.type_vocab_size)
         self.LayerNorm = layer_norm(self.config, self.dtype)
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
 
     def _table(self, rows: int) -> nn.Embed:
         init = nn.initializers.normal(self.config.initializer_range)

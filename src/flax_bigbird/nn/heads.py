@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import ResidualOutput
+from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import layer_norm
 from flax_bigbird.nn.layers import Intermediate
 
@@ -90,7 +91,7 @@ class ClassificationHead(nn.Module):
     def setup(self):
         self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype)
         self.out_proj = nn.Dense(self.config.num_labels, dtype=self.dtype)
-        self.dropout = nn.Dropout(classifier_dropout(self.config))
+        self.dropout = Dropout(classifier_dropout(self.config))
 
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Array:
         x = self.dropout(x[:, 0], deterministic=deterministic)
@@ -105,7 +106,7 @@ class QuestionAnsweringHead(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
+        self.dropout = Dropout(self.config.hidden_dropout_prob)
         self.intermediate = Intermediate(self.config, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
         self.qa_outputs = nn.Dense(2, dtype=self.dtype)
