@@ -47,7 +47,12 @@ class LanguageModelHead(nn.Module):
 
     def __call__(self, x: Float[Array, "B T D"], words: nn.Embed) -> Float[Array, "B T V"]:
         x = self.transform(x)
-        x = words.attend(x) if self.config.tie_word_embeddings else self.decoder(x)
+        if self.config.tie_word_embeddings:
+            # Not `words.attend`, whose transposed table XLA copies at every call on CPUs.
+            x, table = words.promote_dtype(x, words.embedding, dtype=words.dtype, inexact=False)
+            x = jnp.einsum("...d,vd->...v", x, table)
+        else:
+            x = self.decoder(x)
         return _add_bias(x, jnp.asarray(self.bias, x.dtype))
 
 
