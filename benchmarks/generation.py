@@ -215,7 +215,7 @@ def table(result: dict) -> str:
         f"{rate['flop_per_s'] / 1e9:.0f} GFLOP/s, reading: {rate['bytes_per_s'] / 1e9:.0f} GB/s. "
         f"`{result['command']}`",
         "",
-        "| prompt + new tokens | | time (s) | over ours | over the floor | peak (GiB) | first (s) |",
+        "| prompt + new | | time (s) | over ours | over the floor | peak (GiB) | first call (s) |",
         "|---|---|---|---|---|---|---|",
     ]
     for length, new in result["sizes"]:

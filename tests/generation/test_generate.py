@@ -203,6 +203,11 @@ class TestStream:
         np.testing.assert_array_equal(np.concatenate(seen[1:-1]), np.asarray(out)[0, 11:])
         assert seen[-1] == "end"
 
+    def test_inside_jit_there_is_nothing_to_receive(self):
+        run = jax.jit(lambda ids: make().generate(ids, streamer=print, **NO_END).sequences)
+        with pytest.raises(ValueError, match="streamer has nothing to receive"):
+            run(prompt())
+
     def test_an_error_stops_the_loop_and_comes_out(self):
         seen = []
 
@@ -307,6 +312,43 @@ def test_beam_scores_are_those_of_the_texts():
     assert (np.diff(scores, axis=1) <= 0).all()
     greedy = model.generate(ids, max_new_tokens=6, **NO_END).sequences
     assert (scores[:, 0] >= total(greedy) - 1e-5).all()
+
+
+@pytest.mark.parametrize("kind", ["full", "fixed"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(kind, dtype):
+    """Steps against the cache choose what one call on the text chooses, but for near ties."""
+    model, ids = make(kind, dtype=dtype), prompt()
+    out = np.asarray(model.generate(ids, max_new_tokens=12, **NO_END).sequences)
+    scores = np.asarray(model(out).logits, np.float32)[:, 10:-1]
+    chosen = np.take_along_axis(scores, out[:, 11:, None], -1)[..., 0]
+    assert (chosen >= scores.max(-1) - 0.1).all()
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model, ids = make(), prompt()
+    other = tiny_models.task_class("ForCausalLM")(
+        model.config, _do_init=False, gradient_checkpointing=True
+    )
+    got = other.generate(ids, params=model.params, max_new_tokens=5, **NO_END).sequences
+    np.testing.assert_array_equal(got, model.generate(ids, max_new_tokens=5, **NO_END).sequences)
+
+
+class Louder(tiny_models.module_class("ForCausalLM")):
+    """A module of a user's own, called by position as in the removed classes."""
+
+    def __call__(self, input_ids, attention_mask, position_ids, *args, **kwargs):
+        kwargs["return_dict"] = False
+        out = super().__call__(input_ids, attention_mask, position_ids, *args, **kwargs)
+        return (out[0].at[..., 7].add(1e4), *out[1:])
+
+
+def test_a_module_of_the_callers_own_is_what_generates():
+    cls = type("Model", (tiny_models.task_class("ForCausalLM"),), {"module_class": Louder})
+    model = cls(tiny_models.config(is_decoder=True), _do_init=False)
+    params = make().params
+    out = model.generate(prompt(), params=params, max_new_tokens=4, **NO_END).sequences
+    assert (np.asarray(out)[:, 11:] == 7).all()
 
 
 def test_trace_false_gives_the_same():

@@ -1,5 +1,8 @@
 """Bad calls of `generate` raise before any work: the rule, what was received, what to do."""
 
+import inspect
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
@@ -60,6 +63,7 @@ BAD = {
     "streamer": ({"streamer": 3}, "must be a function of the new tokens, or have put and end"),
     "stream of beams": ({"streamer": print, "num_beams": 2}, "leave one of them out"),
     "rule": ({"logits_processor": [3]}, "logits_processor must be functions"),
+    "a dict": ({"generation_config": {"num_beams": 2}}, "GenerationConfig; got dict: pass single"),
     "key": ({"prng_key": 3}, "prng_key must be one random key"),
 }
 
@@ -90,7 +94,17 @@ def test_only_decoders_generate():
     model = tiny_models.task_class("ForCausalLM")(tiny_models.config(), _do_init=False)
     with pytest.raises(ValueError, match="is_decoder=False: load it with is_decoder=True"):
         model.generate(IDS)
-    assert not hasattr(tiny_models.task_class("ForMaskedLM"), "generate")
+    with pytest.raises(TypeError, match="FlaxBigBirdForMaskedLM writes no text"):
+        tiny_models.model("ForMaskedLM").generate(IDS)
+
+
+def test_signature():
+    """The removed classes' arguments in their order; the rest by name."""
+    parameters = inspect.signature(tiny_models.model("ForCausalLM").generate).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == [
+        *("input_ids", "generation_config", "prng_key", "trace", "params", "logits_processor")
+    ]
 
 
 def test_room_is_counted_in_real_tokens():
@@ -98,7 +112,7 @@ def test_room_is_counted_in_real_tokens():
     model = tiny_models.model("ForCausalLM")
     ids, mask = np.full((1, 40), 5, np.int32), np.zeros((1, 40), np.int32)
     mask[:, -10:] = 1
-    options = {"attention_mask": mask, "eos_token_id": None}
+    options = {"attention_mask": jnp.asarray(mask), "eos_token_id": None}
     out = model.generate(ids, max_new_tokens=38, **options)
     assert out.sequences.shape == (1, 78)
     with pytest.raises(ValueError, match="a prompt of 10 and 39 new ones: ask for at most 38"):

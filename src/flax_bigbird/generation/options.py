@@ -104,6 +104,11 @@ def merge(kwargs: dict[str, Any], *configs: Any) -> dict[str, Any]:
     layers = [dict(kwargs)]
     for config in configs:
         if config is not None:
+            if not hasattr(config, "to_dict"):
+                raise ValueError(
+                    "generation_config must be a transformers.GenerationConfig; got "
+                    f"{type(config).__name__}: pass single options by name"
+                )
             fields = config.to_dict()
             layers.append({key: x for key, x in fields.items() if not key.startswith("_")})
     for i, layer in enumerate(layers):

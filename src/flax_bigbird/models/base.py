@@ -21,6 +21,7 @@ from flax_bigbird import _hf
 from flax_bigbird.models import cache as key_value_cache
 from flax_bigbird.models import inputs
 from flax_bigbird.models.configuration import check_config
+from flax_bigbird.models.generating import GenerationMixin
 from flax_bigbird.models.pretrained_io import PretrainedIO
 from flax_bigbird.nn.patterns import global_block_limit, layout_of, uses_full_attention
 
@@ -34,7 +35,7 @@ class _ConfigClass:
         return _hf.bigbird_config_class()
 
 
-class FlaxBigBirdPreTrainedModel(PretrainedIO):
+class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
     """Configuration, module and parameters of one task; the base of all task classes.
 
     Args:

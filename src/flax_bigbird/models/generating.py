@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.experimental import io_callback
 from jaxtyping import Array
 
@@ -31,7 +32,7 @@ _programs = weakref.WeakKeyDictionary()
 
 
 class GenerationMixin:
-    """`generate` of a causal model; mixed into `FlaxBigBirdForCausalLM`."""
+    """`generate`, for the classes that write text; mixed into `FlaxBigBirdPreTrainedModel`."""
 
     def generate(
         self,
@@ -71,6 +72,7 @@ class GenerationMixin:
           length-normalised log probability of each.
 
         Raises:
+          TypeError: the class has no next-token head.
           ValueError: options or inputs that do not fit, before any work.
         """
         model: Any = self
@@ -134,8 +136,12 @@ class GenerationMixin:
 
 
 def _check_model(model: Any) -> None:
-    config = model.config
-    if not config.is_decoder:
+    if not model.can_generate():
+        raise TypeError(
+            f"{type(model).__name__} writes no text: load the checkpoint with "
+            "FlaxBigBirdForCausalLM and is_decoder=True"
+        )
+    if not model.config.is_decoder:
         raise ValueError(
             "generate needs a causal model; got config.is_decoder=False: load it with "
             "is_decoder=True"
@@ -144,9 +150,9 @@ def _check_model(model: Any) -> None:
 
 def _longest_prompt(mask: Any, shape: tuple[int, ...]) -> int:
     """Real tokens of the longest prompt; all of them where the mask cannot be read."""
-    if not isinstance(mask, np.ndarray) or mask.shape != shape:
+    if mask is None or isinstance(mask, Tracer) or mask.shape != shape:
         return shape[1]
-    real = (mask != 0).sum(1)
+    real = (np.asarray(mask) != 0).sum(1)
     if not real.all():
         raise ValueError(
             "every prompt must have at least one real token; row "
@@ -261,7 +267,7 @@ def module_decoder(
             mutable=["cache"],
             **extra,
         )
-        scores = output.logits[:, -1]
+        scores = output[0][:, -1]  # of a module of the caller's own perhaps a tuple's
         state = state | {"cache": updated["cache"], "positions": positions[:, -1] + 1}
         return scores, state
 
@@ -350,6 +356,11 @@ class _Stream:
     def wait(self, result: Array) -> None:
         """Returns when every token has been delivered; raises what the streamer raised."""
         if self.target is not None:
+            if isinstance(result, Tracer):
+                raise ValueError(
+                    "a streamer has nothing to receive while a function is traced; got one inside "
+                    "jax.jit (or pmap, vmap): call generate outside, which compiles by itself"
+                )
             jax.block_until_ready(result)
             jax.effects_barrier()
             if self.error is not None:

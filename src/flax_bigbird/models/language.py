@@ -7,7 +7,6 @@ from jax import lax
 from jaxtyping import Array
 
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel, Params, warn_once
-from flax_bigbird.models.generating import GenerationMixin
 from flax_bigbird.models.outputs import (
     FlaxBigBirdForPreTrainingOutput,
     FlaxCausalLMOutput,
@@ -118,7 +117,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         return output if return_dict else output.to_tuple()
 
 
-class FlaxBigBirdForCausalLM(GenerationMixin, FlaxBigBirdPreTrainedModel):
+class FlaxBigBirdForCausalLM(FlaxBigBirdPreTrainedModel):
     """The model with a next-token head; causal with `config.is_decoder=True`."""
 
     module_class = FlaxBigBirdForCausalLMModule
