@@ -49,8 +49,7 @@ class LanguageModelHead(nn.Module):
         x = self.transform(x)
         if self.config.tie_word_embeddings:
             # Not `words.attend`, whose transposed table XLA copies at every call on CPUs.
-            x, table = words.promote_dtype(x, words.embedding, dtype=words.dtype, inexact=False)
-            x = jnp.einsum("...d,vd->...v", x, table)
+            x = jnp.einsum("...d,vd->...v", x, words.embedding.astype(x.dtype))
         else:
             x = self.decoder(x)
         return _add_bias(x, jnp.asarray(self.bias, x.dtype))
