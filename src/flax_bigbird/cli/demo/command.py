@@ -63,13 +63,19 @@ def run_demo(
     console = console or Console()
     settings = quick_settings(seed) if quick else Settings(seed=seed)
     settings = settings.with_steps(short_steps, long_steps)
-    with staged(output) as folder:
-        found = _work(settings, folder, console, QUICK_YEARS if quick else 1)
+    with staged(output) as folder, _held_interrupt() as stop_if_asked:
+        found = _work(settings, folder, console, QUICK_YEARS if quick else 1, stop_if_asked)
     _show(found, output, console)
     return found
 
 
-def _work(settings: Settings, folder: Path, console: Console, every: int) -> dict[str, Any]:
+def _work(
+    settings: Settings,
+    folder: Path,
+    console: Console,
+    every: int,
+    stop_if_asked: Callable[[], None],
+) -> dict[str, Any]:
     from flax_bigbird.cli.demo import baselines, training, vocabulary, windows
 
     clock = Clock()
@@ -79,6 +85,7 @@ def _work(settings: Settings, folder: Path, console: Console, every: int) -> dic
             speech for speech in data.load_speeches() if speech.year % every == 0
         )
         console.print(f"{len(training_set)} to train on, {len(held_out)} held out.")
+        stop_if_asked()
         with clock.part("vocabulary"):
             console.print(f"Training a vocabulary of {settings.pieces} pieces ...")
             model_file = vocabulary.train_vocabulary(
@@ -88,7 +95,8 @@ def _work(settings: Settings, folder: Path, console: Console, every: int) -> dic
             special = windows.SpecialIds.of(tokenizer)
             known = [vocabulary.encode(tokenizer, speech.text) for speech in training_set]
             unseen = [vocabulary.encode(tokenizer, speech.text) for speech in held_out]
-        with clock.part("training"), _progress(console) as on_stage:
+        stop_if_asked()
+        with clock.part("training"), _progress(console, stop_if_asked) as on_stage:
             model = training.train(settings, training_set, known, special, on_stage)
         model.save_pretrained(folder)
         loaded = training.Model.from_pretrained(folder)
@@ -98,11 +106,13 @@ def _work(settings: Settings, folder: Path, console: Console, every: int) -> dic
             start = training.Reader(loaded, special, settings.short.length)
             whole, long = reader.whole(unseen), reader.first_window(unseen)
             short = start.first_window(unseen)
+        stop_if_asked()
         with clock.part("tfidf"):
             console.print("TF-IDF and logistic regression ...")
             counted = baselines.tfidf_predictions(training_set, held_out)
         example = len(held_out) // 2
         before = training.Reader(model, special, settings.long.length).whole([unseen[example]])[0]
+        stop_if_asked()
     wanted = [speech.label for speech in held_out]
     majority = [baselines.majority_class(training_set)] * len(wanted)
     rows = [
@@ -145,10 +155,11 @@ def _facts(model: "Model", clock: Clock) -> dict[str, Any]:
 
 
 @contextmanager
-def _held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C back until it is asked for; a second one acts at once.
+def _held_interrupt() -> Iterator[Callable[[], None]]:
+    """Holds Ctrl-C back until the work asks for it; a second one acts at once.
 
-    Raised wherever it happens to come, it may fall into a callback of JAX's and be lost.
+    Raised wherever it happens to come, it may fall into a callback (of JAX, of an import) and be
+    lost there.
     """
     pressed: list[int] = []
 
@@ -158,17 +169,22 @@ def _held_interrupt() -> Iterator[Callable[[], bool]]:
         pressed.append(number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers
+        yield lambda: None  # only the main thread may set handlers
         return
+
+    def stop_if_asked() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGINT, hold)
     try:
-        yield lambda: bool(pressed)
+        yield stop_if_asked
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
-def _progress(console: Console):
+def _progress(console: Console, stop_if_asked: Callable[[], None]):
     """Yields the callback that opens a bar for each training stage."""
     columns = (
         TextColumn("{task.description}"),
@@ -177,7 +193,7 @@ def _progress(console: Console):
         TextColumn("loss {task.fields[loss]:.2f}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress, _held_interrupt() as pressed:
+    with Progress(*columns, console=console) as progress:
 
         def on_stage(stage: Stage):
             name = f"Training on {stage.batch} x {stage.length} tokens"
@@ -185,8 +201,7 @@ def _progress(console: Console):
             smooth: list[float] = []
 
             def done(step: int, loss: float, accuracy: float) -> None:
-                if pressed():
-                    raise KeyboardInterrupt
+                stop_if_asked()
                 smooth[:] = [0.9 * smooth[0] + 0.1 * loss] if smooth else [loss]
                 progress.update(task, completed=step, loss=smooth[0])
 
