@@ -33,6 +33,7 @@ from flax_bigbird.models.language import FlaxBigBirdForPreTraining as FlaxBigBir
 from flax_bigbird.models.language import (
     FlaxBigBirdForPreTrainingModule as FlaxBigBirdForPreTrainingModule,
 )
+from flax_bigbird.models.positions import resize_position_embeddings as resize_position_embeddings
 from flax_bigbird.models.question_answering import (
     FlaxBigBirdForQuestionAnswering as FlaxBigBirdForQuestionAnswering,
 )
