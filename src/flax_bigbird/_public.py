@@ -1,5 +1,7 @@
 """The public names, one import each; `flax_bigbird` hands them on when they are first used."""
 
+from flax_bigbird.models.attention_maps import AttentionMap as AttentionMap
+from flax_bigbird.models.attention_maps import bigbird_attention_map as bigbird_attention_map
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel as FlaxBigBirdPreTrainedModel
 from flax_bigbird.models.bert import FlaxBigBirdModel as FlaxBigBirdModel
 from flax_bigbird.models.bert import FlaxBigBirdModule as FlaxBigBirdModule

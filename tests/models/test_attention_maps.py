@@ -1,0 +1,125 @@
+"""`bigbird_attention_map` against `output_attentions`, and what it keeps in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_models
+from tiny_models import HEADS, TWO_LAYERS, B, W
+
+from flax_bigbird import bigbird_attention_map
+from flax_bigbird.attention import bigbird_pattern, maps
+
+LONG = {"max_position_embeddings": 80, **TWO_LAYERS}
+CASES = {
+    "full": ({"attention_type": "original_full"}, 21),
+    "short": ({}, 27),
+    "hf": ({}, 45),
+    "google": ({"random_attention": "google"}, 45),
+    "fixed": ({"random_attention": "fixed"}, 66),
+    "padding_invariant": ({"random_attention": "fixed", "padding_invariant": True}, 66),
+    "wide": ({"random_attention": "fixed", "num_window_blocks": 5}, 66),
+}
+
+
+def setting(case: str):
+    """A model, its inputs, and the probabilities to compare with, 0 at padded queries."""
+    changes, length = CASES[case]
+    model = tiny_models.model(**LONG, **changes)
+    inputs = tiny_models.inputs(length=length)
+    out = tiny_models.run(model, inputs, output_attentions=True)
+    real = inputs["attention_mask"] != 0
+    want = np.stack([np.where(real[:, None, :, None], x, 0) for x in out.attentions])
+    return model, inputs, want, real
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows(case):
+    model, inputs, want, real = setting(case)
+    rows = [0, 5, 11, real.shape[1] - 1]
+    got = bigbird_attention_map(model, **inputs, rows=rows)
+    assert got.rows == tuple(rows)
+    assert got.layers == (0, 1)
+    np.testing.assert_allclose(got.weights, want[:, :, :, rows], atol=1e-5)
+    sums = np.broadcast_to(real[:, None, rows], got.weights.shape[1:4])
+    np.testing.assert_allclose(got.weights.sum(-1), np.stack([sums] * 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks(case):
+    """The mean over a block's real queries, summed over each block of keys."""
+    model, inputs, want, real = setting(case)
+    length = real.shape[1]
+    num_blocks = -(-length // W)
+    got = bigbird_attention_map(model, **inputs)
+    assert got.weights.shape == (2, B, HEADS, num_blocks, num_blocks)
+    padding = num_blocks * W - length
+    wide = np.pad(want, [(0, 0)] * 3 + [(0, padding)] * 2)
+    sums = wide.reshape(2, B, HEADS, num_blocks, W, num_blocks, W).sum((4, 6))
+    counted = np.pad(real, ((0, 0), (0, padding))).reshape(B, num_blocks, W).sum(-1)
+    mean = sums / np.maximum(counted, 1)[None, :, None, :, None]
+    np.testing.assert_allclose(got.weights, mean, atol=1e-5)
+
+
+def test_layers_and_global_tokens():
+    model = tiny_models.model(**LONG, random_attention="fixed")
+    inputs = tiny_models.inputs(length=66)
+    inputs["attention_mask"][:] = 1
+    marked = np.zeros((B, 66), int)
+    marked[:, 30] = 1
+    inputs |= {"global_attention_mask": marked}
+    out = tiny_models.run(model, inputs, output_attentions=True)
+    got = bigbird_attention_map(model, **inputs, rows=[3, 50], layers=[1])
+    assert got.layers == (1,)
+    np.testing.assert_allclose(got.weights[0], out.attentions[1][:, :, [3, 50]], atol=1e-5)
+
+
+def test_other_tasks_and_checkpointing():
+    model = tiny_models.model("ForQuestionAnswering", max_position_embeddings=80)
+    inputs = tiny_models.inputs(length=45)
+    want = tiny_models.run(model, inputs, output_attentions=True).attentions[0]
+    got = bigbird_attention_map(model, **inputs, rows=[0])
+    np.testing.assert_allclose(got.weights[0], want[:, :, [0]], atol=1e-5)
+    again = tiny_models.task_class("ForQuestionAnswering")(
+        model.config, _do_init=False, gradient_checkpointing=True
+    )
+    same = bigbird_attention_map(again, **inputs, rows=[0], params=model.params)
+    np.testing.assert_array_equal(same.weights, got.weights)
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+def test_memory_is_linear(by_block):
+    """Far below one [T, T] array of floats."""
+    length = 4096
+    pattern = bigbird_pattern(length // 64, 64)
+
+    def call(q):
+        if by_block:
+            return maps.block_attention(q, q, pattern, scale=1.0)
+        return maps.attention_rows(q, q, pattern, jnp.arange(4), scale=1.0)
+
+    q = jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)
+    memory = jax.jit(call).lower(q).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < length * length * 4 / 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": [45]}, r"rows must hold indices in 0\.\.44.*got \[45\]"),
+        ({"rows": []}, "one at least"),
+        ({"layers": [-1]}, r"layers must hold indices in 0\.\.0"),
+    ],
+)
+def test_bad_indices(options, message):
+    model = tiny_models.model(max_position_embeddings=80)
+    with pytest.raises(ValueError, match=message):
+        bigbird_attention_map(model, **tiny_models.inputs(length=45), **options)
+
+
+def test_encoders_only():
+    with pytest.raises(ValueError, match="needs an encoder"):
+        bigbird_attention_map(tiny_models.model("ForCausalLM"), **tiny_models.inputs())
+    choice = tiny_models.model("ForMultipleChoice")
+    with pytest.raises(ValueError, match="needs an encoder called with"):
+        bigbird_attention_map(choice, **tiny_models.inputs("ForMultipleChoice"))
