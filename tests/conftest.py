@@ -27,6 +27,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("shared")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Each compiled program holds some of the process' memory maps, of which Linux grants 65,530;
+    past them XLA crashes.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _warn_again(monkeypatch):
     """A warning that is given once a process is given once a test."""

@@ -14,7 +14,11 @@ KINDS = {
     "sparse_hf": {"random_attention": "hf"},
     "sparse_google": {"random_attention": "google"},
     "sparse_fixed": {"random_attention": "fixed", **TWO_LAYERS},
-    "sparse_no_random": {"num_random_blocks": 0},
+    "sparse_wide_no_random": {
+        "num_random_blocks": 0,
+        "num_window_blocks": 5,
+        "num_leading_global_blocks": 2,
+    },
 }
 
 
