@@ -74,14 +74,20 @@ def config(job: Job, cls: str = "BigBirdConfig"):
     return getattr(transformers, cls)(**sizes)
 
 
+def targets(job: Job) -> int:
+    """Of a document."""
+    return round(MASKED * job.length)
+
+
 def inputs(job: Job):
-    """Random ids; 15% of the positions are targets."""
+    """Random ids; of every document's positions 15% are targets, as data pipelines choose them."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     shape = job.batch, job.length
     ids = rng.integers(100, VOCABULARY, shape)
-    labels = np.where(rng.random(shape) < MASKED, ids, -100)
+    chosen = np.broadcast_to(np.arange(job.length) < targets(job), shape)
+    labels = np.where(rng.permuted(chosen, axis=1), ids, -100)
     return ids, np.ones(shape, np.int64), labels
 
 
@@ -106,16 +112,15 @@ def run_jax(job: Job, package: str):
         arguments = (model.params, ids, mask)
     else:
         optimiser = optax.adamw(1e-4)
-        limit = round(1.2 * MASKED * job.length)
 
         def loss_fn(params, ids, mask, labels, key):
             options = {"params": params, "dropout_rng": key, "train": True}
             if job.peer in ("ours", "ours_checkpoint", "ours_xla"):
                 from flax_bigbird.train.losses import cross_entropy, gather_targets
 
-                targets = gather_targets(labels, limit)
-                options["logits_positions"] = targets.positions
-                return cross_entropy(model(ids, mask, **options).logits, targets.labels)
+                chosen = gather_targets(labels, targets(job))
+                options["logits_positions"] = chosen.positions
+                return cross_entropy(model(ids, mask, **options).logits, chosen.labels)
             logits = model(ids, mask, **options).logits
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
