@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from flax_bigbird import FlaxBigBirdForSequenceClassification
-from flax_bigbird.cli.demo import data, training, vocabulary, windows
+from flax_bigbird.cli.demo import data, training, windows
 from flax_bigbird.cli.demo.report import MADE_BY
 from flax_bigbird.cli.main import main
+from flax_bigbird.train import vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 import pytest
 import sentencepiece
 
-from flax_bigbird.cli.demo import data, vocabulary
+from flax_bigbird.cli.demo import data
+from flax_bigbird.train import vocabulary
 
 
 @pytest.fixture(scope="module")

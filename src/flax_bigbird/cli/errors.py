@@ -8,6 +8,10 @@ class CommandError(Exception):
     """The user's input or machine does not allow it: one line (rule, received, remedy), exit 2."""
 
 
+class InterruptedWork(Exception):
+    """Ctrl-C stopped work that can go on later: one line that says how, exit 130."""
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Imports `module`, which the optional dependencies named `extra` bring.
 
@@ -17,7 +21,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0]:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # it is there, and broken in itself
         raise CommandError(
             f'this command needs the package {error.name}: pip install "flax-bigbird[{extra}]"'

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flax_bigbird.cli.errors import CommandError
+from flax_bigbird.cli import train
+from flax_bigbird.cli.errors import CommandError, InterruptedWork
 
 FAILED = 2  # exit code of every error
 INTERRUPTED = 130  # of Ctrl-C, as shells have it
@@ -65,6 +66,9 @@ def demo(
     run_demo(output, seed=seed, short_steps=short_steps, long_steps=long_steps, quick=quick)
 
 
+app.command("train")(train.signature(train.command))
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """The console entry. Exits with 0, 2 after an error, 130 after Ctrl-C."""
     sys.exit(main(arguments))
@@ -76,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(args=arguments, prog_name="bigbird", standalone_mode=False)
     except CommandError as error:
         return _fail(str(error))
+    except InterruptedWork as stop:
+        typer.echo(f"bigbird: {stop}", err=True)
+        return INTERRUPTED
     except KeyboardInterrupt:
         return _interrupted()
     except OSError as error:

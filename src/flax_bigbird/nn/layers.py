@@ -69,7 +69,7 @@ class BigBirdLayer(nn.Module):
 
         rows = x.reshape(-1, width)
         whole = parts * ROWS_AT_ONCE
-        streams = {"params": False, "dropout": True}
+        streams: Any = {"params": False, "dropout": True}
         over_parts = nn.scan(one_part, variable_broadcast="params", split_rngs=streams)
         _, out = over_parts(self, (), rows[:whole].reshape(parts, ROWS_AT_ONCE, width))
         out = out.reshape(whole, -1)

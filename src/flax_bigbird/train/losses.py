@@ -75,12 +75,12 @@ def cross_entropy(logits: Float[Array, "... V"], labels: Int[Array, "..."]) -> F
     0 where there are none.
     """
     used = labels != IGNORED
-    losses = _negative_log_likelihood(logits, jnp.where(used, labels, 0))
+    losses = negative_log_likelihood(logits, jnp.where(used, labels, 0))
     return jnp.where(used, losses, 0).sum() / jnp.maximum(used.sum(), 1)
 
 
 @jax.custom_vjp
-def _negative_log_likelihood(logits: Array, labels: Array) -> Array:
+def negative_log_likelihood(logits: Array, labels: Array) -> Array:
     return _forward(logits, labels)[0]
 
 
@@ -104,4 +104,4 @@ def _backward(saved, d_losses: Array):
     return jnp.where(is_label, d_logits - d_losses[..., None].astype(weights.dtype), d_logits), None
 
 
-_negative_log_likelihood.defvjp(_forward, _backward)
+negative_log_likelihood.defvjp(_forward, _backward)

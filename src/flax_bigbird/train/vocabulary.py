@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PIECES = 8000
-_SENTENCE_END = re.compile(r"(?<=[.;:?!]) ")
+_SENTENCE_END = re.compile(r"(?<=[.;:?!])\s+|\n+")
 
 
-def train_vocabulary(texts: Iterable[str], size: int = PIECES) -> bytes:
+def train_vocabulary(texts: Iterable[str], size: int = PIECES, *, or_fewer: bool = False) -> bytes:
     """A `spiece.model` of `size` Unigram pieces: pad 0, eos 1, bos 2, unk 3, CLS 4, SEP 5, MASK 6.
+
+    Args:
+      or_fewer: where the texts do not hold enough for so many pieces, as many as they do.
 
     Raises:
       ValueError: the texts hold too few different words for `size` pieces.
@@ -31,6 +34,7 @@ def train_vocabulary(texts: Iterable[str], size: int = PIECES) -> bytes:
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
+            hard_vocab_limit=not or_fewer,
             max_sentence_length=20_000,
             character_coverage=1.0,
             normalization_rule_name="identity",  # transformers' tokenizer does not normalise

@@ -1,0 +1,14 @@
+"""The tasks that `train` knows, by name."""
+
+from flax_bigbird.train.objectives.base import Objective
+from flax_bigbird.train.objectives.masked_lm import MaskedLM
+from flax_bigbird.train.objectives.question_answering import QuestionAnswering
+from flax_bigbird.train.objectives.sequence_classification import SequenceClassification
+from flax_bigbird.train.objectives.token_classification import TokenClassification
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "masked-lm": MaskedLM,
+    "question-answering": QuestionAnswering,
+    "sequence-classification": SequenceClassification,
+    "token-classification": TokenClassification,
+}

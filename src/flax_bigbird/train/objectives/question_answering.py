@@ -1,0 +1,231 @@
+"""Extractive question answering: which words of a document are the answer, or that none are."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_bigbird.train import tokens
+from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
+from flax_bigbird.train.reading import DataError, check_columns
+from flax_bigbird.train.squad import squad_metrics
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+BEST_ENDS = 20  # starts, and ends, of a window that are tried with each other
+QUESTION_SHARE = 4  # a question may take a quarter of the window
+
+
+class Span(NamedTuple):
+    """An answer of a window: characters of the context, and how sure the model is."""
+
+    first: int
+    last: int  # one past
+    score: float
+
+
+class QuestionAnswering(Objective):
+    """SQuAD's columns: `question`, `context`, `answers` with lists `text` and `answer_start`.
+
+    A context longer than the window is read in windows that share `stride` tokens; the answer of
+    a question is the best span of all of them. Questions without answers are allowed.
+    """
+
+    model_class = "FlaxBigBirdForQuestionAnswering"
+    best_metric = "f1"
+
+    def read(self, rows: "Dataset") -> None:
+        self._check(rows, "training data")
+
+    def texts(self, rows: "Dataset") -> Iterator[str]:
+        for batch in rows.iter(64):
+            for name in ("question", "context"):
+                yield from batch[name]  # type: ignore[index]
+
+    def prepare(self, rows: "Dataset", what: str) -> Prepared:
+        self._check(rows, what)
+        options, tokenizer = self.options, self.tokenizer
+        length, stride = options.max_length, options.stride
+
+        def cut(batch: tokens.Batch, numbers: list[int]) -> tokens.Batch:
+            names = ("input_ids", "length", "start", "end", "row", "context_at", "offsets", "short")
+            found: tokens.Batch = {name: [] for name in names}
+            columns = (batch["question"], batch["context"], batch["answers"], numbers)
+            for question, context, answers, number in zip(*columns, strict=True):
+                answer = _first_answer(context, answers, number, what)
+                for window in _windows(tokenizer, question, context, answer, length, stride):
+                    for name, value in (window | {"row": number}).items():
+                        found[name].append(value)
+            return found
+
+        key = ("spans", length, stride, tokens.digest(tokenizer))
+        made = tokens.mapped(rows, cut, *key, with_indices=True)
+        short = int(tokens.numbers(made, "short").sum())
+        notes = []
+        if short:
+            notes.append(
+                f"Questions of the {what} are cut to a quarter of the window in {short:,} windows"
+            )
+        return Prepared(made.remove_columns("short"), notes, rows)
+
+    def collate(
+        self, row: dict[str, Any], length: int, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        ends = {name: np.asarray(row[name], np.int32) for name in ("start", "end")}
+        return self.padded(row["input_ids"], length) | ends
+
+    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
+        losses, _, _ = self._losses(model, params, batch, **call)
+        return Loss(losses.mean(), losses.shape[0])
+
+    def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        losses, start, end = self._losses(model, params, batch)
+        return {"losses": losses, "start": start, "end": end}
+
+    def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
+        predicted, no_answer = self.answers(outputs, prepared)
+        assert prepared.source is not None
+        wanted = [answers["text"] for answers in prepared.source["answers"]]
+        loss = {"loss": float(outputs["losses"].mean())}
+        return loss | squad_metrics(predicted, no_answer, wanted)
+
+    def answers(self, outputs: Arrays, prepared: Prepared) -> tuple[list[str], np.ndarray]:
+        """(the best span's text of each question, how much likelier no answer is)."""
+        assert prepared.source is not None
+        contexts = prepared.source["context"]
+        best = [Span(0, 0, -np.inf)] * len(contexts)
+        null = np.full(len(contexts), np.inf)
+        rows: Any = prepared.rows
+        for row, start, end in zip(rows, outputs["start"], outputs["end"], strict=True):
+            number = row["row"]
+            null[number] = min(null[number], float(start[0] + end[0]))
+            span = _best_span(row, start, end, self.options.longest_answer)
+            if span is not None and span.score > best[number].score:
+                best[number] = span
+        found = [
+            context[s.first : s.last].strip() for context, s in zip(contexts, best, strict=True)
+        ]
+        return found, null - np.array([span.score for span in best])
+
+    def _losses(self, model: Any, params: Any, batch: Arrays, **call: Any) -> tuple[Any, Any, Any]:
+        """([B], start logits [B, T], end logits [B, T]); padding cannot be chosen."""
+        mask = batch["attention_mask"]
+        out = model(batch["input_ids"], mask, params=params, **call)
+        losses, logits = 0.0, []
+        for name in ("start", "end"):
+            value = getattr(out, f"{name}_logits").astype(jnp.float32)
+            value = jnp.where(mask > 0, value, -1e6)
+            chosen = batch[name][:, None]
+            losses -= jnp.take_along_axis(jax.nn.log_softmax(value), chosen, 1)[:, 0] / 2
+            logits.append(value)
+        return losses, *logits
+
+    def _check(self, rows: "Dataset", what: str) -> None:
+        check_columns(rows, ["question", "context", "answers"], what)
+        for column in ("question", "context"):
+            tokens.check_texts(rows, column, what)
+        for number, answers in enumerate(rows["answers"], 1):
+            if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
+                raise DataError(
+                    "answers must hold the lists text and answer_start, as SQuAD's; row "
+                    f"{number} of the {what} has {str(answers)[:60]}"
+                )
+
+
+def _first_answer(
+    context: str, answers: dict[str, list[Any]], number: int, what: str
+) -> tuple[int, int] | None:
+    """(first character, one past the last) of the first answer; None for no answer."""
+    if not answers["text"]:
+        return None
+    text, first = answers["text"][0], answers["answer_start"][0]
+    if context[first : first + len(text)] != text or not text:
+        raise DataError(
+            f"an answer must stand in its context where answer_start says; row {number + 1} of "
+            f"the {what} has {text[:40]!r} at {first}, where the context has "
+            f"{context[first : first + len(text)][:40]!r}: mend it"
+        )
+    return first, first + len(text)
+
+
+def pieces_with_places(
+    tokenizer: "PreTrainedTokenizerBase", text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """(ids, characters [first, one past the last) of each), whatever white space is in the text."""
+    plain = re.sub(r"\s", " ", text)
+    made = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return made["input_ids"], [(int(a), int(b)) for a, b in made["offset_mapping"]]
+
+
+def _windows(
+    tokenizer: "PreTrainedTokenizerBase",
+    question: str,
+    context: str,
+    answer: tuple[int, int] | None,
+    length: int,
+    stride: int,
+) -> Iterator[dict[str, Any]]:
+    """`[CLS] question [SEP] part of the context [SEP]`, the answer's pieces in it (else 0, 0)."""
+    (asked,) = tokens.encode(tokenizer, [question])
+    kept = asked[: length // QUESTION_SHARE]
+    lead = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]
+    ids, places = pieces_with_places(tokenizer, context)
+    room = length - len(lead) - 1
+    step = max(1, room - stride)
+    start = 0
+    while True:
+        part = places[start : start + room]
+        first, last = _inside(part, answer)
+        made = [*lead, *ids[start : start + room], tokenizer.sep_token_id]
+        yield {
+            "input_ids": made,
+            "length": len(made),
+            "start": first + len(lead) if first >= 0 else 0,
+            "end": last + len(lead) if first >= 0 else 0,
+            "context_at": len(lead),
+            "offsets": [list(place) for place in part],
+            "short": len(kept) < len(asked),
+        }
+        if start + room >= len(ids):
+            return
+        start += step
+
+
+def _inside(places: Sequence[tuple[int, int]], answer: tuple[int, int] | None) -> tuple[int, int]:
+    """(first piece, last piece) of an answer that lies in these pieces as a whole; else -1, -1."""
+    if answer is None or not places:
+        return -1, -1
+    if places[0][0] > answer[0] or places[-1][1] < answer[1]:
+        return -1, -1
+    first = next(n for n, place in enumerate(places) if place[1] > answer[0])
+    last = max(n for n, place in enumerate(places) if place[0] < answer[1])
+    return first, last
+
+
+def _best_span(
+    row: dict[str, Any], start: np.ndarray, end: np.ndarray, longest: int
+) -> Span | None:
+    """The likeliest span of at most `longest` pieces of the window's context."""
+    at, places = row["context_at"], row["offsets"]
+    if not places:
+        return None
+    here = slice(at, at + len(places))
+    starts, ends = start[here], end[here]
+    top_starts = np.argsort(-starts, kind="stable")[:BEST_ENDS]
+    top_ends = np.argsort(-ends, kind="stable")[:BEST_ENDS]
+    gap = top_ends[None] - top_starts[:, None]
+    scores = np.where(
+        (gap >= 0) & (gap < longest), starts[top_starts][:, None] + ends[top_ends][None], -np.inf
+    )
+    best = np.unravel_index(scores.argmax(), scores.shape)
+    if not np.isfinite(scores[best]):
+        # No end behind a start among the likeliest: the likeliest piece by itself.
+        alone = int((starts + ends).argmax())
+        return Span(places[alone][0], places[alone][1], float(starts[alone] + ends[alone]))
+    first, last = top_starts[best[0]], top_ends[best[1]]
+    return Span(places[first][0], places[last][1], float(scores[best]))

@@ -1,0 +1,89 @@
+"""SQuAD's metrics and the windows of a context."""
+
+import numpy as np
+import pytest
+
+from flax_bigbird.train import squad, vocabulary
+from flax_bigbird.train.objectives import question_answering as qa
+
+TEXT = "The quick brown fox jumps over the lazy dog. It sleeps by the old mill at noon. " * 4
+
+
+def test_normalised_texts_are_compared():
+    assert squad.exact("The  Mill!", ["old mill", "mill"]) == 1
+    assert squad.exact("mills", ["mill"]) == 0
+    assert squad.exact("", []) == 1
+    assert squad.f1("the old mill", ["mill at noon"]) == pytest.approx(2 / 5)  # 1 of 2, 1 of 3
+    assert squad.f1("a", []) == 1  # an article is nothing
+    assert squad.f1("mill", []) == 0
+
+
+def test_metrics_with_and_without_answers():
+    """Right, half right, wrongly silent, rightly silent."""
+    predicted = ["mill", "old mill", "dog", "fox"]
+    answers = [["mill"], ["mill"], ["dog"], []]
+    no_answer = np.array([-3.0, -2.0, 1.0, 2.0])
+    found = squad.squad_metrics(predicted, no_answer, answers)
+    assert found["exact"] == pytest.approx(50)
+    assert found["f1"] == pytest.approx(100 * (1 + 2 / 3 + 0 + 1) / 4)
+    assert found["has_answer_f1"] == pytest.approx(100 * (1 + 2 / 3) / 3)
+    assert found["no_answer_exact"] == 100
+    # Answering the third too, and not the fourth, is best.
+    assert found["best_f1"] == pytest.approx(100 * (1 + 2 / 3 + 1 + 1) / 4)
+    assert found["best_f1_threshold"] == 1.0
+    assert set(squad.squad_metrics(predicted[:2], no_answer[:2], answers[:2])) == {"exact", "f1"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    made = vocabulary.train_vocabulary([TEXT], 38)
+    return vocabulary.save_vocabulary(made, tmp_path_factory.mktemp("vocabulary"), 512)
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "  ", "\t\n"])
+def test_pieces_lie_where_they_say(tokenizer, space):
+    text = TEXT.replace(" by ", f"{space}by{space}")
+    ids, places = qa.pieces_with_places(tokenizer, text)
+    assert len(ids) == len(places)
+    for piece, (first, last) in zip(tokenizer.convert_ids_to_tokens(ids), places, strict=True):
+        assert piece.replace("▁", "") in text[first:last] or piece == "<unk>"
+
+
+@pytest.mark.parametrize("at", [0, 80, 240])
+def test_an_answer_is_found_again_in_its_windows(tokenizer, at):
+    """The pieces between start and end spell it, in every window that holds it."""
+    first = TEXT.index("lazy dog", at)
+    answer = (first, first + len("lazy dog"))
+    windows = list(qa._windows(tokenizer, "what sleeps", TEXT, answer, 40, 12))
+    assert len(windows) > 3
+    held = [window for window in windows if window["start"]]
+    assert held
+    for window in held:
+        places = window["offsets"]
+        start, end = window["start"] - window["context_at"], window["end"] - window["context_at"]
+        assert TEXT[places[start][0] : places[end][1]].strip() == "lazy dog"
+    for window in windows:
+        assert window["length"] == len(window["input_ids"]) <= 40
+
+
+def test_windows_share_and_cover(tokenizer):
+    _, places = qa.pieces_with_places(tokenizer, TEXT)
+    windows = list(qa._windows(tokenizer, "what", TEXT, None, 40, 12))
+    joined = windows[0]["offsets"]
+    for window in windows[1:]:
+        assert window["offsets"][:12] == joined[-12:]
+        joined = joined + window["offsets"][12:]
+    assert [tuple(place) for place in joined] == places
+    assert all(window["start"] == window["end"] == 0 for window in windows)
+
+
+def test_the_best_span_is_of_the_context_and_not_too_long():
+    row = {"context_at": 2, "offsets": [[0, 3], [3, 6], [6, 9]]}
+    start = np.array([99.0, 99, 1, 5, 0, 99])
+    end = np.array([99.0, 99, 9, 0, 4, 99])
+    # The likeliest end lies before the likeliest start.
+    assert qa._best_span(row, start, end, 30) == qa.Span(0, 3, 10.0)
+    end[2] = -9
+    assert qa._best_span(row, start, end, 30) == qa.Span(3, 9, 9.0)
+    assert qa._best_span(row, start, end, 1) == qa.Span(3, 6, 5.0)
+    assert qa._best_span({"context_at": 2, "offsets": []}, start, end, 30) is None
