@@ -401,6 +401,18 @@ def test_another_run_in_the_folder(tmp_path):
     assert weights(tmp_path / "run") != before
 
 
+def test_a_run_that_never_began_does_not_stand_in_the_way(tmp_path):
+    """Wrong data leave no folder, a wrong option no run: the corrected command just runs."""
+    data = labelled(tmp_path / "a.jsonl", 20)
+    with pytest.raises(DataError):
+        train(options(tmp_path, train_files=[str(tmp_path / "none.jsonl")]))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OptionError, match="keys of BigBirdConfig"):
+        train(options(tmp_path, train_files=[data], model_config={"hidden": 3}))
+    train(options(tmp_path, train_files=[data]))
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_a_folder_of_others_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")

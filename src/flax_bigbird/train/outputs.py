@@ -48,6 +48,13 @@ class RunFolder:
     def report(self) -> Path:
         return self.root / "report.json"
 
+    def has_begun(self) -> bool:
+        """Whether there is something to go on from, or the end."""
+        saved = self.checkpoints.is_dir() and any(
+            p.name.isdigit() for p in self.checkpoints.iterdir()
+        )
+        return saved or self.is_finished()
+
     def is_finished(self) -> bool:
         """The report is written last."""
         return self.report.exists()
@@ -65,8 +72,8 @@ class RunFolder:
         write_whole(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
-def open_folder(options: TrainOptions) -> RunFolder:
-    """The run's folder, new or of this same run, after all checks and before any work.
+def check_folder(options: TrainOptions) -> RunFolder:
+    """The run's folder, which is new, empty, or of this same run; nothing is written.
 
     Raises:
       OptionError: the folder cannot be written, or holds something else than this run.
@@ -75,29 +82,32 @@ def open_folder(options: TrainOptions) -> RunFolder:
     root = folder.root
     if root.exists() and not root.is_dir():
         raise OptionError(f"output_dir must be a folder; {root} is a file: name another")
-    going_on = False
     if root.exists() and any(root.iterdir()):
         if not folder.options.exists():
             raise OptionError(
                 f"output_dir must be new, empty or a run's folder; {root} holds other files: name "
                 "another"
             )
-        if options.overwrite:
-            _remove_run(folder)
-        else:
+        if not options.overwrite and folder.has_begun():
             _check_same(folder, options)
-            going_on = True
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise OptionError(
             f"output_dir must be writable; {root} is not ({error.strerror}): name another"
         ) from error
-    if not going_on:
-        write_whole(folder.options, to_yaml(options))
     return folder
+
+
+def begin(folder: RunFolder, options: TrainOptions) -> None:
+    """Makes the folder ready: as it is for a run that goes on, else without an earlier run."""
+    if folder.has_begun() and not options.overwrite:
+        return
+    folder.root.mkdir(parents=True, exist_ok=True)
+    _remove_run(folder)
+    write_whole(folder.options, to_yaml(options))
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -133,11 +143,10 @@ def _check_same(folder: RunFolder, options: TrainOptions) -> None:
 
 
 def _remove_run(folder: RunFolder) -> None:
-    """The run's own files; others stay."""
-    # options.yaml last: with it gone the folder would no longer be known as a run's.
+    """The run's own files but options.yaml, by which the folder is known; others stay."""
     folder.drop_what_is_only_for_going_on()
     shutil.rmtree(folder.tensorboard, ignore_errors=True)
-    for name in ("report.json", "metrics.jsonl", "README.md", "loss.png", "options.yaml"):
+    for name in ("report.json", "metrics.jsonl", "README.md", "loss.png", "confusion_matrix.png"):
         (folder.root / name).unlink(missing_ok=True)
 
 

@@ -15,7 +15,7 @@ from flax_bigbird.train.objectives import OBJECTIVES, MaskedLM, Objective
 from flax_bigbird.train.objectives.base import Prepared
 from flax_bigbird.train.optimizer import optimizer
 from flax_bigbird.train.options import OptionError, TrainOptions
-from flax_bigbird.train.outputs import RunFolder, open_folder
+from flax_bigbird.train.outputs import RunFolder, begin, check_folder
 from flax_bigbird.train.pipeline import (
     Bucket,
     batches_per_epoch,
@@ -68,13 +68,14 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
       TrainingError: the loss is not finite any more.
     """
     screen = screen or NoScreen()
-    folder = open_folder(options)
-    if folder.is_finished():
+    folder = check_folder(options)
+    if folder.is_finished() and not options.overwrite:
         screen.note(f"{folder.root} holds this run, finished.")
         return report.read(folder)
     objective = OBJECTIVES[options.task](options)
     training_rows, validation_rows = reading.read_training_data(options)
     objective.read(training_rows)
+    begin(folder, options)
     tokenizer = start.find_tokenizer(options, objective, training_rows, folder.tokenizer)
     model, notes = start.find_model(options, objective, tokenizer)
     _check_disk(folder, model)
@@ -174,8 +175,8 @@ def _train(
         "validation": _facts(validation) if validation else None,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
         "tokens": progress.tokens,
-        "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
-        "mfu": progress.tokens / max(progress.seconds, 1e-9) / full_speed,
+        "tokens_per_second": watcher.median_speed,
+        "mfu": watcher.median_speed / full_speed,
         "seconds": progress.seconds,
         "losses": progress.losses,
         "evaluations": progress.evaluations,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -66,11 +67,13 @@ class RunWatcher:
         self._checkpoints = checkpoints
         self._rate: Any = learning_rate(options, plan.steps)
         self._tokens_at_full_speed = flops
+        self._speeds: list[float] = []
         folder.metrics_up_to(start_step)
         self._lines = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=start_step or None)
 
     def logged(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        self._speeds.append(metrics["tokens_per_second"])
         known = {
             **metrics,
             "learning_rate": float(self._rate(progress.step - 1)),
@@ -93,6 +96,11 @@ class RunWatcher:
 
     def should_stop(self) -> bool:
         return self._screen.should_stop()
+
+    @property
+    def median_speed(self) -> float:
+        """Tokens a second of this process, without the steps that compile; 0 before the first."""
+        return statistics.median(self._speeds) if self._speeds else 0.0
 
     def close(self) -> None:
         self._lines.close()
