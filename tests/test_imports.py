@@ -13,7 +13,7 @@ import flax_bigbird
 
 ROOT = pathlib.Path(flax_bigbird.__file__).parent
 
-# cli -> {tasks, train} -> models -> {nn, checkpoint, generation} -> attention
+# cli -> train -> tasks -> models -> {nn, checkpoint, generation} -> attention
 LEVEL = {
     "attention": 0,
     "nn": 1,
@@ -21,8 +21,8 @@ LEVEL = {
     "generation": 1,
     "models": 2,
     "tasks": 3,
-    "train": 3,
-    "cli": 4,
+    "train": 4,
+    "cli": 5,
 }
 ANYWHERE = {"_hf", "_version"}
 ROOT_FILES = {"__init__.py", "_public.py"}  # which hand on what others define

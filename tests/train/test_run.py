@@ -16,12 +16,12 @@ from training_tools import TINY_MODEL, labelled, options, sentences, speech_text
 
 import flax_bigbird
 from flax_bigbird.cli.main import INTERRUPTED, main
+from flax_bigbird.tasks.text import load_tokenizer
 from flax_bigbird.train import run as run_module
 from flax_bigbird.train.loop import Interrupted, TrainingError
 from flax_bigbird.train.options import OptionError
 from flax_bigbird.train.reading import DataError
 from flax_bigbird.train.run import train
-from flax_bigbird.train.tokens import load_tokenizer
 from flax_bigbird.train.watch import NoScreen
 
 WORKER = Path(__file__).with_name("train_worker.py")

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from flax_bigbird.tasks import spans
+from flax_bigbird.tasks.text import pieces_with_places
 from flax_bigbird.train import squad, vocabulary
 from flax_bigbird.train.objectives import question_answering as qa
 
@@ -43,7 +45,7 @@ def tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("space", [" ", "\n", "  ", "\t\n"])
 def test_pieces_lie_where_they_say(tokenizer, space):
     text = TEXT.replace(" by ", f"{space}by{space}")
-    ids, places = qa.pieces_with_places(tokenizer, text)
+    ids, places = pieces_with_places(tokenizer, text)
     assert len(ids) == len(places)
     for piece, (first, last) in zip(tokenizer.convert_ids_to_tokens(ids), places, strict=True):
         assert piece.replace("▁", "") in text[first:last] or piece == "<unk>"
@@ -54,36 +56,35 @@ def test_an_answer_is_found_again_in_its_windows(tokenizer, at):
     """The pieces between start and end spell it, in every window that holds it."""
     first = TEXT.index("lazy dog", at)
     answer = (first, first + len("lazy dog"))
-    windows = list(qa._windows(tokenizer, "what sleeps", TEXT, answer, 40, 12))
+    windows = list(spans.context_windows(tokenizer, "what sleeps", TEXT, 40, 12))
     assert len(windows) > 3
-    held = [window for window in windows if window["start"]]
-    assert held
-    for window in held:
-        places = window["offsets"]
-        start, end = window["start"] - window["context_at"], window["end"] - window["context_at"]
-        assert TEXT[places[start][0] : places[end][1]].strip() == "lazy dog"
-    for window in windows:
-        assert window["length"] == len(window["input_ids"]) <= 40
+    found = [(window, *qa._inside(window.places, answer)) for window in windows]
+    assert any(start >= 0 for _, start, _ in found)
+    for window, start, end in found:
+        assert len(window.ids) <= 40
+        whole = window.places[0][0] <= first and answer[1] <= window.places[-1][1]
+        assert (start >= 0) == whole
+        if whole:
+            assert TEXT[window.places[start][0] : window.places[end][1]].strip() == "lazy dog"
 
 
 def test_windows_share_and_cover(tokenizer):
-    _, places = qa.pieces_with_places(tokenizer, TEXT)
-    windows = list(qa._windows(tokenizer, "what", TEXT, None, 40, 12))
-    joined = windows[0]["offsets"]
+    _, places = pieces_with_places(tokenizer, TEXT)
+    windows = list(spans.context_windows(tokenizer, "what", TEXT, 40, 12))
+    joined = windows[0].places
     for window in windows[1:]:
-        assert window["offsets"][:12] == joined[-12:]
-        joined = joined + window["offsets"][12:]
-    assert [tuple(place) for place in joined] == places
-    assert all(window["start"] == window["end"] == 0 for window in windows)
+        assert window.places[:12] == joined[-12:]
+        joined = joined + window.places[12:]
+    assert joined == places
 
 
 def test_the_best_span_is_of_the_context_and_not_too_long():
-    row = {"context_at": 2, "offsets": [[0, 3], [3, 6], [6, 9]]}
+    places = [(0, 3), (3, 6), (6, 9)]
     start = np.array([99.0, 99, 1, 5, 0, 99])
     end = np.array([99.0, 99, 9, 0, 4, 99])
     # The likeliest end lies before the likeliest start.
-    assert qa._best_span(row, start, end, 30) == qa.Span(0, 3, 10.0)
+    assert spans.best_span(2, places, start, end, 30) == spans.Span(0, 3, 10.0)
     end[2] = -9
-    assert qa._best_span(row, start, end, 30) == qa.Span(3, 9, 9.0)
-    assert qa._best_span(row, start, end, 1) == qa.Span(3, 6, 5.0)
-    assert qa._best_span({"context_at": 2, "offsets": []}, start, end, 30) is None
+    assert spans.best_span(2, places, start, end, 30) == spans.Span(3, 9, 9.0)
+    assert spans.best_span(2, places, start, end, 1) == spans.Span(3, 6, 5.0)
+    assert spans.best_span(2, [], start, end, 30) == spans.NOTHING

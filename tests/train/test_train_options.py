@@ -37,7 +37,10 @@ def test_numbers_as_people_write_them_in_yaml(tmp_path):
         ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1; got 0"),
         ({"train_files": []}, "must be train_files or a dataset; got neither"),
         ({"dataset": "x"}, "must be train_files or a dataset; got both"),
-        ({"tokens_per_batch": 100}, "tokens_per_batch must hold one document of max_length=4096"),
+        (
+            {"max_length": 4096, "tokens_per_batch": 100},
+            "tokens_per_batch must hold one document of max_length=4096",
+        ),
         ({"validation_split": "test"}, "validation_split belongs to a dataset; got 'test'"),
     ],
 )

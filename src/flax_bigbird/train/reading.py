@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flax_bigbird.tasks.errors import DataError as DataError
 from flax_bigbird.train.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ KINDS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-
-
-class DataError(ValueError):
-    """Data that cannot be used: the rule, the place, the remedy."""
 
 
 def read_files(paths: Sequence[str]) -> "Dataset":

@@ -105,7 +105,7 @@ def card(options: TrainOptions, found: dict[str, Any]) -> str:
         f"# {name}",
         "",
         f"{TITLES[options.task]}: BigBird, {found['parameters']:,} parameters, documents of up to "
-        f"{options.max_length:,} tokens. "
+        f"{options.length:,} tokens. "
         + (f"Started from {options.model}." if options.model else "Trained from nothing."),
         "",
         "## Data",

@@ -72,10 +72,11 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
     if folder.is_finished() and not options.overwrite:
         screen.note(f"{folder.root} holds this run, finished.")
         return report.read(folder)
+    asked, options = options, start.with_length(options)
     objective = OBJECTIVES[options.task](options)
     training_rows, validation_rows = reading.read_training_data(options)
     objective.read(training_rows)
-    begin(folder, options)
+    begin(folder, asked)
     tokenizer = start.find_tokenizer(options, objective, training_rows, folder.tokenizer)
     model, notes = start.find_model(options, objective, tokenizer)
     _check_disk(folder, model)

@@ -11,13 +11,38 @@ import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS, CheckpointWarning
-from flax_bigbird.train import tokens, vocabulary
+from flax_bigbird.tasks.text import load_tokenizer
+from flax_bigbird.train import vocabulary
 from flax_bigbird.train.objectives import Objective
 from flax_bigbird.train.options import OptionError, TrainOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+
+NEW_TABLE = 4096  # positions of a new model
+
+
+def with_length(options: TrainOptions) -> TrainOptions:
+    """The options with the `max_length` that they ask for or leave to the model.
+
+    Raises:
+      OptionError: the model's configuration cannot be read.
+    """
+    if options.max_length:
+        return options
+    table = options.model_config.get("max_position_embeddings")
+    if table is None and options.model:
+        try:
+            config = bigbird_config_class().from_pretrained(options.model)
+        except (OSError, ValueError) as error:
+            raise OptionError(
+                f"model must be a BigBird checkpoint; {options.model}: "
+                f"{str(error).splitlines()[0]}: name a folder or Hub id that is one"
+            ) from error
+        table = config.max_position_embeddings
+    return options.with_length(table or NEW_TABLE)
 
 
 def find_tokenizer(
@@ -29,10 +54,10 @@ def find_tokenizer(
       OptionError: it cannot be loaded, or the texts are too few for `vocabulary_size`.
     """
     if folder.exists():
-        return tokens.load_tokenizer(str(folder))
+        return load_tokenizer(str(folder))
     named = options.tokenizer or options.model
     if named:
-        tokenizer = tokens.load_tokenizer(named)
+        tokenizer = load_tokenizer(named)
         with _whole(folder) as partial:
             tokenizer.save_pretrained(partial)
             model_file = Path(named) / "spiece.model"
@@ -46,8 +71,8 @@ def find_tokenizer(
     except ValueError as error:
         raise OptionError(f"vocabulary_size: {error}") from error
     with _whole(folder) as partial:
-        vocabulary.save_vocabulary(made, partial, options.max_length)
-    return tokens.load_tokenizer(str(folder))
+        vocabulary.save_vocabulary(made, partial, options.length)
+    return load_tokenizer(str(folder))
 
 
 @contextlib.contextmanager
@@ -90,11 +115,11 @@ def find_model(
     else:
         model, notes = _loaded(options, settings, model_class, fields)
     table = model.config.max_position_embeddings
-    if options.max_length > table:
+    if options.length > table:
         raise OptionError(
             f"max_length must be at most the model's position table, {table}; got "
-            f"{options.max_length}: lower it, or lengthen the table with "
-            f"model_config max_position_embeddings={options.max_length}"
+            f"{options.length}: lower it, or lengthen the table with "
+            f"model_config max_position_embeddings={options.length}"
         )
     if len(tokenizer) > model.config.vocab_size:
         raise OptionError(
@@ -115,7 +140,7 @@ def _new_config(
     base = {
         # A whole number of 8: matmuls with a vocabulary of odd size are slower on accelerators.
         "vocab_size": -(-len(tokenizer) // 8) * 8,
-        "max_position_embeddings": options.max_length,
+        "max_position_embeddings": options.length,
     }
     known = bigbird_config_class()().to_dict().keys() | set(OWN_CONFIG_KEYS)
     for key in options.model_config:

@@ -8,41 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flax_bigbird._hf import quiet
-from flax_bigbird.train.options import OptionError
-from flax_bigbird.train.reading import DataError
+from flax_bigbird.tasks.errors import DataError
+from flax_bigbird.tasks.text import FRAME, encode, framed
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-FRAME = 2  # [CLS] and [SEP]
 SHORTEST = 8  # tokens of a window that is worth a row of a batch
 
 Batch = dict[str, list[Any]]
-
-
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder or Hub id.
-
-    Raises:
-      OptionError: there is none, or it lacks one of the [CLS], [SEP], [MASK] and padding pieces.
-    """
-    with quiet():
-        from transformers import AutoTokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise OptionError(
-            f"tokenizer must be a folder or Hub id that holds one; {name} does not "
-            f"({str(error).splitlines()[0]}): name one, or train a vocabulary with a new model"
-        ) from error
-    for kind in ("pad", "cls", "sep", "mask"):
-        if getattr(tokenizer, f"{kind}_token_id") is None:
-            raise OptionError(
-                f"the tokenizer must have a {kind} token; that of {name} has none: use BigBird's"
-            )
-    return tokenizer
 
 
 def digest(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -103,16 +78,6 @@ def _column(rows: "Dataset", name: str) -> Iterable[Any]:
         yield from batch[name]  # type: ignore[index]
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    """The pieces of whole texts, without [CLS] and [SEP], however long.
-
-    White space is single spaces to SentencePiece's own normalisation; the tokenizers of
-    `transformers` leave line ends in, which BigBird's vocabularies do not know.
-    """
-    spaced = [" ".join(text.split()) for text in texts]
-    return tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"]
-
-
 def windows(
     rows: "Dataset", column: str, tokenizer: "PreTrainedTokenizerBase", length: int
 ) -> tuple["Dataset", int]:
@@ -171,22 +136,3 @@ def texts(
     key = ("texts", columns, length, digest(tokenizer), sorted(keep))
     made = mapped(rows, one, *key, keep=keep)
     return made.remove_columns("cut"), int(numbers(made, "cut").sum())
-
-
-def framed(
-    parts: list[list[int]], tokenizer: "PreTrainedTokenizerBase", length: int
-) -> tuple[list[int], bool]:
-    """(`[CLS] a [SEP] b [SEP]` within `length` tokens, whether something was cut)."""
-    room = length - 1 - len(parts)
-    sizes = [len(part) for part in parts]
-    while sum(sizes) > room:
-        longest = int(np.argmax(sizes))
-        others = [size for index, size in enumerate(sizes) if index != longest]
-        # Down to the next longest at once, then in equal parts.
-        spare = sum(sizes) - room
-        step = sizes[longest] - max(others, default=0)
-        sizes[longest] -= min(spare, step) if step else -(-spare // len(sizes))
-    ids: list[Any] = [tokenizer.cls_token_id]
-    for part, size in zip(parts, sizes, strict=True):
-        ids += [*part[:size], tokenizer.sep_token_id]
-    return ids, sizes != [len(part) for part in parts]

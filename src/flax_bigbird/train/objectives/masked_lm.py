@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.train import tokens
 from flax_bigbird.train.losses import IGNORED, cross_entropy, negative_log_likelihood
 from flax_bigbird.train.masking import Masking, places
 from flax_bigbird.train.metrics import language_model_metrics
 from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.reading import DataError, check_columns
+from flax_bigbird.train.reading import check_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,7 +40,7 @@ class MaskedLM(Objective):
         column = self.options.text_column
         check_columns(rows, [column], what)
         tokens.check_texts(rows, column, what)
-        found, dropped = tokens.windows(rows, column, self.tokenizer, self.options.max_length)
+        found, dropped = tokens.windows(rows, column, self.tokenizer, self.options.length)
         if not len(found):
             raise DataError(
                 f"the {what} must hold a text of {tokens.SHORTEST} pieces or more; all are shorter"

@@ -1,32 +1,21 @@
 """Extractive question answering: which words of a document are the answer, or that none are."""
 
-import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks.errors import DataError
+from flax_bigbird.tasks.spans import NOTHING, best_span, context_windows
 from flax_bigbird.train import tokens
 from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.reading import DataError, check_columns
+from flax_bigbird.train.reading import check_columns
 from flax_bigbird.train.squad import squad_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-BEST_ENDS = 20  # starts, and ends, of a window that are tried with each other
-QUESTION_SHARE = 4  # a question may take a quarter of the window
-
-
-class Span(NamedTuple):
-    """An answer of a window: characters of the context, and how sure the model is."""
-
-    first: int
-    last: int  # one past
-    score: float
 
 
 class QuestionAnswering(Objective):
@@ -50,7 +39,7 @@ class QuestionAnswering(Objective):
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
         self._check(rows, what)
         options, tokenizer = self.options, self.tokenizer
-        length, stride = options.max_length, options.stride
+        length, stride = options.length, options.stride
 
         def cut(batch: tokens.Batch, numbers: list[int]) -> tokens.Batch:
             names = ("input_ids", "length", "start", "end", "row", "context_at", "offsets", "short")
@@ -58,8 +47,19 @@ class QuestionAnswering(Objective):
             columns = (batch["question"], batch["context"], batch["answers"], numbers)
             for question, context, answers, number in zip(*columns, strict=True):
                 answer = _first_answer(context, answers, number, what)
-                for window in _windows(tokenizer, question, context, answer, length, stride):
-                    for name, value in (window | {"row": number}).items():
+                for window in context_windows(tokenizer, question, context, length, stride):
+                    first, last = _inside(window.places, answer)
+                    values = {
+                        "input_ids": window.ids,
+                        "length": len(window.ids),
+                        "start": first + window.context_at if first >= 0 else 0,
+                        "end": last + window.context_at if first >= 0 else 0,
+                        "row": number,
+                        "context_at": window.context_at,
+                        "offsets": [list(place) for place in window.places],
+                        "short": window.question_cut,
+                    }
+                    for name, value in values.items():
                         found[name].append(value)
             return found
 
@@ -98,14 +98,16 @@ class QuestionAnswering(Objective):
         """(the best span's text of each question, how much likelier no answer is)."""
         assert prepared.source is not None
         contexts = prepared.source["context"]
-        best = [Span(0, 0, -np.inf)] * len(contexts)
+        best = [NOTHING] * len(contexts)
         null = np.full(len(contexts), np.inf)
         rows: Any = prepared.rows
         for row, start, end in zip(rows, outputs["start"], outputs["end"], strict=True):
             number = row["row"]
             null[number] = min(null[number], float(start[0] + end[0]))
-            span = _best_span(row, start, end, self.options.longest_answer)
-            if span is not None and span.score > best[number].score:
+            span = best_span(
+                row["context_at"], row["offsets"], start, end, self.options.longest_answer
+            )
+            if span.score > best[number].score:
                 best[number] = span
         found = [
             context[s.first : s.last].strip() for context, s in zip(contexts, best, strict=True)
@@ -153,49 +155,6 @@ def _first_answer(
     return first, first + len(text)
 
 
-def pieces_with_places(
-    tokenizer: "PreTrainedTokenizerBase", text: str
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, characters [first, one past the last) of each), whatever white space is in the text."""
-    plain = re.sub(r"\s", " ", text)
-    made = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return made["input_ids"], [(int(a), int(b)) for a, b in made["offset_mapping"]]
-
-
-def _windows(
-    tokenizer: "PreTrainedTokenizerBase",
-    question: str,
-    context: str,
-    answer: tuple[int, int] | None,
-    length: int,
-    stride: int,
-) -> Iterator[dict[str, Any]]:
-    """`[CLS] question [SEP] part of the context [SEP]`, the answer's pieces in it (else 0, 0)."""
-    (asked,) = tokens.encode(tokenizer, [question])
-    kept = asked[: length // QUESTION_SHARE]
-    lead = [tokenizer.cls_token_id, *kept, tokenizer.sep_token_id]
-    ids, places = pieces_with_places(tokenizer, context)
-    room = length - len(lead) - 1
-    step = max(1, room - stride)
-    start = 0
-    while True:
-        part = places[start : start + room]
-        first, last = _inside(part, answer)
-        made = [*lead, *ids[start : start + room], tokenizer.sep_token_id]
-        yield {
-            "input_ids": made,
-            "length": len(made),
-            "start": first + len(lead) if first >= 0 else 0,
-            "end": last + len(lead) if first >= 0 else 0,
-            "context_at": len(lead),
-            "offsets": [list(place) for place in part],
-            "short": len(kept) < len(asked),
-        }
-        if start + room >= len(ids):
-            return
-        start += step
-
-
 def _inside(places: Sequence[tuple[int, int]], answer: tuple[int, int] | None) -> tuple[int, int]:
     """(first piece, last piece) of an answer that lies in these pieces as a whole; else -1, -1."""
     if answer is None or not places:
@@ -205,27 +164,3 @@ def _inside(places: Sequence[tuple[int, int]], answer: tuple[int, int] | None) -
     first = next(n for n, place in enumerate(places) if place[1] > answer[0])
     last = max(n for n, place in enumerate(places) if place[0] < answer[1])
     return first, last
-
-
-def _best_span(
-    row: dict[str, Any], start: np.ndarray, end: np.ndarray, longest: int
-) -> Span | None:
-    """The likeliest span of at most `longest` pieces of the window's context."""
-    at, places = row["context_at"], row["offsets"]
-    if not places:
-        return None
-    here = slice(at, at + len(places))
-    starts, ends = start[here], end[here]
-    top_starts = np.argsort(-starts, kind="stable")[:BEST_ENDS]
-    top_ends = np.argsort(-ends, kind="stable")[:BEST_ENDS]
-    gap = top_ends[None] - top_starts[:, None]
-    scores = np.where(
-        (gap >= 0) & (gap < longest), starts[top_starts][:, None] + ends[top_ends][None], -np.inf
-    )
-    best = np.unravel_index(scores.argmax(), scores.shape)
-    if not np.isfinite(scores[best]):
-        # No end behind a start among the likeliest: the likeliest piece by itself.
-        alone = int((starts + ends).argmax())
-        return Span(places[alone][0], places[alone][1], float(starts[alone] + ends[alone]))
-    first, last = top_starts[best[0]], top_ends[best[1]]
-    return Span(places[first][0], places[last][1], float(scores[best]))

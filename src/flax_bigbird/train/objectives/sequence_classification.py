@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.train import metrics, tokens
 from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
 from flax_bigbird.train.options import TrainOptions
-from flax_bigbird.train.reading import DataError, check_columns
+from flax_bigbird.train.reading import check_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,13 +80,13 @@ class SequenceClassification(Objective):
         self._check(values, what)
         self._check_known(values, what)
         found, cut = tokens.texts(
-            rows, columns, self.tokenizer, options.max_length, keep=[options.label_column]
+            rows, columns, self.tokenizer, options.length, keep=[options.label_column]
         )
         notes = []
         if cut:
             notes.append(
                 f"{cut:,} of {len(found):,} documents of the {what} are longer than "
-                f"{options.max_length:,} tokens and are cut"
+                f"{options.length:,} tokens and are cut"
             )
         empty = int((tokens.numbers(found, "length") <= 1 + len(columns)).sum())
         if empty:

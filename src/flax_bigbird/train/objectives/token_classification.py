@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks.errors import DataError
+from flax_bigbird.tasks.text import FRAME, encode, word_windows
 from flax_bigbird.train import metrics, tokens
 from flax_bigbird.train.losses import IGNORED
 from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.reading import DataError, check_columns
+from flax_bigbird.train.reading import check_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,20 +63,22 @@ class TokenClassification(Objective):
                         f"row {row + 1} of the {what} has {tag!r}: add examples of it, or remove "
                         "the row"
                     )
-        tokenizer, length = self.tokenizer, self.options.max_length
+        tokenizer, length = self.tokenizer, self.options.length
 
         def cut(batch: tokens.Batch) -> tokens.Batch:
             found: tokens.Batch = {"input_ids": [], "labels": [], "length": [], "split": []}
             for words, tags in zip(batch[words_column], batch[tags_column], strict=True):
                 numbered = [self.number[tag] for tag in tags]
-                pieces = tokens.encode(tokenizer, words) if words else []
-                windows = _windows(pieces, numbered, length - tokens.FRAME)
-                for ids, labels in windows:
-                    found["input_ids"].append(
-                        [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
-                    )
-                    found["labels"].append([IGNORED, *labels, IGNORED])
-                    found["length"].append(len(ids) + tokens.FRAME)
+                pieces = encode(tokenizer, words) if words else []
+                windows = word_windows(pieces, length - FRAME)
+                for window in windows:
+                    ids, labels = [tokenizer.cls_token_id], [IGNORED]
+                    for number, word in window:
+                        ids += word
+                        labels += [numbered[number], *[IGNORED] * (len(word) - 1)] if word else []
+                    found["input_ids"].append([*ids, tokenizer.sep_token_id])
+                    found["labels"].append([*labels, IGNORED])
+                    found["length"].append(len(ids) + 1)
                     found["split"].append(len(windows) > 1)
             return found
 
@@ -147,18 +151,3 @@ class TokenClassification(Objective):
                     f"every word must have one tag; row {number} of the {what} has {len(words)} "
                     f"words and {len(tags)} tags: mend it"
                 )
-
-
-def _windows(
-    pieces: list[list[int]], tags: list[int], room: int
-) -> list[tuple[list[int], list[int]]]:
-    """(ids, labels) of at most `room` pieces each; a word longer than that is cut."""
-    found: list[tuple[list[int], list[int]]] = [([], [])]
-    for word, tag in zip(pieces, tags, strict=True):
-        kept = word[:room]
-        if len(found[-1][0]) + len(kept) > room:
-            found.append(([], []))
-        ids, labels = found[-1]
-        ids += kept
-        labels += [tag, *[IGNORED] * (len(kept) - 1)] if kept else []
-    return found
