@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flax_bigbird.cli import train
+from flax_bigbird.cli import evaluate, predict, train
 from flax_bigbird.cli.errors import CommandError, InterruptedWork
 
 FAILED = 2  # exit code of every error
@@ -66,7 +66,9 @@ def demo(
     run_demo(output, seed=seed, short_steps=short_steps, long_steps=long_steps, quick=quick)
 
 
-app.command("train")(train.signature(train.command))
+app.command("train")(train.signature())
+app.command("evaluate")(evaluate.signature())
+app.command("predict")(predict.signature())
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

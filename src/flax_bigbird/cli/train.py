@@ -1,16 +1,11 @@
 """`bigbird train`: flags made from the options' dataclass, and the screen of a run."""
 
-import dataclasses
-import inspect
-import types
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
+from flax_bigbird.cli.flags import argument, flag, given, with_flags
 from flax_bigbird.train.options import TASKS, OptionError, TrainOptions, read_yaml
 
 if TYPE_CHECKING:
@@ -26,7 +21,6 @@ MODULES = (
     "matplotlib",
     "tensorboardX",
 )
-SHORT = {"output_dir": "-o"}
 
 
 def command(task: str, config: Path | None, **flags: Any) -> None:
@@ -82,10 +76,7 @@ def gather(task: str, config: Path | None, flags: Mapping[str, Any]) -> TrainOpt
             raise OptionError(
                 f"task must be that of {config}, {values['task']!r}; got {task!r}: give one"
             )
-        given = {name: value for name, value in flags.items() if value not in (None, [])}
-        if "model_config" in given:
-            given["model_config"] = _pairs(given["model_config"])
-        values |= {"task": task, **given}
+        values |= {"task": task, **given(flags)}
         if "output_dir" not in values:
             raise OptionError("output_dir must be given; got none: add --output-dir FOLDER")
         return TrainOptions(**values)
@@ -93,82 +84,13 @@ def gather(task: str, config: Path | None, flags: Mapping[str, Any]) -> TrainOpt
         raise CommandError(str(error)) from error
 
 
-def _pairs(texts: list[str]) -> dict[str, Any]:
-    """`["num_hidden_layers=2"]` as a mapping, values as YAML reads them."""
-    import yaml
-
-    found = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise OptionError(f"model_config must be key=value; got {text!r}: add the value")
-        found[key.strip()] = yaml.safe_load(value)
-    return found
-
-
-def signature(function: Callable[..., None]) -> Callable[..., None]:
-    """`function` with one flag an option, as typer reads it; None means not given."""
-    parameters = [
-        inspect.Parameter(
-            "task",
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            annotation=typing.Annotated[str, typer.Argument(help=_task_help())],
-        ),
-        _flag("config", Path | None, "YAML file of options.", "Run", ["--config", "-c"]),
+def signature() -> Callable[..., None]:
+    """The command as typer reads it."""
+    arguments = [
+        argument("task", str, f"One of {', '.join(TASKS)}.", "TASK"),
+        flag("config", Path | None, "YAML file of options.", "Run"),
     ]
-    hints = typing.get_type_hints(TrainOptions)
-    for spec in dataclasses.fields(TrainOptions):
-        if spec.name == "task":
-            continue
-        kind, meta = hints[spec.name], spec.metadata
-        dashed = spec.name.replace("_", "-")
-        names = [f"--{dashed}"]
-        if kind is bool:
-            names = [f"--{dashed}/--no-{dashed}"]
-        elif spec.name in SHORT:
-            names.append(SHORT[spec.name])
-        text = meta["help"] + _choices(meta) + _default(spec)
-        parameters.append(_flag(spec.name, _cli_kind(kind), text, meta["group"], names))
-
-    def wrapped(**values: Any) -> None:
-        function(**values)
-
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__doc__ = function.__doc__
-    wrapped.__name__ = "train"
-    return wrapped
-
-
-def _task_help() -> str:
-    return f"One of {', '.join(TASKS)}."
-
-
-def _flag(name: str, kind: Any, text: str, group: str, names: list[str]) -> inspect.Parameter:
-    made = typer.Option(*names, help=text, rich_help_panel=group, show_default=False)
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=typing.Annotated[kind, made],
-    )
-
-
-def _cli_kind(kind: Any) -> Any:
-    """The type of a flag: texts for lists and mappings, else the option's own, or None."""
-    if kind is list or typing.get_origin(kind) in (list, dict):
-        return list[str] | None
-    return kind if isinstance(kind, types.UnionType) else kind | None
-
-
-def _choices(meta: Mapping[str, Any]) -> str:
-    return f" One of {', '.join(meta['choices'])}." if meta.get("choices") else ""
-
-
-def _default(spec: dataclasses.Field[Any]) -> str:
-    value = spec.default
-    if value is dataclasses.MISSING or value is None:
-        return ""
-    return f" [{'on' if value is True else 'off' if value is False else value}]"
+    return with_flags(command, "train", arguments, TrainOptions, without={"task"})
 
 
 class TrainingScreen:

@@ -9,8 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flax_bigbird.train.evaluating import evaluate as evaluate
+    from flax_bigbird.train.evaluating import evaluate_options as evaluate_options
     from flax_bigbird.train.loop import Interrupted as Interrupted
     from flax_bigbird.train.loop import TrainingError as TrainingError
+    from flax_bigbird.train.options import EvaluateOptions as EvaluateOptions
     from flax_bigbird.train.options import OptionError as OptionError
     from flax_bigbird.train.options import TrainOptions as TrainOptions
     from flax_bigbird.train.reading import DataError as DataError
@@ -19,10 +22,13 @@ if TYPE_CHECKING:
 # Loaded when first used: the losses need none of what the loop is made of.
 _WHERE = {
     "DataError": "reading",
+    "EvaluateOptions": "options",
     "Interrupted": "loop",
     "OptionError": "options",
     "TrainOptions": "options",
     "TrainingError": "loop",
+    "evaluate": "evaluating",
+    "evaluate_options": "evaluating",
     "train": "run",
 }
 

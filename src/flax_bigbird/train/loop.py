@@ -154,13 +154,7 @@ class Loop:
 
     def evaluate(self, params: Any, validation: Validation) -> tuple[dict[str, float], Arrays]:
         """(metrics, outputs of all rows in the rows' order)."""
-        numbers, found = [], []
-        for rows, batch in validation.batches():
-            outputs = self._outputs(params, self._placed(batch))
-            found.append({key: np.asarray(value)[: len(rows)] for key, value in outputs.items()})
-            numbers.append(rows)
-        order = np.argsort(np.concatenate(numbers))
-        merged = {key: _joined([part[key] for part in found])[order] for key in found[0]}
+        merged = outputs_of(self._outputs, params, validation, self._placed)
         return self.objective.score(merged, validation.prepared), merged
 
     def _one_step(
@@ -250,6 +244,22 @@ class Loop:
         rows, whole, count = self._sharding
         divides = all(len(value) % count == 0 for value in batch.values())
         return jax.device_put(batch, rows if divides else whole)
+
+
+def outputs_of(
+    compiled: Callable[[Any, Arrays], Arrays],
+    params: Any,
+    validation: Validation,
+    placed: Callable[[Arrays], Arrays] = lambda batch: batch,
+) -> Arrays:
+    """The outputs of all rows, in the rows' order."""
+    numbers, found = [], []
+    for rows, batch in validation.batches():
+        outputs = compiled(params, placed(batch))
+        found.append({key: np.asarray(value)[: len(rows)] for key, value in outputs.items()})
+        numbers.append(rows)
+    order = np.argsort(np.concatenate(numbers))
+    return {key: _joined([part[key] for part in found])[order] for key in found[0]}
 
 
 def best_metric(options: TrainOptions, objective: Objective) -> str:

@@ -161,6 +161,32 @@ class TrainOptions(LabelledOptions):
             check_stride(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(LabelledOptions):
+    """What `bigbird evaluate` and `evaluate()` do.
+
+    Raises:
+      OptionError: a value that is not allowed, before anything is read.
+    """
+
+    model: str = option(dataclasses.MISSING, "Folder or Hub id of the model.", MODEL)
+    files: list[str] = option([], "JSONL, CSV or Parquet files, or folders of text files.", DATA)
+    dataset: str | None = option(None, "A `datasets` id or folder, for files.", DATA)
+    dataset_name: str | None = option(None, "That dataset's configuration.", DATA)
+    split: str = option("test", "Its split.", DATA)
+    task: str | None = option(None, "Default: the one the model was made for.", TASK, choices=TASKS)
+    model_config: dict[str, Any] = option(
+        {}, "Changes to the model's configuration, as key=value.", MODEL
+    )
+    output: str | None = option(None, "JSON file for the metrics.", RUN)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if bool(self.files) == bool(self.dataset):
+            given = "both" if self.dataset else "neither"
+            raise OptionError(f"the data must be files or a dataset; got {given}: give one")
+
+
 def check_names(found: typing.Iterable[str], where: str, kind: type = TrainOptions) -> None:
     """Raises `OptionError` for names that are no options of `kind`, with the nearest that is."""
     names = [spec.name for spec in dataclasses.fields(kind)]

@@ -10,6 +10,7 @@ import numpy as np
 
 import flax_bigbird
 from flax_bigbird.train import reading, report, start, tokens
+from flax_bigbird.train.evaluating import EVALUATION_SEED
 from flax_bigbird.train.loop import Loop, Plan, Progress, Validation, best_metric
 from flax_bigbird.train.objectives import OBJECTIVES, MaskedLM, Objective
 from flax_bigbird.train.objectives.base import Prepared
@@ -30,8 +31,6 @@ from flax_bigbird.train.watch import NoScreen, RunWatcher, Screen
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-EVALUATION_SEED = 20_07_14062  # of the masked pieces of validation: the same in every run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,7 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
     model, notes = start.find_model(options, objective, tokenizer)
     _check_disk(folder, model)
     objective.tokenizer_is(tokenizer, model.config.vocab_size)
-    if isinstance(objective, MaskedLM):
-        objective.table_is(model.config.max_position_embeddings)
+    objective.table_is(model.config.max_position_embeddings)
     training = _prepared(options, objective, training_rows, "training data", screen)
     validation = None
     if validation_rows is not None:

@@ -11,6 +11,7 @@ import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS, CheckpointWarning
+from flax_bigbird.tasks.loading import read_config
 from flax_bigbird.tasks.text import load_tokenizer
 from flax_bigbird.train import vocabulary
 from flax_bigbird.train.objectives import Objective
@@ -34,13 +35,7 @@ def with_length(options: TrainOptions) -> TrainOptions:
         return options
     table = options.model_config.get("max_position_embeddings")
     if table is None and options.model:
-        try:
-            config = bigbird_config_class().from_pretrained(options.model)
-        except (OSError, ValueError) as error:
-            raise OptionError(
-                f"model must be a BigBird checkpoint; {options.model}: "
-                f"{str(error).splitlines()[0]}: name a folder or Hub id that is one"
-            ) from error
+        config = read_config(options.model)
         table = config.max_position_embeddings
     return options.with_length(table or NEW_TABLE)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from flax_bigbird.train.options import TrainOptions
+from flax_bigbird.train.options import LabelledOptions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -43,12 +43,16 @@ class Objective(ABC):
     best_metric: str
     lower_is_better: frozenset[str] = frozenset({"loss", "perplexity", "bits_per_token"})
 
-    def __init__(self, options: TrainOptions):
+    def __init__(self, options: LabelledOptions):
         self.options = options
 
     def read(self, rows: "Dataset") -> None:
         """Learns from the training rows what the model must know, such as the labels."""
         del rows
+
+    def know(self, config: Any) -> None:
+        """Takes from a trained model's configuration what `read` would have learned."""
+        del config
 
     def config_keys(self) -> dict[str, Any]:
         """Keys of the model's configuration that follow from the training rows."""
@@ -68,6 +72,10 @@ class Objective(ABC):
         """Hands over the tokenizer, and the number of rows of the model's word table."""
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
+
+    def table_is(self, positions: int) -> None:
+        """Hands over the length of the model's position table."""
+        self.positions = positions
 
     @abstractmethod
     def collate(

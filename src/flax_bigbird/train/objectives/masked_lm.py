@@ -29,10 +29,6 @@ class MaskedLM(Objective):
         options = self.options
         self.masking = Masking.of(tokenizer, options.mask_rate, options.whole_words, vocabulary)
 
-    def table_is(self, positions: int) -> None:
-        """Hands over the length of the position table, for `random_positions`."""
-        self.positions = positions
-
     def read(self, rows: "Dataset") -> None:
         check_columns(rows, [self.options.text_column], "training data")
 

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks import labels
 from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.train import metrics, tokens
 from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.options import TrainOptions
+from flax_bigbird.train.options import LabelledOptions
 from flax_bigbird.train.reading import check_columns
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class SequenceClassification(Objective):
 
     model_class = "FlaxBigBirdForSequenceClassification"
 
-    def __init__(self, options: TrainOptions):
+    def __init__(self, options: LabelledOptions):
         super().__init__(options)
         self.names: list[Any] = []
         self.mode = options.mode or ""
@@ -60,6 +61,11 @@ class SequenceClassification(Objective):
         self.keys = list(range(len(class_names))) if class_names else sorted(found, key=_order)
         self.names = [str(name) for name in class_names or self.keys]
         self.number = {key: number for number, key in enumerate(self.keys)}
+
+    def know(self, config: Any) -> None:
+        self.mode = self.options.mode or labels.mode(config)
+        if self.mode != "regression":
+            self.names, self.number = labels.names(config), labels.numbers(config)
 
     def config_keys(self) -> dict[str, Any]:
         names = self.names or ["value"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.tasks import labels
 from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.tasks.text import FRAME, encode, word_windows
 from flax_bigbird.train import metrics, tokens
@@ -42,6 +43,9 @@ class TokenClassification(Objective):
         self.names = [str(name) for name in class_names or self.keys]
         self.number = {key: number for number, key in enumerate(self.keys)}
 
+    def know(self, config: Any) -> None:
+        self.names, self.number = labels.names(config), labels.numbers(config)
+
     def texts(self, rows: "Dataset") -> Iterator[str]:
         return (" ".join(words) for words in rows[self.options.words_column])
 
@@ -72,17 +76,17 @@ class TokenClassification(Objective):
                 pieces = encode(tokenizer, words) if words else []
                 windows = word_windows(pieces, length - FRAME)
                 for window in windows:
-                    ids, labels = [tokenizer.cls_token_id], [IGNORED]
+                    ids, marks = [tokenizer.cls_token_id], [IGNORED]
                     for number, word in window:
                         ids += word
-                        labels += [numbered[number], *[IGNORED] * (len(word) - 1)] if word else []
+                        marks += [numbered[number], *[IGNORED] * (len(word) - 1)] if word else []
                     found["input_ids"].append([*ids, tokenizer.sep_token_id])
-                    found["labels"].append([*labels, IGNORED])
+                    found["labels"].append([*marks, IGNORED])
                     found["length"].append(len(ids) + 1)
                     found["split"].append(len(windows) > 1)
             return found
 
-        key = ("tags", words_column, tags_column, length, tokens.digest(tokenizer), self.keys)
+        key = ("tags", words_column, tags_column, length, tokens.digest(tokenizer), self.names)
         made = tokens.mapped(rows, cut, *key)
         split = int(tokens.numbers(made, "split").sum())
         notes = []
@@ -96,9 +100,9 @@ class TokenClassification(Objective):
     def collate(
         self, row: dict[str, Any], length: int, generator: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        labels = np.full(length, IGNORED, np.int32)
-        labels[: len(row["labels"])] = row["labels"]
-        return self.padded(row["input_ids"], length) | {"labels": labels}
+        marks = np.full(length, IGNORED, np.int32)
+        marks[: len(row["labels"])] = row["labels"]
+        return self.padded(row["input_ids"], length) | {"labels": marks}
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         losses, used, _ = self._losses(model, params, batch, **call)
