@@ -59,7 +59,9 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     objective.table_is(model.config.max_position_embeddings)
     prepared = objective.prepare(rows, "data")
     lengths = tokens.numbers(prepared.rows, "length")
-    buckets = into_buckets(lengths, options.buckets, options.tokens_per_batch)
+    buckets = into_buckets(
+        lengths, options.buckets, options.tokens_per_batch // objective.inputs_per_row
+    )
     compiled = jax.jit(lambda params, batch: objective.outputs(model, params, batch))
 
     def batches():

@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 
 
-def language_model_metrics(losses: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Of summed losses (nats) and numbers of targets, one a row: the mean over all targets."""
+def language_model_metrics(
+    losses: np.ndarray, targets: np.ndarray, characters: np.ndarray
+) -> dict[str, float]:
+    """Of summed losses (nats), numbers of targets and of their characters, one a row.
+
+    Means over all targets, and over all their characters.
+    """
     loss = float(np.sum(losses) / max(1, np.sum(targets)))
     return {
         "loss": loss,
         "bits_per_token": loss / math.log(2),
+        "bits_per_character": float(np.sum(losses) / max(1, np.sum(characters))) / math.log(2),
         "perplexity": math.exp(min(loss, 700.0)),
     }
 

@@ -23,7 +23,10 @@ from flax_bigbird.tasks.options import (
 )
 
 TASKS = (
+    "causal-lm",
     "masked-lm",
+    "multiple-choice",
+    "next-sentence",
     "question-answering",
     "sequence-classification",
     "token-classification",

@@ -13,13 +13,19 @@ from flax_bigbird.train.outputs import RunFolder, as_json, write_whole
 
 MOST_CLASSES = 40  # a larger confusion matrix cannot be read
 TITLES = {
+    "causal-lm": "Causal language model",
     "masked-lm": "Masked language model",
+    "multiple-choice": "Multiple choice",
+    "next-sentence": "Masked language model with next-sentence prediction",
     "question-answering": "Question answering",
     "sequence-classification": "Document classifier",
     "token-classification": "Word tagger",
 }
 TAGS = {
+    "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
+    "multiple-choice": "multiple-choice",
+    "next-sentence": "fill-mask",
     "question-answering": "question-answering",
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",

@@ -12,7 +12,7 @@ import flax_bigbird
 from flax_bigbird.train import reading, report, start, tokens
 from flax_bigbird.train.evaluating import EVALUATION_SEED
 from flax_bigbird.train.loop import Loop, Plan, Progress, Validation, best_metric
-from flax_bigbird.train.objectives import OBJECTIVES, MaskedLM, Objective
+from flax_bigbird.train.objectives import OBJECTIVES, Objective
 from flax_bigbird.train.objectives.base import Prepared
 from flax_bigbird.train.optimizer import optimizer
 from flax_bigbird.train.options import OptionError, TrainOptions
@@ -111,7 +111,9 @@ def _prepared(
     for note in prepared.notes:
         screen.note(f"{note}.")
     lengths = tokens.numbers(prepared.rows, "length")
-    buckets = into_buckets(lengths, options.buckets, options.tokens_per_batch)
+    buckets = into_buckets(
+        lengths, options.buckets, options.tokens_per_batch // objective.inputs_per_row
+    )
     return Data(prepared, lengths, buckets)
 
 
@@ -141,8 +143,8 @@ def _train(
     if progress.data:
         batches.set_state(progress.data)
     length = int(training.lengths.mean())
-    targets = options.mask_rate if isinstance(objective, MaskedLM) else 0.0
-    work = training_flops_per_token(model.config, params, length, targets)
+    share = objective.logits_share
+    work = training_flops_per_token(model.config, params, length, share)
     full_speed = matmul_flops_per_second(options.dtype) / work
     watcher = RunWatcher(
         options, plan, folder, model, checkpoints, screen, full_speed, progress.step

@@ -41,7 +41,11 @@ class Objective(ABC):
 
     model_class: str  # its name in `flax_bigbird`
     best_metric: str
-    lower_is_better: frozenset[str] = frozenset({"loss", "perplexity", "bits_per_token"})
+    lower_is_better: frozenset[str] = frozenset(
+        {"loss", "perplexity", "bits_per_token", "bits_per_character"}
+    )
+    logits_share: float = 0.0  # of the tokens, those whose logits over the vocabulary are taken
+    inputs_per_row: int = 1  # texts of the row's length that the model reads for a row
 
     def __init__(self, options: LabelledOptions):
         self.options = options
