@@ -1,0 +1,248 @@
+"""Whole training, files to parameters: `flax_bigbird.train` beside the Trainer of `transformers`.
+
+The same small masked language model, texts, tokenizer, batches and optimiser; each run in a process
+of its own, in turn. Also the input pipeline alone, which must not keep the model waiting.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from model import processor
+
+LENGTH, BATCH, MASKED, PIECES = 4096, 2, 0.15, 8000
+SIZE: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "block_size": 64,
+    "num_random_blocks": 3,
+    "max_position_embeddings": LENGTH,
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def prepare(folder: Path) -> None:
+    """A vocabulary, and texts that each fill a window, from State of the Union addresses."""
+    from flax_bigbird.cli.demo import data
+    from flax_bigbird.tasks.text import encode, load_tokenizer
+    from flax_bigbird.train import vocabulary
+
+    texts = [speech.text for speech in data.load_speeches()]
+    vocabulary.save_vocabulary(
+        vocabulary.train_vocabulary(texts, PIECES), folder / "tokenizer", LENGTH
+    )
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    room = LENGTH - 2
+    with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
+        for pieces in encode(tokenizer, texts):
+            for start in range(0, len(pieces) - room + 1, room):
+                text = tokenizer.decode(pieces[start : start + room])
+                stream.write(json.dumps({"text": text}) + "\n")
+
+
+def ours(folder: Path, steps: int) -> dict[str, float]:
+    """Tokens a second of a run of `train`, the median over its steps."""
+    from flax_bigbird.train import TrainOptions, train
+
+    options = TrainOptions(
+        task="masked-lm",
+        train_files=[str(folder / "texts.jsonl")],
+        validation_share=0.0,
+        tokenizer=str(folder / "tokenizer"),
+        output_dir=str(folder / f"run-{os.getpid()}"),
+        model_config=SIZE,
+        mask_rate=MASKED,
+        whole_words=False,
+        random_attention="hf",
+        max_length=LENGTH,
+        smallest_bucket=LENGTH,
+        tokens_per_batch=BATCH * LENGTH,
+        max_steps=steps,
+        log_every=1,
+    )
+    start = time.perf_counter()
+    found = train(options)
+    return {
+        "tokens_per_second": found["tokens_per_second"],
+        "whole_seconds": time.perf_counter() - start,
+        "mfu": found["mfu"],
+    }
+
+
+def trainer(folder: Path, steps: int) -> dict[str, float]:
+    """The same of the Trainer, with PyTorch's BigBird."""
+    import datasets
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        BigBirdConfig,
+        BigBirdForMaskedLM,
+        DataCollatorForLanguageModeling,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    start = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    rows = datasets.load_dataset("json", data_files=str(folder / "texts.jsonl"), split="train")
+    rows = rows.map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=LENGTH),
+        batched=True,
+        remove_columns=["text"],
+    )
+    ticks: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ticks.append(time.perf_counter())
+
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=PIECES, **SIZE))
+    arguments = TrainingArguments(
+        output_dir=str(folder / f"hf-{os.getpid()}"),
+        per_device_train_batch_size=BATCH,
+        max_steps=steps,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
+    Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=collator,
+        callbacks=[Clock()],
+    ).train()
+    step = statistics.median(b - a for a, b in itertools.pairwise(ticks))
+    mean_length = sum(map(len, rows["input_ids"])) / len(rows)
+    return {
+        "tokens_per_second": BATCH * mean_length / step,
+        "whole_seconds": time.perf_counter() - start,
+    }
+
+
+def pipeline(folder: Path, steps: int) -> dict[str, float]:
+    """Tokens a second of the batches alone, shuffled, masked and stacked."""
+    from flax_bigbird.tasks.text import load_tokenizer
+    from flax_bigbird.train import TrainOptions, reading, tokens
+    from flax_bigbird.train.objectives import OBJECTIVES
+    from flax_bigbird.train.pipeline import into_buckets, training_batches
+
+    options = TrainOptions(
+        task="masked-lm",
+        train_files=[str(folder / "texts.jsonl")],
+        output_dir=str(folder / "unused"),
+        max_length=LENGTH,
+        tokens_per_batch=BATCH * LENGTH,
+        mask_rate=MASKED,
+    )
+    objective = OBJECTIVES["masked-lm"](options)
+    objective.tokenizer_is(load_tokenizer(folder / "tokenizer"), PIECES)
+    objective.table_is(LENGTH)
+    prepared = objective.prepare(reading.read_files(options.train_files), "data")
+    lengths = tokens.numbers(prepared.rows, "length")
+    buckets = into_buckets(lengths, (LENGTH,), options.tokens_per_batch)
+    batches = iter(training_batches(prepared.rows, buckets, objective.collate, 0))
+    next(batches)
+    count, start = 0, time.perf_counter()
+    for _ in range(50 * steps):
+        count += int(next(batches)["attention_mask"].sum())
+    return {"tokens_per_second": count / (time.perf_counter() - start)}
+
+
+PEERS = {"ours": ours, "trainer": trainer, "pipeline": pipeline}
+NAMES = {
+    "ours": "**flax-bigbird**, `train`",
+    "trainer": "HF-Torch, `Trainer`",
+    "pipeline": "flax-bigbird, the input pipeline alone",
+}
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Each peer in processes of its own, in turn."""
+    found: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tokenizer").mkdir()
+        prepare(folder)
+        for _ in range(arguments.rounds):
+            for peer in PEERS:
+                command = [sys.executable, __file__, "--peer", peer, "--folder", name]
+                command += ["--steps", str(arguments.steps)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
+                found[peer].append(json.loads(done.stdout.strip().splitlines()[-1]))
+                print(peer, found[peer][-1], flush=True)
+    return {
+        "peers": found,
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "command": f"python benchmarks/training.py --steps {arguments.steps} "
+        f"--rounds {arguments.rounds}",
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    speed = {
+        peer: statistics.median(run["tokens_per_second"] for run in runs)
+        for peer, runs in found["peers"].items()
+    }
+    lines = [
+        "# Training, files to parameters, on a CPU",
+        "",
+        f"Masked language model, {SIZE['num_hidden_layers']} layers of {SIZE['hidden_size']}, "
+        f"{PIECES:,} pieces, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, float32; windows of "
+        f"State of the Union addresses. {found['machine']['cores']} cores, "
+        f"{found['machine']['processor']}; `{found['command']}`. The median over steps, and over "
+        "rounds.",
+        "",
+        "| | tokens a second | of ours |",
+        "|---|---|---|",
+        *(
+            f"| {NAMES[peer]} | {value:,.0f} | {value / speed['ours']:.2f} |"
+            for peer, value in speed.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer:
+        print(json.dumps(PEERS[arguments.peer](Path(arguments.folder), arguments.steps)))
+        return
+    found = measure(arguments)
+    text = table(found)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "training_cpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "training_cpu.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
