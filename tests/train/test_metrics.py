@@ -9,9 +9,14 @@ from flax_bigbird.train import metrics
 
 
 def test_language_model():
-    found = metrics.language_model_metrics(np.array([2.0, 4.0]), np.array([1, 2]))
+    found = metrics.language_model_metrics(np.array([2.0, 4.0]), np.array([1, 2]), np.array([9, 3]))
     assert found == pytest.approx(
-        {"loss": 2, "bits_per_token": 2 / math.log(2), "perplexity": math.e**2}
+        {
+            "loss": 2,
+            "bits_per_token": 2 / math.log(2),
+            "bits_per_character": 0.5 / math.log(2),
+            "perplexity": math.e**2,
+        }
     )
 
 

@@ -15,18 +15,11 @@ from flax_bigbird import tasks
 from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.tasks.text import load_tokenizer
 from flax_bigbird.train import evaluate, evaluate_options
-from flax_bigbird.train.metrics import language_model_metrics
 from flax_bigbird.train.objectives.language import characters
 from flax_bigbird.train.objectives.next_sentence import _elsewhere, _parts
 from flax_bigbird.train.run import train
 
 WIDER = TINY_MODEL | {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1}
-
-
-def test_bits_a_character():
-    found = language_model_metrics(np.array([2.0, 4.0]), np.array([2, 1]), np.array([9, 3]))
-    assert found["loss"] == 2
-    assert found["bits_per_character"] == pytest.approx(0.5 / np.log(2))
 
 
 def test_characters_of_pieces(tmp_path):
