@@ -19,8 +19,9 @@ def command(model: str, files: list[str] | None, **flags: Any) -> None:
     from rich.console import Console
 
     from flax_bigbird.cli.compilation import keep_compiled_programs
+    from flax_bigbird.tasks.files import write_whole
     from flax_bigbird.train.evaluating import evaluate, evaluate_options
-    from flax_bigbird.train.outputs import as_json, write_whole
+    from flax_bigbird.train.outputs import as_json
 
     for module in ("datasets", "sklearn"):
         require(module, "train")

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ def check(files: Sequence[Path], kind: str) -> None:
 
 def count(files: Sequence[Path], kind: str) -> int:
     """The number of rows."""
+    if kind == "parquet":  # whose footer says so
+        import pyarrow.parquet
+
+        return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
     return len(files) if kind == "text" else sum(1 for _ in rows(files, kind))
 
 
@@ -60,6 +65,16 @@ def rows(files: Sequence[Path], kind: str) -> Iterator[dict[str, Any]]:
 def separator(file: Path) -> str:
     """Of the columns of a CSV or TSV file."""
     return "\t" if file.suffix.lower() == ".tsv" else ","
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file in one step: the old one or the new one, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
 
 
 def _text_rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.models.pretrained_io import CheckpointWarning
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.errors import OptionError
-from flax_bigbird.tasks.options import RowOptions, nearest
+from flax_bigbird.tasks.options import RowOptions, check_names
 from flax_bigbird.tasks.text import load_tokenizer
 
 MODULES = {
@@ -46,19 +46,11 @@ def load(
     name = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else str(model)
     config = read_config(name)
     task = task or task_of(config, name)
-    if task not in MODULES:
-        raise OptionError(
-            f"task must be one of {', '.join(MODULES)}; got {task!r}: "
-            f"{nearest(task, MODULES) or 'choose one of them'}"
-        )
+    check_names([task], MODULES, f"task must be one of {', '.join(MODULES)}", "choose one of them")
     kind = task_class(task)
     known = {spec.name for spec in dataclasses.fields(RowOptions)}
-    for key in options:
-        if key not in known:
-            raise OptionError(
-                f"options must be among {', '.join(sorted(known))}; got {key!r}: "
-                f"{nearest(key, known) or 'choose one of them'}"
-            )
+    rule = f"options must be among {', '.join(sorted(known))}"
+    check_names(options, known, rule, "choose one of them")
     reading = RowOptions(**(run_options(name, known) | options))
     made = load_model(name, kind.model_class, dtype=dtype)
     table = made.config.max_position_embeddings

@@ -148,6 +148,14 @@ def kinds(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
+def check_names(found: Iterable[str], known: Iterable[str], what: str, remedy: str) -> None:
+    """Raises `OptionError` for a name that is not known, with the nearest that is."""
+    known = sorted(known)
+    for name in found:
+        if name not in known:
+            raise OptionError(f"{what}; got {name!r}: {nearest(name, known) or remedy}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "did you mean X?", or nothing."""
     near = difflib.get_close_matches(name, list(known), 1)

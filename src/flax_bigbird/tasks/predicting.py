@@ -107,7 +107,7 @@ def predict(
             stream.flush()
             os.fsync(stream.fileno())
             done += len(answers)
-            _replace(part.done, {"rows": done, "bytes": stream.tell()})
+            files.write_whole(part.done, json.dumps({"rows": done, "bytes": stream.tell()}))
             advanced(done)
             if should_stop() and done < total:
                 raise Stopped(done)
@@ -164,23 +164,13 @@ def _begin(part: Part, job: dict[str, Any], overwrite: bool) -> tuple[int, int]:
     if before is None:
         shutil.rmtree(part.folder, ignore_errors=True)
         part.folder.mkdir()
-        _replace(part.job, job)
+        files.write_whole(part.job, json.dumps(job))
     done = _read(part.done) or {"rows": 0, "bytes": 0}
     return done["rows"], done["bytes"]
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _replace(path: Path, value: dict[str, Any]) -> None:
-    """Writes a file in one step."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
 
 
 def _publish(part: Part, target: Path) -> None:

@@ -7,7 +7,7 @@ import jax
 
 from flax_bigbird.tasks import loading
 from flax_bigbird.tasks.errors import OptionError
-from flax_bigbird.tasks.options import nearest
+from flax_bigbird.tasks.options import check_names
 from flax_bigbird.tasks.text import load_tokenizer
 from flax_bigbird.train import reading, tokens
 from flax_bigbird.train.loop import Validation, outputs_of
@@ -21,12 +21,8 @@ EVALUATION_SEED = 20_07_14062  # of the masked pieces: the same in every run
 def evaluate_options(model: str, **given: Any) -> EvaluateOptions:
     """Options for a model; what it was trained with here is the default."""
     names = {spec.name for spec in dataclasses.fields(EvaluateOptions)}
-    for name in given:
-        if name not in names:
-            raise OptionError(
-                f"options must be those of an evaluation; got {name!r}: "
-                f"{nearest(name, names) or 'see bigbird evaluate --help'}"
-            )
+    rule = "options must be those of an evaluation"
+    check_names(given, names, rule, "see bigbird evaluate --help")
     shared = {spec.name for spec in dataclasses.fields(LabelledOptions)} | {"task"}
     return EvaluateOptions(model=model, **(loading.run_options(model, shared) | given))
 

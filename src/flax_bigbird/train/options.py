@@ -1,7 +1,6 @@
 """Every option of a training run, in one typed dataclass: flags, YAML and Python read the same."""
 
 import dataclasses
-import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ from flax_bigbird.tasks.options import (
     STEPS,
     TASK,
     RowOptions,
+    check_names,
     check_stride,
     hints,
     kinds,
-    nearest,
     option,
 )
 
@@ -190,15 +189,6 @@ class EvaluateOptions(LabelledOptions):
             raise OptionError(f"the data must be files or a dataset; got {given}: give one")
 
 
-def check_names(found: typing.Iterable[str], where: str, kind: type = TrainOptions) -> None:
-    """Raises `OptionError` for names that are no options of `kind`, with the nearest that is."""
-    names = [spec.name for spec in dataclasses.fields(kind)]
-    for name in found:
-        if name not in names:
-            remedy = nearest(name, names) or "see bigbird train --help"
-            raise OptionError(f"{where} must hold options of a run; got {name!r}: {remedy}")
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The options that a YAML file gives; numbers such as `3e-5` are numbers.
 
@@ -219,7 +209,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise OptionError(f"the file of options must be YAML; {path} is not: {error}") from error
     if not isinstance(found, dict):
         raise OptionError(f"the file of options must be a mapping; {path} holds {found!r}")
-    check_names(map(str, found), str(path))
+    names = [spec.name for spec in dataclasses.fields(TrainOptions)]
+    rule = f"{path} must hold options of a run"
+    check_names(map(str, found), names, rule, "see bigbird train --help")
     for name, value in found.items():
         # YAML 1.1 reads 3e-5 as text: only 3.0e-5 is a number to it.
         if isinstance(value, str) and float in kinds(hints(TrainOptions)[name]):

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird.tasks.files import write_whole
 from flax_bigbird.train.options import OptionError, TrainOptions, to_yaml
 
 # Options that a run may change between its starts.
@@ -108,16 +108,6 @@ def begin(folder: RunFolder, options: TrainOptions) -> None:
     folder.root.mkdir(parents=True, exist_ok=True)
     _remove_run(folder)
     write_whole(folder.options, to_yaml(options))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file in one step: the old one or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
 
 
 def _check_same(folder: RunFolder, options: TrainOptions) -> None:

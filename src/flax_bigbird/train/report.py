@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird.tasks.files import write_whole
 from flax_bigbird.train import metrics
 from flax_bigbird.train.objectives import Objective
 from flax_bigbird.train.options import TrainOptions
-from flax_bigbird.train.outputs import RunFolder, as_json, write_whole
+from flax_bigbird.train.outputs import RunFolder, as_json
 
 MOST_CLASSES = 40  # a larger confusion matrix cannot be read
 TITLES = {
