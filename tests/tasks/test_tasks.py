@@ -141,6 +141,13 @@ def test_every_word_has_a_tag_in_windows_too(make):
         assert alone["tags"] == found["tags"][at : at + count]
         at += count
     assert at == 150
+    # A word's tag is the likeliest at its first piece.
+    few = tag({"tokens": words[:9]})
+    (window,) = tag.windows({"tokens": words[:9]})
+    logits = tag.model(np.array([window.ids])).logits[0]
+    firsts = [int(logits[place].argmax()) for _, place in window.note]
+    assert few["tags"] == [NAMES[number] for number in firsts]
+    assert len(set(firsts)) > 1
     split = tag("the cow  grazes\n")
     assert split["words"] == ["the", "cow", "grazes"]
     assert tag({"tokens": []})["tags"] == []
@@ -220,7 +227,7 @@ def test_an_end_midway_leaves_no_trace(classifier, rows, tmp_path, few_ahead):
         tasks.predict(classify, classifier, [rows], target, should_stop=lambda: True)
     assert not target.exists()
     with (tmp_path / "out.jsonl.part" / "rows.jsonl").open("ab") as stream:
-        stream.write(b'{"label": "mead')
+        stream.write(b'{"label": "mead' + b"." * 100_000)  # longer than all that is to come
     began = []
     tasks.predict(classify, classifier, [rows], target, began=lambda *x: began.append(x))
     assert began == [(3, 10)]
