@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import cpu, reference, xla
+from flax_bigbird.attention import cpu, gpu, reference, tpu, xla
 from flax_bigbird.attention.choice import run_first
 from flax_bigbird.attention.pattern import BlockPattern
 
@@ -33,12 +33,18 @@ def _whole_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
 
 # In order of preference. A backend declines a call by raising NotImplementedError.
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "gpu": gpu.block_sparse_attention,
+    "tpu": _whole_blocks(tpu.block_sparse_attention),
     "cpu": cpu.block_sparse_attention,
     "xla": _whole_blocks(xla.block_sparse_attention),
     "reference": _whole_blocks(reference.block_sparse_attention),
 }
 # Why an implementation cannot run on this machine at all; those without an entry always can.
-_UNAVAILABLE: dict[str, Callable[[], str]] = {"cpu": cpu.unavailable}
+_UNAVAILABLE: dict[str, Callable[[], str]] = {
+    "gpu": gpu.unavailable,
+    "tpu": tpu.unavailable,
+    "cpu": cpu.unavailable,
+}
 
 
 def available_implementations() -> dict[str, str]:
