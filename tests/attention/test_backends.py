@@ -35,7 +35,7 @@ class TestGpu(AttentionSuite):
             yield
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    @pytest.mark.parametrize("size, width", [(16, 32), (40, 80), (128, 128)])
+    @pytest.mark.parametrize(("size", "width"), [(16, 32), (40, 80), (128, 128)])
     def test_blocks_of_one_tile_and_of_several(self, size, width, dtype, rng):
         """A program's tile is 64 tokens at most: larger blocks are several programs."""
         shape = Shape(B=1, T=5 * size - 3, N=1, H=width, W=size, R=1)
@@ -59,7 +59,6 @@ class TestTpu(AttentionSuite):
     def _interpreted(self):
         with interpreted():
             yield
-
 
     @pytest.mark.parametrize("axis", ["heads", "documents"])
     def test_lists_longer_than_scalar_memory(self, axis, rng, monkeypatch):

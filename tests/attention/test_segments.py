@@ -49,7 +49,9 @@ def test_every_pair_once(kind, size, traced):
     rng = np.random.default_rng()
     pattern = irregular(rng) if kind == "irregular" else make_pattern(TESTED["ragged"], kind)
     given = jax.tree.map(jnp.asarray, pattern) if traced else pattern
-    cut = [jax.jit(f, static_argnums=1)(given, size) for f in (segments_of_rows, segments_of_columns)]
+    cut = [
+        jax.jit(f, static_argnums=1)(given, size) for f in (segments_of_rows, segments_of_columns)
+    ]
     if not traced:
         cut = [f(given, size) for f in (segments_of_rows, segments_of_columns)]
         assert all(isinstance(x, np.ndarray) for segments in cut for x in segments)

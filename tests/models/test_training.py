@@ -1,6 +1,7 @@
 """Training through the public API: gradients, checkpointing, several devices."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import tiny_models
 from tiny_models import TASKS, TWO_LAYERS
+
+from flax_bigbird.attention import api, cpu
 
 KINDS = {"full": {"attention_type": "original_full"}, "sparse": {}}
 
@@ -46,12 +49,44 @@ def test_gradient_checkpointing_changes_no_gradient(kind):
     inputs = tiny_models.inputs() | {"dropout_rng": jax.random.PRNGKey(0)}
     plain = gradient(model, inputs, model.params, train=True)
     cls, config = type(model), model.config
-    for way in ("argument", "method"):
-        other = cls(config, _do_init=False, gradient_checkpointing=way == "argument")
+    for way in ("argument", "method", "attention"):
+        recompute = {"argument": True, "method": False}.get(way, way)
+        other = cls(config, _do_init=False, gradient_checkpointing=recompute)
         if way == "method":
-            other.enable_gradient_checkpointing()
+            other.enable_gradient_checkpointing(keep_attention=True)
         assert other.module.gradient_checkpointing
         tiny_models.close(gradient(other, inputs, model.params, train=True), plain)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "cpu"])
+def test_attention_is_not_computed_again_if_kept(implementation, monkeypatch):
+    """The program of the gradient has less in it."""
+    chosen = {implementation: api._IMPLEMENTATIONS[implementation]}
+    monkeypatch.setattr(api, "_IMPLEMENTATIONS", chosen)
+    if implementation == "cpu" and cpu.unavailable():
+        pytest.skip(cpu.unavailable())
+    config = tiny_models.config(**TWO_LAYERS)
+    cls, inputs = tiny_models.task_class("ForMaskedLM"), tiny_models.inputs()
+    sizes = []
+    for recompute in (True, "attention"):
+        model = cls(config, gradient_checkpointing=recompute)
+
+        def loss(params, model=model):
+            return model(**inputs, params=params).logits.sum()
+
+        sizes.append(program_size(jax.jit(jax.grad(loss)).lower(model.params).as_text()))
+    assert sizes[1] < sizes[0]
+
+
+def program_size(text: str) -> int:
+    """Matmuls and calls of native code, a loop's body counted once."""
+    return len(re.findall(r"stablehlo\.(?:dot_general|custom_call)", text))
+
+
+@pytest.mark.parametrize("value", ["all", 2, None])
+def test_gradient_checkpointing_of_an_unknown_kind(value):
+    with pytest.raises(ValueError, match="must be False, True or 'attention'; got"):
+        tiny_models.task_class("ForMaskedLM")(tiny_models.config(), gradient_checkpointing=value)
 
 
 def test_gradient_checkpointing_keeps_layer_outputs_and_cache():

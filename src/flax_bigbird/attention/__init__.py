@@ -7,6 +7,9 @@ from flax_bigbird.attention.document_pattern import (
 )
 from flax_bigbird.attention.document_pattern import chosen_blocks as chosen_blocks
 from flax_bigbird.attention.document_pattern import with_global_blocks as with_global_blocks
+from flax_bigbird.attention.full import (
+    available_full_implementations as available_full_implementations,
+)
 from flax_bigbird.attention.full import full_attention as full_attention
 from flax_bigbird.attention.pattern import BlockPattern as BlockPattern
 from flax_bigbird.attention.pattern import Layout as Layout

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import cpu, gpu, reference, tpu, xla
-from flax_bigbird.attention.choice import run_first
+from flax_bigbird.attention.choice import reasons, run_first
 from flax_bigbird.attention.pattern import BlockPattern
 
 
@@ -49,7 +49,7 @@ _UNAVAILABLE: dict[str, Callable[[], str]] = {
 
 def available_implementations() -> dict[str, str]:
     """Each implementation's name and what it is: `""` means it runs here, else why it does not."""
-    return {name: _UNAVAILABLE[name]() if name in _UNAVAILABLE else "" for name in _IMPLEMENTATIONS}
+    return reasons(_IMPLEMENTATIONS, _UNAVAILABLE)
 
 
 def block_sparse_attention(

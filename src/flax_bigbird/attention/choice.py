@@ -1,12 +1,35 @@
 """Running the first implementation that takes a call."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 logger = logging.getLogger(__name__)
+
+KEPT = "flax_bigbird_attention"  # the name of what attention saves for its backward pass
+
+
+def kept(results: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Under the name `KEPT`, by which a rematerialisation policy can save them."""
+    return tuple(checkpoint_name(x, KEPT) for x in results)
+
+
+def reasons(
+    implementations: Mapping[str, Callable[..., Array]],
+    unavailable: Mapping[str, Callable[[], str]],
+) -> dict[str, str]:
+    """Why each implementation cannot run on this machine at all; `""` if it can."""
+    return {name: unavailable[name]() if name in unavailable else "" for name in implementations}
+
+
+@functools.cache
+def _report(name: str, reason: str) -> None:
+    """Once for each reason: a model makes the same call in every layer."""
+    logger.debug("attention implementation %s declines: %s", name, reason)
 
 
 def run_first(
@@ -31,5 +54,5 @@ def run_first(
         try:
             return function(*args, **kwargs)
         except NotImplementedError as reason:
-            logger.debug("attention implementation %s declines: %s", name, reason)
+            _report(name, str(reason))
     raise NotImplementedError("no attention implementation takes this call")

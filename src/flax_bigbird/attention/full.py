@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import cpu
-from flax_bigbird.attention.choice import run_first
+from flax_bigbird.attention import cpu, cudnn
+from flax_bigbird.attention.choice import reasons, run_first
 
 _SCORES_AT_ONCE = 2**24  # of a chunk, all documents and heads together
 
@@ -36,7 +36,7 @@ def full_attention(
       mask: False at keys that are not read. Queries are all computed, masked or not.
       causal: query t reads keys 0..t; needs T = S.
       scale: multiplies the scores; default 1/sqrt(H).
-      implementation: "cpu", "xla", or None for the first that takes the call.
+      implementation: "cudnn", "cpu", "xla", or None for the first that takes the call.
 
     Returns:
       The attended values. Queries that read nothing are 0.
@@ -86,7 +86,17 @@ def _plain(q, k, v, *, mask, causal: bool, scale: float) -> Array:
 
 
 # In order of preference.
-_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {"cpu": cpu.full_attention, "xla": _plain}
+_IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "cudnn": cudnn.full_attention,
+    "cpu": cpu.full_attention,
+    "xla": _plain,
+}
+_UNAVAILABLE: dict[str, Callable[[], str]] = {"cudnn": cudnn.unavailable, "cpu": cpu.unavailable}
+
+
+def available_full_implementations() -> dict[str, str]:
+    """As `available_implementations`, of full attention."""
+    return reasons(_IMPLEMENTATIONS, _UNAVAILABLE)
 
 
 def _check(q, k, v, mask, causal: bool) -> None:

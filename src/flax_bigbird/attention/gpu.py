@@ -25,8 +25,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import interpreting
-from flax_bigbird.attention.pattern import BlockPattern
+from flax_bigbird.attention import interpreting, probing, reference
+from flax_bigbird.attention.choice import kept
+from flax_bigbird.attention.pattern import BlockPattern, bigbird_pattern
 from flax_bigbird.attention.segments import (
     Segments,
     segments_of_columns,
@@ -43,6 +44,7 @@ _LARGEST_TILE = 64  # tokens of a target or a source that are held at once
 _OLDEST = 8.0  # compute capability
 _DTYPES = ("bfloat16", "float16", "float32")
 
+
 def unavailable() -> str:
     """Why this implementation cannot run here; `""` if it can."""
     if interpreting.on():
@@ -57,7 +59,20 @@ def unavailable() -> str:
         return f"it runs on NVIDIA GPUs; this one is {jax.devices()[0].device_kind}"
     if generation < _OLDEST:
         return f"it needs compute capability {_OLDEST} or newer; this GPU has {capability}"
-    return ""
+    return _fault()
+
+
+@functools.cache
+def _fault() -> str:
+    pattern = bigbird_pattern(8, 16)
+
+    def attend(run, q, k, v, mask):
+        return run(q, k, v, pattern, mask=mask, scale=q.shape[-1] ** -0.5)
+
+    tried, expected = (
+        functools.partial(attend, run) for run in (_run, reference.block_sparse_attention)
+    )
+    return probing.fault(tried, expected, pattern.num_blocks * pattern.block_size)
 
 
 def block_sparse_attention(
@@ -76,6 +91,10 @@ def block_sparse_attention(
         past what a program can hold.
     """
     _check_call(q, pattern)
+    return _run(q, k, v, pattern, mask=mask, scale=scale)
+
+
+def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
     batch, length, heads, width = q.shape
     size = pattern.block_size
     rows = segments_of_rows(pattern, max(_SEGMENT, pattern.row_width))
@@ -88,7 +107,15 @@ def block_sparse_attention(
         columns = without_padding(columns, mask, size)
         real = mask.astype(jnp.int8)
     shape = _Shape(
-        float(scale), pattern.causal, size, length, width, heads, batch, q.dtype.itemsize, interpreting.on()
+        float(scale),
+        pattern.causal,
+        size,
+        length,
+        width,
+        heads,
+        batch,
+        q.dtype.itemsize,
+        interpreting.on(),
     )
     rows, columns = (jax.tree.map(jnp.asarray, x) for x in (rows, columns))
     return _attend(shape, q, k, v, real, rows, columns)
@@ -105,7 +132,9 @@ def _check_call(q: Array, pattern: BlockPattern) -> None:
         )
     for what, value in (("blocks of", pattern.block_size), ("heads as wide as", q.shape[-1])):
         if value > _LARGEST:
-            raise NotImplementedError(f"the GPU kernel takes {what} at most {_LARGEST}; got {value}")
+            raise NotImplementedError(
+                f"the GPU kernel takes {what} at most {_LARGEST}; got {value}"
+            )
     if q.size >= 2**31:
         raise NotImplementedError(
             f"the GPU kernel addresses arrays of at most 2^31 - 1 entries; got {q.size:,}: use "
@@ -189,7 +218,7 @@ def _forward(shape: _Shape, q, k, v, real, rows: Segments):
 
 
 def _forward_rule(shape, q, k, v, real, rows, columns):
-    out, log_sum = _forward(shape, q, k, v, real, rows)
+    out, log_sum = kept(_forward(shape, q, k, v, real, rows))
     return out, (q, k, v, real, rows, columns, out, log_sum)
 
 

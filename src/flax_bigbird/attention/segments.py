@@ -79,9 +79,7 @@ def segments_of_columns(pattern: BlockPattern, size: int) -> Segments:
     """Each block of keys with the rows of queries that read it: the transposed lists."""
     xp = _namespace(pattern)
     rows, entries = pattern.num_blocks, pattern.row_width
-    lead = np.broadcast_shapes(
-        (pattern.global_rows.shape[0], 1), np.shape(pattern.blocks)[:2]
-    )
+    lead = np.broadcast_shapes((pattern.global_rows.shape[0], 1), np.shape(pattern.blocks)[:2])
     is_global = _is_global(pattern)[:, None, :, None]
     counts = xp.where(is_global, 0, pattern.counts)
     row = np.broadcast_to(np.arange(rows, dtype=np.int32)[:, None], (rows, entries))

@@ -10,6 +10,7 @@ transposed lists. All of Pallas that the package uses for TPUs is in this file.
 Inside, arrays are `[B, N, T, H]`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,8 +21,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import interpreting
-from flax_bigbird.attention.pattern import BlockPattern
+from flax_bigbird.attention import interpreting, probing, reference
+from flax_bigbird.attention.choice import kept
+from flax_bigbird.attention.pattern import BlockPattern, bigbird_pattern
 from flax_bigbird.attention.segments import (
     Segments,
     segments_of_columns,
@@ -39,9 +41,24 @@ _SCALARS = 240_000  # 32-bit words of row lists: scalar memory, 1 MiB, and what 
 
 def unavailable() -> str:
     """Why this implementation cannot run here; `""` if it can."""
-    if interpreting.on() or jax.default_backend() == "tpu":
+    if interpreting.on():
         return ""
-    return f"it runs on TPUs; JAX's default backend is {jax.default_backend()!r}"
+    if jax.default_backend() != "tpu":
+        return f"it runs on TPUs; JAX's default backend is {jax.default_backend()!r}"
+    return _fault()
+
+
+@functools.cache
+def _fault() -> str:
+    pattern = bigbird_pattern(8, 16)
+
+    def attend(run, q, k, v, mask):
+        return run(q, k, v, pattern, mask=mask, scale=q.shape[-1] ** -0.5)
+
+    tried, expected = (
+        functools.partial(attend, run) for run in (_run, reference.block_sparse_attention)
+    )
+    return probing.fault(tried, expected, pattern.num_blocks * pattern.block_size)
 
 
 def block_sparse_attention(
@@ -60,6 +77,10 @@ def block_sparse_attention(
         a TPU's tiles, or lists that do not fit its scalar memory.
     """
     _check_call(q, pattern)
+    return _run(q, k, v, pattern, mask=mask, scale=scale)
+
+
+def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
     size = pattern.block_size
     rows = segments_of_rows(pattern, min(_SEGMENT, max(pattern.row_width, 1)))
     columns = segments_of_columns(pattern, _SEGMENT)
@@ -71,15 +92,15 @@ def block_sparse_attention(
     lists = [_Lists.of(x) for x in (rows, columns)]
     if max(of_call.words for of_call in lists) > _SCALARS:
         return _halves(q, k, v, pattern, mask=mask, scale=scale)
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     batch, heads, length, width = q.shape
     shape = _Shape(
         float(scale), pattern.causal, size, length, width, heads, batch, interpreting.on()
     )
-    hidden = None
+    hidden: Array | None = None
     if mask is not None:
         hidden = jnp.where(mask, 0.0, _UNREAD).astype(jnp.float32).reshape(batch, -1, 1, size)
-    out = _attend(shape, q, k, v, mask, hidden, *lists).swapaxes(1, 2)
+    out: Array = jnp.swapaxes(_attend(shape, q, k, v, mask, hidden, *lists), 1, 2)
     return out if mask is None else jnp.where(mask[:, :, None, None], out, jnp.zeros((), out.dtype))
 
 
@@ -95,16 +116,17 @@ def _halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
     middle = (heads if by_head else documents) // 2
 
     def run(part: slice) -> Array:
-        arrays, lists, rows = (q, k, v), (pattern.blocks, pattern.counts), pattern.global_rows
-        real = mask
+        blocks, counts, rows, real = pattern.blocks, pattern.counts, pattern.global_rows, mask
         if by_head:
-            arrays, lists = ([x[:, :, part] for x in arrays], [x[:, part] for x in lists])
+            arrays = [x[:, :, part] for x in (q, k, v)]
+            blocks, counts = blocks[:, part], counts[:, part]
         else:
-            arrays, lists = ([x[part] for x in arrays], [x[part] for x in lists])
+            arrays = [x[part] for x in (q, k, v)]
+            blocks, counts = blocks[part], counts[part]
             rows = rows[part] if len(rows) > 1 else rows
             real = None if mask is None else mask[part]
-        of_part = BlockPattern(*lists, rows, pattern.block_size, pattern.causal)
-        return block_sparse_attention(*arrays, of_part, mask=real, scale=scale)
+        of_part = BlockPattern(blocks, counts, rows, pattern.block_size, pattern.causal)
+        return _run(arrays[0], arrays[1], arrays[2], of_part, mask=real, scale=scale)
 
     return jnp.concatenate([run(slice(middle)), run(slice(middle, None))], 2 if by_head else 0)
 
@@ -144,7 +166,9 @@ class _Shape(NamedTuple):
     interpret: bool
 
 
-class _Lists(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Lists:
     """Segments as flat tables of scalars.
 
     Attributes:
@@ -160,9 +184,9 @@ class _Lists(NamedTuple):
     state: Array
     sources: Array
     counts: Array
-    strides: tuple[int, int]
-    state_strides: tuple[int, int]
-    segments: int
+    strides: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    state_strides: tuple[int, int] = dataclasses.field(metadata={"static": True})
+    segments: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def of(cls, segments: Segments) -> "_Lists":
@@ -172,9 +196,11 @@ class _Lists(NamedTuple):
         place = jnp.arange(number, dtype=jnp.int32)
         is_first, is_last = place == begin, place == end - 1
         state = 4 * used + jnp.where(is_first, 1, 0) + jnp.where(is_last, 2, 0)
-        tables = (target, state, sources, counts)
-        flat = (x.reshape(-1).astype(jnp.int32) for x in tables)
-        return cls(*flat, cls._strides(target), cls._strides(state), number)
+        strides = cls._strides(target), cls._strides(state)
+        target, state, sources, counts = (
+            x.reshape(-1).astype(jnp.int32) for x in (target, state, sources, counts)
+        )
+        return cls(target, state, sources, counts, *strides, number)
 
     @staticmethod
     def _strides(table: Array) -> tuple[int, int]:
@@ -182,8 +208,12 @@ class _Lists(NamedTuple):
         return heads * number if documents > 1 else 0, number if heads > 1 else 0
 
     @property
+    def tables(self) -> tuple[Array, Array, Array, Array]:
+        return self.target, self.state, self.sources, self.counts
+
+    @property
     def words(self) -> int:
-        return sum(x.size for x in self[:4])
+        return sum(x.size for x in self.tables)
 
     @property
     def size(self) -> int:
@@ -197,11 +227,6 @@ class _Lists(NamedTuple):
     def state_at(self, document, head, segment) -> Any:
         """Its place in `state`."""
         return document * self.state_strides[0] + head * self.state_strides[1] + segment
-
-
-jax.tree_util.register_pytree_node(
-    _Lists, lambda x: (x[:4], x[4:]), lambda fixed, arrays: _Lists(*arrays, *fixed)
-)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -225,7 +250,7 @@ def _forward(shape: _Shape, q, k, v, hidden, rows: _Lists):
 
 
 def _forward_rule(shape, q, k, v, mask, hidden, rows, columns):
-    out, log_sum = _forward(shape, q, k, v, hidden, rows)
+    out, log_sum = kept(_forward(shape, q, k, v, hidden, rows))
     return out, (q, k, v, mask, hidden, rows, columns, out, log_sum)
 
 
@@ -435,7 +460,7 @@ def _launch(
         ),
         interpret=shape.interpret,
         name=f"bigbird{visit.__name__}",
-    )(*lists[:4], *of_target, *(of_source * size))
+    )(*lists.tables, *of_target, *(of_source * size))
 
 
 def _block_spec(shape: _Shape, x, number: Callable[..., Any]) -> pl.BlockSpec:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird.attention.choice import kept
 from flax_bigbird.attention.pattern import BlockPattern
 
 _MASKED = -1e30  # added to the score of a key that is not read
@@ -108,7 +109,7 @@ def _forward(static, q, k, v, pattern, key_mask):
 
 
 def _forward_rule(static, q, k, v, pattern, key_mask):
-    out, lse = _forward(static, q, k, v, pattern, key_mask)
+    out, lse = kept(_forward(static, q, k, v, pattern, key_mask))
     return out, (q, k, v, pattern, key_mask, out, lse)
 
 

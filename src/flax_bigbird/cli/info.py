@@ -21,14 +21,22 @@ def lines() -> list[str]:
     """The report, one fact a line. Starts JAX's devices."""
     import jax
 
-    from flax_bigbird.attention import available_implementations
+    from flax_bigbird.attention import (
+        available_full_implementations,
+        available_implementations,
+    )
 
     versions = [f"flax-bigbird {__version__}", f"python {platform.python_version()}"]
     versions += [f"{name} {package_version(name)}" for name in _PACKAGES]
     devices = [f"device {device.id}: {device.device_kind}" for device in jax.devices()]
+    kinds = {
+        "attention": available_implementations(),
+        "full attention": available_full_implementations(),
+    }
     attention = [
-        f"attention {name}: " + (f"not here: {reason}" if reason else "available")
-        for name, reason in available_implementations().items()
+        f"{kind} {name}: " + (f"not here: {reason}" if reason else "available")
+        for kind, reasons in kinds.items()
+        for name, reason in reasons.items()
     ]
     folder = keep_compiled_programs()
     cache = f"compiled programs: {folder or 'not kept (no folder that can be written)'}"

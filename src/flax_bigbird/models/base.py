@@ -44,7 +44,8 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
         `(1, 1)` when full.
       seed: of the parameters.
       dtype: of the computation; parameters are float32, or what a checkpoint holds.
-      gradient_checkpointing: recompute each layer in the backward pass.
+      gradient_checkpointing: recompute each layer in the backward pass; "attention" recomputes all
+        but attention itself, for a little memory.
       module_kwargs: further fields of the task's linen module.
 
     With `_do_init=False` no parameters are made: pass `params=` to every call.
@@ -63,7 +64,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
         seed: int = 0,
         dtype: Any = jnp.float32,
         _do_init: bool = True,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | str = False,
         **module_kwargs: Any,
     ):
         check_config(config)
@@ -75,6 +76,11 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
             raise ValueError(
                 f"dtype must be floating; got {self.dtype}: pass jnp.float32, jnp.bfloat16 or "
                 "jnp.float16"
+            )
+        if gradient_checkpointing not in (False, True, "attention"):
+            raise ValueError(
+                "gradient_checkpointing must be False, True or 'attention'; got "
+                f"{gradient_checkpointing!r}"
             )
         self.key = jax.random.PRNGKey(seed)
         self._module = self.module_class(
@@ -220,9 +226,15 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
         shapes = jax.eval_shape(make, {"params": self.key})["cache"]
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), unfreeze(shapes))
 
-    def enable_gradient_checkpointing(self) -> None:
-        """Recompute each layer in the backward pass: less memory, about a third more time."""
-        self._module = self._module.clone(gradient_checkpointing=True)
+    def enable_gradient_checkpointing(self, *, keep_attention: bool = False) -> None:
+        """Recompute each layer in the backward pass: less memory, about a third more time.
+
+        Args:
+          keep_attention: but for what attention computed, which costs a state a layer.
+        """
+        self._module = self._module.clone(
+            gradient_checkpointing="attention" if keep_attention else True
+        )
 
     @classmethod
     def can_generate(cls) -> bool:

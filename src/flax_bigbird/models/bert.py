@@ -22,7 +22,7 @@ class FlaxBigBirdModule(nn.Module):
     config: Any
     dtype: Any = jnp.float32
     add_pooling_layer: bool = True
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
     prefill: bool = False
 
     def setup(self):

@@ -61,7 +61,7 @@ class PretrainedIO:
         _do_init: bool = True,
         input_shape: tuple[int, ...] | None = None,
         seed: int = 0,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | str = False,
         from_pt: bool = False,
         **overrides: Any,
     ) -> Any:

@@ -19,7 +19,7 @@ class FlaxBigBirdForQuestionAnsweringModule(nn.Module):
     config: Any
     dtype: Any = jnp.float32
     add_pooling_layer: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self):
         self.bert = FlaxBigBirdModule(

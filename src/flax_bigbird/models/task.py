@@ -15,7 +15,7 @@ class TaskModule(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def backbone(self, *, pooling: bool, prefill: bool = False) -> FlaxBigBirdModule:
         """The encoder a task's `setup` assigns to `self.bert`."""

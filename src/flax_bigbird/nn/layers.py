@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird.attention.choice import KEPT
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
 from flax_bigbird.nn.context import Call
@@ -96,16 +97,21 @@ class EncoderResult(NamedTuple):
 
 
 class LayerStack(nn.Module):
-    """The layers, named by number; `gradient_checkpointing` recomputes them going backward."""
+    """The layers, named by number; `gradient_checkpointing` recomputes them going backward.
+
+    All of a layer if it is True; all but what attention computed if it is "attention".
+    """
 
     config: Any
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self):
         layer = BigBirdLayer
         if self.gradient_checkpointing:
-            layer = nn.remat(BigBirdLayer, static_argnums=(6,))
+            saved = [KEPT] if self.gradient_checkpointing == "attention" else []
+            policy = jax.checkpoint_policies.save_only_these_names(*saved)
+            layer = nn.remat(BigBirdLayer, static_argnums=(6,), policy=policy)
         self.layers = [
             layer(self.config, i, self.dtype, name=str(i))
             for i in range(self.config.num_hidden_layers)
@@ -138,7 +144,7 @@ class BigBirdEncoder(nn.Module):
 
     config: Any
     dtype: Any = jnp.float32
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | str = False
 
     def setup(self):
         self.layer = LayerStack(self.config, self.dtype, self.gradient_checkpointing)

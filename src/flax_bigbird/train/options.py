@@ -129,6 +129,9 @@ class TrainOptions(LabelledOptions):
     gradient_checkpointing: bool = option(
         False, "Recompute layers in the backward pass: less memory, a third more time.", OPTIMIZER
     )
+    keep_attention: bool = option(
+        False, "With gradient_checkpointing: all but attention, for a state a layer.", OPTIMIZER
+    )
 
     seed: int = option(0, "Of parameters, order, masks and dropout.", RUN, between=(0, 2**31 - 1))
     evaluate_every: int | None = option(

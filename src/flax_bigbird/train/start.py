@@ -98,7 +98,10 @@ def find_model(
         **options.model_config,
         **objective.config_keys(),
     }
-    fields = {"dtype": options.dtype, "gradient_checkpointing": options.gradient_checkpointing}
+    recompute: bool | str = options.gradient_checkpointing
+    if recompute and options.keep_attention:
+        recompute = "attention"
+    fields = {"dtype": options.dtype, "gradient_checkpointing": recompute}
     if options.model is None:
         try:
             model = model_class(

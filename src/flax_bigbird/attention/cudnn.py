@@ -1,0 +1,92 @@
+"""Full attention on NVIDIA GPUs by cuDNN's fused kernel, through `jax.nn`.
+
+Some builds of cuDNN have no plan for some GPUs or shapes, which only a call tells: it is tried
+once, beside plain JAX, and declines if it fails.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from flax_bigbird.attention import probing
+
+_DTYPES = ("bfloat16", "float16")
+_LARGEST_MASK = 2**28  # entries: cuDNN reads a mask as a bias for each query and key
+
+
+def unavailable() -> str:
+    """Why this implementation cannot run here; `""` if it can."""
+    if jax.default_backend() != "gpu":
+        return f"it runs on NVIDIA GPUs; JAX's default backend is {jax.default_backend()!r}"
+    return _fault()
+
+
+def full_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    *,
+    mask: Bool[Array, "B S"] | None = None,
+    causal: bool = False,
+    scale: float,
+) -> Float[Array, "B T N H"]:
+    """softmax(scale q k^T) v over the keys that the mask leaves.
+
+    Raises:
+      NotImplementedError: no such GPU, a dtype other than bfloat16 and float16, head widths that
+        cuDNN does not take, or a mask too large to be spread over the queries.
+    """
+    reason = unavailable()
+    if reason:
+        raise NotImplementedError(f"cuDNN's attention is not available: {reason}")
+    check_call(q, k, mask)
+    return _run(q, k, v, mask=mask, causal=causal, scale=scale)
+
+
+def check_call(q: Array, k: Array, mask: Array | None) -> None:
+    """Raises NotImplementedError for a call that cuDNN's kernel does not take."""
+    if q.dtype.name not in _DTYPES:
+        raise NotImplementedError(
+            f"cuDNN's attention takes {' and '.join(_DTYPES)}; got {q.dtype}: cast, or use "
+            "implementation='xla'"
+        )
+    if q.shape[-1] % 8 or q.shape[-1] > 128:
+        raise NotImplementedError(
+            "cuDNN's attention takes heads of a multiple of 8 channels up to 128; got "
+            f"{q.shape[-1]}"
+        )
+    if mask is not None and q.shape[0] * q.shape[1] * k.shape[1] > _LARGEST_MASK:
+        raise NotImplementedError(
+            f"cuDNN's attention is given masks of at most {_LARGEST_MASK:,} entries, documents "
+            f"times queries times keys; got {q.shape[0]} x {q.shape[1]} x {k.shape[1]}"
+        )
+
+
+def _run(q, k, v, *, mask, causal: bool, scale: float) -> Array:
+    spread = None
+    if mask is not None:
+        # A masked key's contents, NaN and inf included, must reach nothing.
+        k, v = (jnp.where(mask[:, :, None, None], x, jnp.zeros((), x.dtype)) for x in (k, v))
+        spread = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=spread, scale=scale, is_causal=causal, implementation="cudnn"
+    )
+    if mask is None:
+        return out
+    read = (jnp.cumsum(mask, -1) > 0 if causal else mask.any(-1, keepdims=True))[..., None, None]
+    return jnp.where(read, out, jnp.zeros((), out.dtype))
+
+
+@functools.cache
+def _fault() -> str:
+    def plain(q, k, v, mask):
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask[:, None, None, :], implementation="xla"
+        )
+
+    def tried(q, k, v, mask):
+        return _run(q, k, v, mask=mask, causal=False, scale=q.shape[-1] ** -0.5)
+
+    return probing.fault(tried, plain, 128)
