@@ -87,11 +87,12 @@ def test_attention_knows_arrays_only():
     """No flax, no configuration, no text."""
     for path in (ROOT / "attention").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in getattr(node, "names", [])]
-            module = getattr(node, "module", None) or ""
-            roots = {name.split(".")[0] for name in (names if not module else [module])}
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                assert not roots & {"flax", "transformers", "torch", "huggingface_hub"}, path
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            module = getattr(node, "module", None)
+            names = [module] if module else [alias.name for alias in node.names]
+            roots = {name.split(".")[0] for name in names}
+            assert not roots & {"flax", "transformers", "torch", "huggingface_hub"}, path
 
 
 REPORT = """

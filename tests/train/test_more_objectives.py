@@ -6,6 +6,7 @@ import operator
 import random
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from training_tools import HARBOUR, MEADOW, TINY_MODEL, options, sentences, write_jsonl
@@ -68,6 +69,21 @@ def test_causal_lm_predicts_what_follows(tmp_path):
     # As many pieces as the word may have.
     made = model.generate(prompt, max_new_tokens=6, eos_token_id=None).sequences[0, prompt.size :]
     assert tokenizer.decode(np.asarray(made)).strip().startswith("queen")
+    # It goes on as a masked LM, which reads what follows too.
+    onward = {
+        "model": str(tmp_path / "run"),
+        "output_dir": str(tmp_path / "masked"),
+        "max_length": 32,
+    }
+    data = str(tmp_path / "a.jsonl")
+    onward |= {"model_config": {}, "max_steps": 1}
+    train(options(tmp_path, "masked-lm", train_files=[data], **onward))
+    masked = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "masked")
+    assert not masked.config.is_decoder
+    changed = prompt.copy()
+    changed[0, -1] = tokenizer.mask_token_id
+    first = [np.asarray(masked(jnp.asarray(ids)).logits[0, 0]) for ids in (prompt, changed)]
+    assert np.abs(first[0] - first[1]).max() > 0
 
 
 def topics(path, count):

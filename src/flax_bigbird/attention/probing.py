@@ -4,6 +4,7 @@ A kernel may fail to compile on a driver, a chip or a release of JAX that nobody
 then declines, with the reason, and another implementation takes the call.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flax_bigbird.attention import reference
+from flax_bigbird.attention.pattern import bigbird_pattern
+
 _DOCUMENTS, _HEADS, _WIDTH = 2, 2, 64
 _TOLERANCE = 0.1  # of the largest entry: bfloat16 on random inputs stays below a fifth of it
+
+
+def sparse_fault(run: Callable[..., Array]) -> str:
+    """What is wrong with an implementation of block-sparse attention; `""` if nothing is."""
+    pattern = bigbird_pattern(8, 16)
+
+    def attend(run, q, k, v, mask):
+        return run(q, k, v, pattern, mask=mask, scale=q.shape[-1] ** -0.5)
+
+    tried, expected = (
+        functools.partial(attend, function) for function in (run, reference.block_sparse_attention)
+    )
+    return fault(tried, expected, pattern.num_blocks * pattern.block_size)
 
 
 def fault(

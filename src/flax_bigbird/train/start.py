@@ -95,6 +95,7 @@ def find_model(
     settings = {
         "random_attention": options.random_attention,
         "padding_invariant": True,
+        "is_decoder": False,  # a causal model goes on as an encoder, which reads both sides
         **options.model_config,
         **objective.config_keys(),
     }
