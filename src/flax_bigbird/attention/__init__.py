@@ -11,6 +11,9 @@ from flax_bigbird.attention.full import (
     available_full_implementations as available_full_implementations,
 )
 from flax_bigbird.attention.full import full_attention as full_attention
+from flax_bigbird.attention.packed_pattern import packed_as_alone as packed_as_alone
+from flax_bigbird.attention.packed_pattern import packed_in_full as packed_in_full
+from flax_bigbird.attention.packed_pattern import segments_of_blocks as segments_of_blocks
 from flax_bigbird.attention.pattern import BlockPattern as BlockPattern
 from flax_bigbird.attention.pattern import Layout as Layout
 from flax_bigbird.attention.pattern import bigbird_pattern as bigbird_pattern

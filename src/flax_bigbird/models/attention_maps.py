@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from flax_bigbird.attention import BlockPattern, maps
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
+from flax_bigbird.nn.context import Reading
 from flax_bigbird.nn.patterns import call_pattern, uses_full_attention
 
 
@@ -90,7 +91,7 @@ def bigbird_attention_map(
             if uses_full_attention(config, length):
                 pattern = _everything(length, config.block_size)
             else:
-                pattern, _ = call_pattern(config, layer, length, mask=mask, chosen=marked)
+                pattern, _ = call_pattern(config, layer, length, mask=mask, reading=Reading(marked))
             options = {"mask": mask, "scale": 1 / math.sqrt(q.shape[-1])}
             if rows is None:
                 weights.append(maps.block_attention(q, k, pattern, **options))

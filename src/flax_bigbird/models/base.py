@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.core import unfreeze
 from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,11 +20,10 @@ from jaxtyping import Array
 
 from flax_bigbird import _hf
 from flax_bigbird.models import cache as key_value_cache
-from flax_bigbird.models import inputs
+from flax_bigbird.models import extra_inputs, inputs
 from flax_bigbird.models.configuration import check_config
 from flax_bigbird.models.generating import GenerationMixin
 from flax_bigbird.models.pretrained_io import PretrainedIO
-from flax_bigbird.nn.patterns import global_block_limit, layout_of, uses_full_attention
 
 Params = dict[str, Any]
 
@@ -197,6 +197,11 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
         """Whether the task's module gives logits over the vocabulary."""
         return False
 
+    @classmethod
+    def takes_packed_rows(cls) -> bool:
+        """Whether every token has its own output, so that documents may share a row."""
+        return False
+
     def init_cache(self, batch_size: int, max_length: int) -> Params:
         """An empty key-value cache for `max_length` positions, to pass as `past_key_values`.
 
@@ -285,6 +290,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
         *,
         logits_positions: Any = None,
         global_attention_mask: Any = None,
+        segment_ids: Any = None,
     ) -> Any:
         """Runs the model.
 
@@ -305,11 +311,15 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
           logits_positions: [B, P], for models with a language-model head: the logits are those of
             these positions alone, [B, P, V]. Training on masked tokens then costs the masked
             positions' share of the vocabulary matmul (see `flax_bigbird.train.losses`).
-
           global_attention_mask: the shape of input_ids, 1 at tokens that every token is to read and
             that are to read every token (encoders). The block that holds such a token becomes
             global as a whole, at most `config.max_chosen_global_blocks` (8) a document. Changes
             nothing where attention is full anyway.
+          segment_ids: [B, T], packs several documents into a row: the number of the document that
+            a token belongs to, 0 at padding; a run of one number is a document. Each begins at a
+            multiple of `config.block_size`, reads itself alone, and has the outputs it has alone;
+            an encoder's has at most 5 + 2R blocks, what it reads in full. position_ids by default
+            begin anew with every document. For models whose outputs are by token.
 
         Returns:
           The task's output dataclass, or its `to_tuple()` with `return_dict=False`.
@@ -318,13 +328,23 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
           ValueError: shapes, dtypes, ranges or options that do not fit. Ranges are checked for
             host arrays only; on a device they cannot be read without a stall.
         """
+        extra: dict[str, Any] = {}
+        if segment_ids is not None:
+            beside = (past_key_values, global_attention_mask, encoder_hidden_states)
+            segments = extra_inputs.segments(self, segment_ids, np.shape(input_ids), *beside)
+            if position_ids is None:
+                position_ids = inputs.positions_of_segments(segments)
+            extra["segment_ids"] = jnp.asarray(segments)
         arrays = self._arrays(
             input_ids, attention_mask, token_type_ids, position_ids, head_mask, past_key_values
         )
-        extra: dict[str, Any] = {}
+        if segment_ids is not None:
+            arrays["attention_mask"] &= extra["segment_ids"] != 0
         if encoder_hidden_states is not None:
             batch = arrays["input_ids"].shape[0]
-            extra = self._encoder_inputs(encoder_hidden_states, encoder_attention_mask, batch)
+            extra |= extra_inputs.encoder_inputs(
+                self, encoder_hidden_states, encoder_attention_mask, batch
+            )
         elif encoder_attention_mask is not None:
             raise ValueError(
                 "encoder_attention_mask needs encoder_hidden_states; got the mask alone: pass "
@@ -339,7 +359,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
             shape = arrays["input_ids"].shape
             extra["logits_positions"] = inputs.logits_positions(logits_positions, *shape)
         shape = arrays["input_ids"].shape
-        extra |= self._global_tokens(global_attention_mask, attention_mask, shape)
+        extra |= extra_inputs.global_tokens(self, global_attention_mask, attention_mask, shape)
         return self._apply(
             arrays | extra,
             params,
@@ -395,39 +415,6 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
             head_mask, config.num_hidden_layers, config.num_attention_heads
         )
         return arrays
-
-    def _encoder_inputs(self, states: Any, mask: Any, batch: int) -> dict[str, Any]:
-        if not (self.config.add_cross_attention and self.takes_encoder_states()):
-            raise ValueError(
-                f"{type(self).__name__} has no cross-attention to read encoder_hidden_states "
-                "with: set config.add_cross_attention=True on a FlaxBigBirdModel or "
-                "FlaxBigBirdForCausalLM"
-            )
-        states = inputs.encoder_states(states, batch, self.config.hidden_size)
-        shape = states.shape[:2]
-        mask = jnp.ones(shape, bool) if mask is None else mask
-        mask = inputs.key_mask("encoder_attention_mask", mask, shape)
-        return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-
-    def _global_tokens(self, chosen: Any, mask: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-        """The module's global_attention_mask, if there is one; see `__call__`."""
-        if chosen is None:
-            return {}
-        config = self.config
-        if config.is_decoder:
-            raise ValueError(
-                "global_attention_mask needs an encoder, whose tokens read those after them; got "
-                "is_decoder=True: leave it out"
-            )
-        if not layout_of(config).global_rows(1).size:
-            raise ValueError(
-                "global_attention_mask needs a leading or trailing global block; got "
-                "num_leading_global_blocks=0 and num_trailing_global_blocks=0: set one of them to 1"
-            )
-        checked = inputs.key_mask("global_attention_mask", chosen, shape)
-        if not uses_full_attention(config, shape[-1]):
-            inputs.chosen_blocks(chosen, mask, config.block_size, global_block_limit(config))
-        return {"global_attention_mask": checked}
 
     def _cache_length(self, cache: Params, shape: tuple[int, ...]) -> int:
         """The positions a cache has room for; raises where the model takes none."""

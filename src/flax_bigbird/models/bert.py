@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.models.outputs import FlaxBigBirdModelOutput
-from flax_bigbird.nn.context import Call
+from flax_bigbird.nn.context import Call, Reading
 from flax_bigbird.nn.embeddings import BigBirdEmbeddings, dense
 from flax_bigbird.nn.layers import BigBirdEncoder
 
@@ -47,6 +47,7 @@ class FlaxBigBirdModule(nn.Module):
         return_dict: bool = True,
         *,
         global_attention_mask: Array | None = None,
+        segment_ids: Array | None = None,
     ) -> Any:
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
@@ -61,7 +62,9 @@ class FlaxBigBirdModule(nn.Module):
             encoder_hidden_states,
             None if encoder_attention_mask is None else encoder_attention_mask != 0,
             call,
-            None if global_attention_mask is None else global_attention_mask != 0,
+            Reading(
+                None if global_attention_mask is None else global_attention_mask != 0, segment_ids
+            ),
         )
         x = result.last_hidden_state
         crossed = output_attentions and encoder_hidden_states is not None
@@ -79,6 +82,10 @@ class FlaxBigBirdModel(FlaxBigBirdPreTrainedModel):
     """The bare model: hidden states and a pooled first token, without a head."""
 
     module_class = FlaxBigBirdModule
+
+    @classmethod
+    def takes_packed_rows(cls) -> bool:
+        return True
 
     @classmethod
     def takes_encoder_states(cls) -> bool:

@@ -104,3 +104,7 @@ class FlaxBigBirdForTokenClassification(FlaxBigBirdPreTrainedModel):
     """The model with a head that labels every token."""
 
     module_class = FlaxBigBirdForTokenClassificationModule
+
+    @classmethod
+    def takes_packed_rows(cls) -> bool:
+        return True

@@ -22,7 +22,7 @@ from flax_bigbird.generation import beam, greedy_and_sampling
 from flax_bigbird.generation.decoder import Decoder, Prompt
 from flax_bigbird.generation.options import Options, compile_options, merge, new_tokens
 from flax_bigbird.models import cache as key_value_cache
-from flax_bigbird.models import inputs
+from flax_bigbird.models import extra_inputs, inputs
 from flax_bigbird.models.outputs import FlaxBeamSearchOutput, FlaxGenerationOutput
 from flax_bigbird.nn.decoding import leading_padding, shift
 
@@ -171,7 +171,7 @@ def _crossing(model: Any, states: Any, mask: Any, batch: int) -> Params:
                 "both, or neither"
             )
         return {}
-    return model._encoder_inputs(states, mask, batch)
+    return extra_inputs.encoder_inputs(model, states, mask, batch)
 
 
 def _functions(processors: Any) -> tuple[Callable[..., Array], ...]:

@@ -184,6 +184,55 @@ def chosen_blocks(chosen: Any, mask: Any, block_size: int, limit: int) -> None:
         )
 
 
+def segment_ids(
+    x: Any, shape: tuple[int, ...], block_size: int, limit: int | None
+) -> np.ndarray | Array:
+    """The numbers of the documents that share rows, 0 at padding; a host array remains one.
+
+    Raises:
+      ValueError: another shape, no integers or negative ones, a document that does not begin at a
+        block, or one of more than `limit` blocks. The last three of host arrays only: on a device,
+        or under `jit`, the results of such rows are NaN.
+    """
+    x = array("segment_ids", x)
+    if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"segment_ids must be integers of the shape of input_ids, {list(shape)}; got {x.dtype} "
+            f"{x.shape}: number the documents of a row from 1, padding 0"
+        )
+    if isinstance(x, np.ndarray):
+        if x.min() < 0:
+            raise ValueError(f"segment_ids must not be negative; got {x.min()}: padding is 0")
+        begins = np.diff(x, axis=1, prepend=0) != 0
+        row, place = np.nonzero(begins & (x != 0))
+        if (off := place % block_size != 0).any():
+            raise ValueError(
+                f"every document of segment_ids must begin at a multiple of config.block_size="
+                f"{block_size}; got one at {place[off][0]} in row {row[off][0]}: pad the one "
+                "before it with 0"
+            )
+        ends = np.diff(x, axis=1, append=0) != 0
+        sizes = np.nonzero(ends & (x != 0))[1] + 1 - place
+        if limit is not None and sizes.size and sizes.max() > limit * block_size:
+            raise ValueError(
+                f"a document that shares a row must have at most {limit * block_size} tokens, "
+                f"which an encoder of this configuration reads in full; got {sizes.max()}: give it "
+                "a row of its own, without segment_ids"
+            )
+    return x.astype(np.int32)
+
+
+def positions_of_segments(segments: np.ndarray | Array) -> np.ndarray | Array:
+    """[B, T]: 0, 1, 2, ... from the beginning of every run of one number."""
+    host = isinstance(segments, np.ndarray)
+    xp: Any = np if host else jnp
+    place = np.arange(segments.shape[1], dtype=np.int32)
+    begins = xp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+    starts = xp.where(begins, place, 0)
+    starts = np.maximum.accumulate(starts, axis=1) if host else jax.lax.cummax(starts, axis=1)
+    return place - starts
+
+
 def random_key(name: str, x: Any) -> Array | None:
     """A JAX random key, new style or old, or None."""
     if x is None:

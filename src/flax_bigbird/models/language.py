@@ -59,6 +59,10 @@ class FlaxBigBirdForMaskedLM(FlaxBigBirdPreTrainedModel):
     module_class = FlaxBigBirdForMaskedLMModule
 
     @classmethod
+    def takes_packed_rows(cls) -> bool:
+        return True
+
+    @classmethod
     def has_language_head(cls) -> bool:
         return True
 
@@ -92,6 +96,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         *,
         logits_positions: Array | None = None,
         global_attention_mask: Array | None = None,
+        segment_ids: Array | None = None,
     ) -> Any:
         states = self.bert(
             input_ids,
@@ -106,6 +111,7 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
             output_attentions,
             output_hidden_states,
             global_attention_mask=global_attention_mask,
+            segment_ids=segment_ids,
         )
         if logits_positions is not None:
             states = at_positions(states, logits_positions)
@@ -121,6 +127,10 @@ class FlaxBigBirdForCausalLM(FlaxBigBirdPreTrainedModel):
     """The model with a next-token head; causal with `config.is_decoder=True`."""
 
     module_class = FlaxBigBirdForCausalLMModule
+
+    @classmethod
+    def takes_packed_rows(cls) -> bool:
+        return True
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from flax_bigbird.models import inputs
+from flax_bigbird.models import extra_inputs, inputs
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel, Params
 from flax_bigbird.models.bert import FlaxBigBirdModule
 from flax_bigbird.models.outputs import FlaxBigBirdForQuestionAnsweringModelOutput
@@ -119,7 +119,7 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         if token_type_ids is None and self.config.type_vocab_size > 1:
             arrays["token_type_ids"] = (~question).astype(jnp.int32)
         arrays["logits_mask"] = question.at[:, 0].set(False)[..., None]
-        arrays |= self._global_tokens(global_attention_mask, attention_mask, ids.shape)
+        arrays |= extra_inputs.global_tokens(self, global_attention_mask, attention_mask, ids.shape)
         return self._apply(
             arrays,
             params,

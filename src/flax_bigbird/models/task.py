@@ -49,6 +49,7 @@ class TaskModule(nn.Module):
         *,
         logits_positions: Array | None = None,
         global_attention_mask: Array | None = None,
+        segment_ids: Array | None = None,
     ) -> Any:
         states = self.bert(  # type: ignore[attr-defined]
             input_ids,
@@ -60,6 +61,7 @@ class TaskModule(nn.Module):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             global_attention_mask=global_attention_mask,
+            segment_ids=segment_ids,
         )
         if logits_positions is not None:
             states = at_positions(states, logits_positions)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import block_sparse_attention, full_attention, reference
 from flax_bigbird.nn import decoding
-from flax_bigbird.nn.context import Call
+from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import call_pattern, layer_pattern, uses_full_attention
@@ -60,12 +60,9 @@ class BigBirdSelfAttention(nn.Module):
         head_mask: Float[Array, " N"] | None,
         source: Float[Array, "B S D"] | None,
         call: Call,
-        chosen: Bool[Array, "B T"] | None = None,
+        reading: Reading = NOTHING_SAID,
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-        """`(context, probabilities or None)`; `mask` is over keys, `source` gives them.
-
-        The blocks of `chosen` tokens are global too.
-        """
+        """`(context, probabilities or None)`; `mask` is over keys, `source` gives them."""
         source = x if source is None else source
         q = self._heads(self.query(x))
         if self.cross:
@@ -75,12 +72,14 @@ class BigBirdSelfAttention(nn.Module):
         caching = not self.cross and (call.init_cache or self.has_variable("cache", "cached_key"))
         if caching:
             context, probabilities = self._attend_cached(q, k, v, mask, call)
+        elif reading.segments is not None and not self.cross:
+            context, probabilities = self._attend_sparse(q, k, v, mask, call, reading)
         elif self.cross or uses_full_attention(self.config, x.shape[1]):
             context, probabilities = self._attend_full(q, k, v, mask, call)
         elif self.config.is_decoder:
             context, probabilities = self._attend_causal_sparse(q, k, v, mask, call)
         else:
-            context, probabilities = self._attend_sparse(q, k, v, mask, call, chosen)
+            context, probabilities = self._attend_sparse(q, k, v, mask, call, reading)
         if head_mask is not None:
             # Scaling a head's probabilities scales its context.
             head_mask = head_mask.astype(context.dtype)
@@ -116,13 +115,13 @@ class BigBirdSelfAttention(nn.Module):
             return None
         return self.make_rng("indices")
 
-    def _attend_sparse(self, q, k, v, mask, call: Call, chosen=None):
+    def _attend_sparse(self, q, k, v, mask, call: Call, reading: Reading):
         pattern, undefined = call_pattern(
             self.config,
             self.layer,
             q.shape[1],
             mask=mask,
-            chosen=chosen,
+            reading=reading,
             train=not call.deterministic,
             key=self._indices_key(call),
         )
@@ -239,6 +238,6 @@ class BigBirdAttention(nn.Module):
         self.self = BigBirdSelfAttention(self.config, self.layer, self.cross, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
 
-    def __call__(self, x, mask, head_mask, source, call: Call, chosen=None):
-        context, probabilities = self.self(x, mask, head_mask, source, call, chosen)
+    def __call__(self, x, mask, head_mask, source, call: Call, reading: Reading = NOTHING_SAID):
+        context, probabilities = self.self(x, mask, head_mask, source, call, reading)
         return self.output(context, x, deterministic=call.deterministic), probabilities

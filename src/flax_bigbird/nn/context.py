@@ -1,6 +1,6 @@
 """What one call of the model asks of every layer."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Call(NamedTuple):
@@ -17,3 +17,19 @@ class Call(NamedTuple):
     output_attentions: bool = False
     init_cache: bool = False
     prefill: bool = False
+
+
+class Reading(NamedTuple):
+    """What the documents of a call say about who reads whom, beside the key mask.
+
+    Attributes:
+      chosen: `[B, T]` booleans, tokens whose blocks are global too; or None.
+      segments: `[B, T]` numbers of the documents that share a row, 0 for none, each beginning at
+        a block; or None: a row is a document.
+    """
+
+    chosen: Any = None
+    segments: Any = None
+
+
+NOTHING_SAID = Reading()

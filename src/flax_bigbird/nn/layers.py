@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention.choice import KEPT
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
-from flax_bigbird.nn.context import Call
+from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
 from flax_bigbird.nn.embeddings import dense
 
 
@@ -48,9 +48,18 @@ class BigBirdLayer(nn.Module):
         self.intermediate = Intermediate(self.config, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
 
-    def __call__(self, x, mask, head_mask, encoder_states, encoder_mask, call: Call, chosen=None):
+    def __call__(
+        self,
+        x,
+        mask,
+        head_mask,
+        encoder_states,
+        encoder_mask,
+        call: Call,
+        reading: Reading = NOTHING_SAID,
+    ):
         """`(x, self-attention probabilities, cross-attention probabilities)`, or None for each."""
-        x, probabilities = self.attention(x, mask, head_mask, None, call, chosen)
+        x, probabilities = self.attention(x, mask, head_mask, None, call, reading)
         cross_probabilities = None
         if encoder_states is not None:
             x, cross_probabilities = self.crossattention(
@@ -125,13 +134,13 @@ class LayerStack(nn.Module):
         encoder_states: Float[Array, "B S D"] | None,
         encoder_mask: Bool[Array, "B S"] | None,
         call: Call,
-        chosen: Bool[Array, "B T"] | None = None,
+        reading: Reading = NOTHING_SAID,
     ) -> EncoderResult:
         states, attentions, cross_attentions = [x], [], []
         for i, layer in enumerate(self.layers):
             layer_head_mask = None if head_mask is None else head_mask[i]
             x, probabilities, cross = layer(
-                x, mask, layer_head_mask, encoder_states, encoder_mask, call, chosen
+                x, mask, layer_head_mask, encoder_states, encoder_mask, call, reading
             )
             states.append(x)
             attentions.append(probabilities)

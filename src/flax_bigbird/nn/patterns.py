@@ -13,9 +13,13 @@ from flax_bigbird.attention import (
     bigbird_pattern,
     bigbird_pattern_by_document,
     chosen_blocks,
+    packed_as_alone,
+    packed_in_full,
     random_blocks,
+    segments_of_blocks,
     with_global_blocks,
 )
+from flax_bigbird.nn.context import NOTHING_SAID, Reading
 
 RULES = ("hf", "google", "fixed")
 
@@ -152,7 +156,7 @@ def call_pattern(
     length: int,
     *,
     mask: Bool[Array, "B T"] | None = None,
-    chosen: Bool[Array, "B T"] | None = None,
+    reading: Reading = NOTHING_SAID,
     train: bool = False,
     key: Array | None = None,
 ) -> tuple[BlockPattern, Bool[Array, " B"] | None]:
@@ -160,23 +164,51 @@ def call_pattern(
 
     Args:
       mask: False at padding; tells each document's length with `config.padding_invariant`.
-      chosen: tokens whose blocks are global too.
+      reading: chosen tokens, whose blocks are global too, or documents that share a row.
       layer, length, train, key: as for `layer_pattern`.
 
     Returns:
-      The pattern, and which documents choose more blocks than `global_block_limit` (None without
-      `chosen`): their results are not defined.
+      The pattern, and in which rows of the batch results are not defined (None where the call
+      cannot do that): more chosen blocks than `global_block_limit`, or documents that share a row
+      and do not begin at a block or are too long (see `packed_limit`).
     """
+    if reading.segments is not None:
+        return _packed_pattern(config, layer, reading.segments, train=train, key=key)
     if mask is not None and is_padding_invariant(config) and not config.is_decoder:
         documents = document_blocks(mask, config.block_size)
         pattern = layer_pattern_by_document(config, layer, documents, length, train=train, key=key)
     else:
         pattern = layer_pattern(config, layer, length, train=train, key=key)
-    if chosen is None:
+    if reading.chosen is None:
         return pattern, None
-    chosen = chosen if mask is None else chosen & mask
+    chosen = reading.chosen if mask is None else reading.chosen & mask
     blocks, too_many = chosen_blocks(chosen, config.block_size, global_block_limit(config))
     return with_global_blocks(pattern, blocks), too_many
+
+
+def packed_limit(config: Any) -> int | None:
+    """Blocks that a document may have which shares a row with others; None: any number.
+
+    An encoder's must be short enough to be read in full; a longer one needs a row of its own, for
+    its global rows.
+    """
+    if config.is_decoder or config.attention_type == "original_full":
+        return None
+    return full_blocks(config)
+
+
+def _packed_pattern(
+    config: Any, layer: int, segments: Int[Array, "B T"], *, train: bool, key: Array | None
+) -> tuple[BlockPattern, Bool[Array, " B"]]:
+    """`call_pattern` of rows that hold several documents: each reads as it does alone."""
+    size, causal = config.block_size, config.is_decoder
+    blocks, mixed = segments_of_blocks(segments, size)
+    if causal and config.attention_type == "block_sparse":
+        alone = layer_pattern(config, layer, segments.shape[1], train=train, key=key)
+        return packed_as_alone(alone, blocks), mixed
+    most = packed_limit(config) or blocks.shape[1]
+    pattern, too_long = packed_in_full(blocks, most, size, causal=causal)
+    return pattern, mixed | too_long
 
 
 def document_blocks(mask: Bool[Array, "B T"], block_size: int) -> Int[Array, " B"]:

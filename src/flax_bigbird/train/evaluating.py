@@ -52,7 +52,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     )
     objective.know(model.config)
     objective.tokenizer_is(tokenizer, model.config.vocab_size)
-    objective.table_is(model.config.max_position_embeddings)
+    objective.model_is(model.config)
     prepared = objective.prepare(rows, "data")
     lengths = tokens.numbers(prepared.rows, "length")
     buckets = into_buckets(

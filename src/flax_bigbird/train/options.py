@@ -30,6 +30,7 @@ TASKS = (
     "sequence-classification",
     "token-classification",
 )
+PACKED_TASKS = ("causal-lm", "masked-lm")
 SCHEDULES = ("linear", "cosine", "constant")
 DTYPES = ("float32", "bfloat16")
 MODES = ("single-label", "multi-label", "regression")
@@ -106,6 +107,11 @@ class TrainOptions(LabelledOptions):
         "fixed", "Rule of the random blocks, stored with the model.", MODEL
     )
 
+    packing: bool = option(
+        False,
+        "Language models: short documents share rows of max_length, none reads another.",
+        STEPS,
+    )
     gradient_accumulation: int = option(1, "Batches a step.", STEPS, between=(1, LARGE))
     epochs: float = option(3.0, "Passes over the training data.", STEPS, between=(1e-6, LARGE))
     max_steps: int | None = option(
@@ -161,6 +167,10 @@ class TrainOptions(LabelledOptions):
             raise OptionError(
                 f"validation_split belongs to a dataset; got {self.validation_split!r} without "
                 "one: use validation_files"
+            )
+        if self.packing and self.task not in PACKED_TASKS:
+            raise OptionError(
+                f"packing is for {' and '.join(PACKED_TASKS)}; got it for {self.task}: leave it out"
             )
         if self.max_length and self.task == "question-answering":
             check_stride(self)

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from flax_bigbird.train.packing import PackedRows
+
 Arrays = dict[str, np.ndarray]
 Collate = Callable[[dict[str, Any], int, np.random.Generator], Arrays]
 
@@ -47,7 +49,7 @@ def padding_share(lengths: Sequence[int] | np.ndarray, buckets: Sequence[Bucket]
 class _Rows:
     """Rows of a dataset by number, as grain reads them."""
 
-    def __init__(self, rows: "Dataset", numbers: np.ndarray):
+    def __init__(self, rows: "Dataset | PackedRows", numbers: np.ndarray):
         self._rows, self._numbers = rows, numbers
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class _Rows:
 
 
 def training_batches(
-    rows: "Dataset", buckets: Sequence[Bucket], collate: Collate, seed: int
+    rows: "Dataset | PackedRows", buckets: Sequence[Bucket], collate: Collate, seed: int
 ) -> Any:
     """A `grain.IterDataset` of batches without end; what `iter` gives has a state to resume from.
 

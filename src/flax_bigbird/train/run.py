@@ -17,6 +17,7 @@ from flax_bigbird.train.objectives.base import Prepared
 from flax_bigbird.train.optimizer import optimizer
 from flax_bigbird.train.options import OptionError, TrainOptions
 from flax_bigbird.train.outputs import RunFolder, begin, check_folder
+from flax_bigbird.train.packing import PackedRows, pack
 from flax_bigbird.train.pipeline import (
     Bucket,
     batches_per_epoch,
@@ -40,10 +41,7 @@ class Data:
     prepared: Prepared
     lengths: np.ndarray
     buckets: list[Bucket]
-
-    @property
-    def rows(self) -> "Dataset":
-        return self.prepared.rows
+    rows: "Dataset | PackedRows"
 
     @property
     def tokens(self) -> int:
@@ -80,8 +78,10 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
     model, notes = start.find_model(options, objective, tokenizer)
     _check_disk(folder, model)
     objective.tokenizer_is(tokenizer, model.config.vocab_size)
-    objective.table_is(model.config.max_position_embeddings)
+    objective.model_is(model.config)
     training = _prepared(options, objective, training_rows, "training data", screen)
+    if options.packing:
+        training = _packed(options, training, model.config, screen)
     validation = None
     if validation_rows is not None:
         validation = _prepared(options, objective, validation_rows, "validation data", screen)
@@ -90,8 +90,9 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
     if not (options.tokenizer or options.model):
         screen.note(f"A new vocabulary of {len(tokenizer):,} pieces.")
     plan = plan_of(options, training)
+    count = sum(len(bucket.rows) for bucket in training.buckets)
     screen.note(
-        f"{len(training.rows):,} rows of {training.tokens:,} tokens to train on, padding "
+        f"{count:,} rows of {training.tokens:,} tokens to train on, padding "
         f"{training.padding:.0%}; {plan.steps:,} steps."
     )
     return _train(options, objective, model, training, validation, plan, folder, screen)
@@ -114,7 +115,18 @@ def _prepared(
     buckets = into_buckets(
         lengths, options.buckets, options.tokens_per_batch // objective.inputs_per_row
     )
-    return Data(prepared, lengths, buckets)
+    return Data(prepared, lengths, buckets, prepared.rows)
+
+
+def _packed(options: TrainOptions, data: Data, config: Any, screen: Screen) -> Data:
+    batch = max(1, options.tokens_per_batch // options.length)
+    rows = pack(data.prepared.rows, data.lengths, data.buckets, options.length, batch, config)
+    together = sum(len(row) for row in rows.packs)
+    screen.note(
+        f"{together:,} documents share {len(rows.packs):,} rows of {options.length:,} tokens; "
+        f"{len(data.lengths) - together:,} are too long to share one."
+    )
+    return Data(data.prepared, data.lengths, rows.buckets, rows)
 
 
 def _train(
@@ -192,13 +204,19 @@ def _train(
 
 def _validation(objective: Objective, data: Data) -> Validation:
     def batches():
-        return evaluation_batches(data.rows, data.buckets, objective.collate, EVALUATION_SEED)
+        return evaluation_batches(
+            data.prepared.rows, data.buckets, objective.collate, EVALUATION_SEED
+        )
 
     return Validation(data.prepared, batches)
 
 
 def _facts(data: Data) -> dict[str, float]:
-    return {"rows": len(data.rows), "tokens": data.tokens, "padding": data.padding}
+    return {
+        "rows": sum(len(bucket.rows) for bucket in data.buckets),
+        "tokens": data.tokens,
+        "padding": data.padding,
+    }
 
 
 def _check_disk(folder: RunFolder, model: Any) -> None:

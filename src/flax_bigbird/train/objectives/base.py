@@ -77,9 +77,9 @@ class Objective(ABC):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
 
-    def table_is(self, positions: int) -> None:
-        """Hands over the length of the model's position table."""
-        self.positions = positions
+    def model_is(self, config: Any) -> None:
+        """Hands over the configuration of the model that is trained."""
+        self.positions, self.block_size = config.max_position_embeddings, config.block_size
 
     @abstractmethod
     def collate(

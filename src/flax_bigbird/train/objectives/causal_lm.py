@@ -20,7 +20,7 @@ class CausalLM(LanguageModel):
     def config_keys(self) -> dict[str, Any]:
         return {"is_decoder": True}
 
-    def collate(
+    def collate_document(
         self, row: dict[str, Any], length: int, generator: np.random.Generator
     ) -> dict[str, np.ndarray]:
         ids = np.asarray(row["input_ids"], np.int32)

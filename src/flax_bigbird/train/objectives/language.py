@@ -1,11 +1,13 @@
 """What the language-model objectives share: windows of documents, lengths of pieces."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.train import tokens
+from flax_bigbird.train.losses import IGNORED
 from flax_bigbird.train.masking import WORD_START
 from flax_bigbird.train.objectives.base import Arrays, Objective, Prepared
 from flax_bigbird.train.reading import check_columns
@@ -48,6 +50,47 @@ class LanguageModel(Objective):
             )
         return Prepared(found, notes)
 
+    def collate(
+        self, row: dict[str, Any], length: int, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        if "documents" in row:
+            return self._together(row["documents"], length, generator)
+        return self.collate_document(row, length, generator)
+
+    @abstractmethod
+    def collate_document(
+        self, row: dict[str, Any], length: int, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """A document's arrays, padded to `length`."""
+
+    def places_for_targets(self, length: int) -> int:
+        """Of `labels` (and `positions`) in a packed row of `length` tokens."""
+        return length
+
+    def _together(
+        self, documents: list[dict[str, Any]], length: int, generator: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a row in which every document begins at a block."""
+        parts, start = [], 0
+        for number, document in enumerate(documents, 1):
+            room = -(-document["length"] // self.block_size) * self.block_size
+            part = self.collate_document(document, room, generator)
+            part.setdefault("position_ids", np.arange(room, dtype=np.int32))
+            part["segment_ids"] = number * part["attention_mask"]
+            if "positions" in part:
+                part["positions"] = part["positions"] + np.int32(start)
+            parts.append(part)
+            start += room
+        fillers = {"labels": IGNORED, "input_ids": self.tokenizer.pad_token_id}
+        row = {}
+        for name in parts[0]:
+            of_targets = name in ("labels", "positions")
+            size = self.places_for_targets(length) if of_targets else length
+            row[name] = np.full(size, fillers.get(name, 0), np.int32)
+            joined = np.concatenate([part[name] for part in parts])
+            row[name][: len(joined)] = joined
+        return row
+
     def with_positions(
         self, arrays: dict[str, np.ndarray], length: int, generator: np.random.Generator
     ) -> dict[str, np.ndarray]:
@@ -60,7 +103,7 @@ class LanguageModel(Objective):
 
 def inputs(batch: Arrays) -> dict[str, Any]:
     """What of a batch the model reads."""
-    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
     return {name: batch[name] for name in names if name in batch}
 
 

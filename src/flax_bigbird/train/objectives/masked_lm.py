@@ -1,5 +1,6 @@
 """Masked-language-model pretraining."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -29,11 +30,16 @@ class MaskedLM(LanguageModel):
         options = self.options
         self.masking = Masking.of(tokenizer, options.mask_rate, options.whole_words, vocabulary)
 
-    def collate(
+    def collate_document(
         self, row: dict[str, Any], length: int, generator: np.random.Generator
     ) -> dict[str, np.ndarray]:
         ids = np.asarray(row["input_ids"], np.int32)
         return self.with_positions(self.masked(ids, length, generator), length, generator)
+
+    def places_for_targets(self, length: int) -> int:
+        # By blocks: rounded up for every document that there may be.
+        blocks = length // self.block_size
+        return blocks * max(1, math.ceil(self.options.mask_rate * self.block_size))
 
     def masked(
         self, ids: np.ndarray, length: int, generator: np.random.Generator
