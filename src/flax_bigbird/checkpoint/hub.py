@@ -1,17 +1,18 @@
-"""Where a checkpoint's files are: a folder, or a repository on the Hugging Face Hub."""
+"""Where a checkpoint's files are: a folder, the package, or a repository on the Hub."""
 
 import dataclasses
 import re
 from pathlib import Path
 
 from flax_bigbird.checkpoint.errors import CheckpointError
+from flax_bigbird.checkpoint.shipped import local_path
 
 _SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
 @dataclasses.dataclass
 class Source:
-    """A folder or a Hub id, with the options that fetching from the Hub takes.
+    """A folder, a shipped model's name or a Hub id, with what fetching from the Hub takes.
 
     All files of a repository come from one commit: the one that the first of them was of.
     """
@@ -32,7 +33,7 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """The local folder (with the subfolder), or None for a Hub id."""
-        path = Path(self.name).expanduser()
+        path = Path(local_path(self.name)).expanduser()
         return path / (self.subfolder or "") if path.is_dir() else None
 
     @property

@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flax_bigbird.tasks import labels
 from flax_bigbird.tasks.base import Arrays, Row, Task, Window
-from flax_bigbird.tasks.text import encode, framed
+from flax_bigbird.tasks.text import covering_windows, encode, framed
 
 
 class Classify(Task):
@@ -28,7 +29,11 @@ class Classify(Task):
     def windows(self, row: Row) -> list[Window]:
         pair = self.options.text_pair_column
         texts = [self.text(row, name) for name in (self.options.text_column, pair) if name]
-        ids, _ = framed(encode(self.tokenizer, texts), self.tokenizer, self.options.length)
+        pieces = encode(self.tokenizer, texts)
+        if self.options.whole_documents:
+            found = covering_windows(pieces[0], self.tokenizer, self.options.length)
+            return [Window(ids) for ids in found]
+        ids, _ = framed(pieces, self.tokenizer, self.options.length)
         return [Window(ids)]
 
     def outputs(self, params: Any, batch: Arrays) -> Arrays:
@@ -40,7 +45,7 @@ class Classify(Task):
         return {"scores": jax.nn.sigmoid(logits) if several else jax.nn.softmax(logits)}
 
     def answer(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        (found,) = outputs
+        found = {name: np.mean([o[name] for o in outputs], axis=0) for name in outputs[0]}
         if self.mode == "regression":
             return {"value": float(found["value"])}
         scores = dict(zip(self.names, map(float, found["scores"]), strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError
+from flax_bigbird.checkpoint import CheckpointError, local_path
 from flax_bigbird.models.pretrained_io import CheckpointWarning
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.errors import OptionError
@@ -34,7 +34,7 @@ def load(
         classify("The jury finds ...")
 
     Args:
-      model: a folder or Hub id.
+      model: a folder, a shipped model's name or a Hub id.
       task: one of `MODULES`; default: the one the checkpoint was made for.
       dtype: of the computation.
       options: fields of `RowOptions`; what a training run in the folder was given is the default.
@@ -68,6 +68,7 @@ def read_config(model: str) -> Any:
     Raises:
       OptionError: there is none.
     """
+    model = local_path(model)
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise OptionError(
@@ -133,7 +134,7 @@ def run_options(model: str, names: set[str]) -> dict[str, Any]:
     """Of the options that the model was trained with here, those of `names`; {} if it was not."""
     import yaml
 
-    path = Path(model) / RUN_OPTIONS
+    path = Path(local_path(model)) / RUN_OPTIONS
     if not path.is_file():
         return {}
     try:

@@ -68,6 +68,12 @@ class RowOptions(Options):
     words_column: str = option("tokens", "Column of lists of words, for tags.", DATA)
     choices_column: str = option("choices", "Column of lists of texts to choose from.", DATA)
 
+    whole_documents: bool = option(
+        False,
+        "Classification: documents longer than max_length are read in windows that cover them, "
+        "their scores averaged; else they are cut.",
+        TASK,
+    )
     stride: int = option(
         256,
         "Question answering: tokens that neighbouring windows of a context share.",
@@ -119,6 +125,11 @@ class RowOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.whole_documents and self.text_pair_column:
+            raise OptionError(
+                "whole_documents reads windows of one text; got text_pair_column="
+                f"{self.text_pair_column!r} beside it: leave one of them out"
+            )
         if self.max_length is None:
             return
         if self.tokens_per_batch < self.max_length:

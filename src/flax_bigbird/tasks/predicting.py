@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird.checkpoint import local_path
 from flax_bigbird.tasks import files
 from flax_bigbird.tasks.base import Row, Task
 from flax_bigbird.tasks.errors import DataError, OptionError
@@ -132,7 +133,8 @@ def _check_keep(keep: Sequence[str], found: list[Path], kind: str) -> None:
 
 def _job(task: Task, model: str, found: list[Path], keep: Sequence[str]) -> dict[str, Any]:
     """All that the answers depend on."""
-    weights = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    folder = Path(local_path(str(model)))
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     return {
         "task": task.name,
         "model": model,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flax_bigbird._hf import quiet
+from flax_bigbird.checkpoint import local_path
 from flax_bigbird.tasks.errors import OptionError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":
     with quiet():
         from transformers import AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(local_path(str(name)))
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(
             f"tokenizer must be a folder or Hub id that holds one; {name} does not "
@@ -68,6 +69,20 @@ def framed(
     for part, size in zip(parts, sizes, strict=True):
         ids += [*part[:size], tokenizer.sep_token_id]
     return ids, sizes != [len(part) for part in parts]
+
+
+def covering_windows(
+    pieces: list[int], tokenizer: "PreTrainedTokenizerBase", length: int
+) -> list[list[int]]:
+    """`[CLS] pieces [SEP]` of at most `length` tokens, in windows that together cover a text.
+
+    They are spread evenly: neighbours overlap a little rather than the last being nearly empty.
+    """
+    room = length - FRAME
+    count = max(1, -(-len(pieces) // room))
+    starts = np.linspace(0, max(0, len(pieces) - room), count).round().astype(int)
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return [[first, *pieces[start : start + room], last] for start in starts]  # type: ignore[list-item]
 
 
 def pieces_with_places(

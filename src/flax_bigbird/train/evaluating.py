@@ -64,6 +64,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
         return evaluation_batches(prepared.rows, buckets, objective.collate, EVALUATION_SEED)
 
     outputs = outputs_of(compiled, model.params, Validation(prepared, batches))
+    outputs = objective.by_document(outputs, prepared)
     return {
         "task": task,
         "metrics": objective.score(outputs, prepared),

@@ -155,6 +155,7 @@ class Loop:
     def evaluate(self, params: Any, validation: Validation) -> tuple[dict[str, float], Arrays]:
         """(metrics, outputs of all rows in the rows' order)."""
         merged = outputs_of(self._outputs, params, validation, self._placed)
+        merged = self.objective.by_document(merged, validation.prepared)
         return self.objective.score(merged, validation.prepared), merged
 
     def _one_step(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError
+from flax_bigbird.checkpoint import CheckpointError, local_path
 from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS, CheckpointWarning
 from flax_bigbird.tasks.loading import read_config
 from flax_bigbird.tasks.text import load_tokenizer
@@ -55,7 +55,7 @@ def find_tokenizer(
         tokenizer = load_tokenizer(named)
         with _whole(folder) as partial:
             tokenizer.save_pretrained(partial)
-            model_file = Path(named) / "spiece.model"
+            model_file = Path(local_path(named)) / "spiece.model"
             if model_file.is_file():
                 shutil.copy2(model_file, partial)
         return tokenizer
@@ -172,6 +172,7 @@ def _loaded(
         raise OptionError(
             f"model must be a BigBird checkpoint; {options.model}: {error}"
         ) from error
+    model.params = model.to_fp32(model.params)  # small updates would be lost in a shorter dtype
     notes = [f"A model of {_size(model):,} parameters from {options.model}."]
     notes += [str(w.message) for w in caught if w.category is CheckpointWarning]
     if wanted and wanted != model.config.max_position_embeddings:

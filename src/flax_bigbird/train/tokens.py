@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.text import FRAME, encode, framed
+from flax_bigbird.tasks.text import FRAME, covering_windows, encode, framed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,6 +106,34 @@ def windows(
     dropped = int(numbers(cut_rows, "dropped").sum())
     kept = cut_rows.remove_columns("dropped")
     return (kept if (lengths > 0).all() else kept.select(np.flatnonzero(lengths))), dropped
+
+
+def whole_texts(
+    rows: "Dataset",
+    column: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    length: int,
+    keep: str,
+) -> "Dataset":
+    """Texts in windows of `length` tokens that cover them: `tasks.text.covering_windows`.
+
+    Returns:
+      Rows with `input_ids`, `length`, the column to keep, and `document`, the text's number.
+    """
+
+    def cut(batch: Batch, places: list[int]) -> Batch:
+        found: Batch = {"input_ids": [], "length": [], "document": [], keep: []}
+        made = zip(encode(tokenizer, batch[column]), batch[keep], places, strict=True)
+        for pieces, value, place in made:
+            for ids in covering_windows(pieces, tokenizer, length):
+                found["input_ids"].append(ids)
+                found["length"].append(len(ids))
+                found["document"].append(place)
+                found[keep].append(value)
+        return found
+
+    key = ("whole", column, length, digest(tokenizer), keep)
+    return mapped(rows, cut, *key, with_indices=True)
 
 
 def texts(

@@ -95,6 +95,11 @@ class Objective(ABC):
     def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         """What the metrics need of a batch, [B, ...] each. Traced."""
 
+    def by_document(self, outputs: Arrays, prepared: Prepared) -> Arrays:
+        """Outputs of documents from those of rows, where several rows are one document."""
+        del prepared
+        return outputs
+
     @abstractmethod
     def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
         """Metrics of the outputs of all prepared rows; `loss` is one of them."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from flax_bigbird.tasks import labels
 from flax_bigbird.tasks.errors import DataError
@@ -85,6 +86,8 @@ class SequenceClassification(Objective):
         values = self._values(rows, what)
         self._check(values, what)
         self._check_known(values, what)
+        if options.whole_documents:
+            return self._whole(rows, what)
         found, cut = tokens.texts(
             rows, columns, self.tokenizer, options.length, keep=[options.label_column]
         )
@@ -97,6 +100,16 @@ class SequenceClassification(Objective):
         empty = int((tokens.numbers(found, "length") <= 1 + len(columns)).sum())
         if empty:
             notes.append(f"{empty:,} documents of the {what} are empty")
+        return Prepared(found, notes)
+
+    def _whole(self, rows: "Dataset", what: str) -> Prepared:
+        options = self.options
+        found = tokens.whole_texts(
+            rows, options.text_column, self.tokenizer, options.length, options.label_column
+        )
+        notes = []
+        if len(found) > len(rows):
+            notes.append(f"{len(rows):,} documents of the {what} are {len(found):,} windows")
         return Prepared(found, notes)
 
     def collate(
@@ -120,6 +133,30 @@ class SequenceClassification(Objective):
         logits = self._logits(model, params, batch)
         losses = self._losses(logits, batch["labels"])
         return {"logits": logits, "labels": batch["labels"], "losses": losses}
+
+    def by_document(self, outputs: Arrays, prepared: Prepared) -> Arrays:
+        """The mean over a document's windows: of probabilities, or of the numbers themselves."""
+        if not self.options.whole_documents:
+            return outputs
+        document = tokens.numbers(prepared.rows, "document")
+        count = np.bincount(document)
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            total = np.zeros((len(count), *values.shape[1:]))
+            np.add.at(total, document, values)
+            return total / count.reshape(-1, *[1] * (values.ndim - 1))
+
+        first = np.searchsorted(document, np.arange(len(count)))
+        logits = outputs["logits"].astype(np.float64)
+        if self.mode == "regression":
+            logits = mean(logits)
+        elif self.mode == "multi-label":
+            likely = mean(scipy.special.expit(logits))
+            logits = scipy.special.logit(likely)
+        else:
+            logits = np.log(mean(scipy.special.softmax(logits, axis=-1)))
+        labels, losses = outputs["labels"][first], mean(outputs["losses"])
+        return {"logits": logits, "labels": labels, "losses": losses}
 
     def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
         loss = {"loss": float(outputs["losses"].mean())}
