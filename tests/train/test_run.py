@@ -244,6 +244,24 @@ def test_killed_runs_end_as_unbroken_ones(tmp_path, task):
     assert [x["step"] for x in map(json.loads, lines) if x["kind"] == "training"] == [*range(1, 7)]
 
 
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(tmp_path):
+    """SIGKILL at moments spread over the writing, which takes some tenths of a second."""
+    data = labelled(tmp_path / "a.jsonl", 40)
+    changes = {"save_every": 1, "max_steps": 5, "evaluate_every": 5}
+    assert run_worker(tmp_path / "whole", data, changes, 0).returncode == 0
+    checkpoints = tmp_path / "broken" / "run" / "checkpoints"
+    cut_short = 0
+    for seconds in (0.0, 0.01, 0.03, 0.1):
+        done = run_worker(tmp_path / "broken", data, changes, f"save:{seconds}")
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        cut_short += any(not path.name.isdigit() for path in checkpoints.iterdir())
+    assert cut_short >= 2
+    done = run_worker(tmp_path / "broken", data, changes, 0)
+    assert done.returncode == 0, done.stderr
+    assert weights(tmp_path / "whole" / "run") == weights(tmp_path / "broken" / "run")
+
+
 def test_stopped_when_asked_and_gone_on(tmp_path):
     data = labelled(tmp_path / "a.jsonl", 40)
     common = {"train_files": [data], "save_every": 100}

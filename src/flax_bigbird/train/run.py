@@ -1,7 +1,9 @@
 """A training run from options to a saved model."""
 
 import dataclasses
+import errno
 import math
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +169,15 @@ def _train(
     held_out = _validation(objective, validation) if validation else None
     try:
         params, state = loop.run(params, state, progress, batches, held_out, watcher)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device, after step {progress.step:,}; the last checkpoint is whole: "
+            "make room, and the same command goes on",
+            str(folder.root),
+        ) from error
     finally:
         watcher.close()
         checkpoints.close()
@@ -217,6 +228,12 @@ def _facts(data: Data) -> dict[str, float]:
         "tokens": data.tokens,
         "padding": data.padding,
     }
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether an error is of a full disk; libraries below Python have it as text."""
+    full = {errno.ENOSPC, errno.EDQUOT}
+    return getattr(error, "errno", None) in full or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _check_disk(folder: RunFolder, model: Any) -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from flax_bigbird.train.board import Board
 from flax_bigbird.train.loop import Plan, Progress
 from flax_bigbird.train.optimizer import learning_rate
 from flax_bigbird.train.options import TrainOptions
@@ -61,16 +62,15 @@ class RunWatcher:
         start_step: int,
     ):
         """`flops`: of the machine's matmuls a second, over those of a training token."""
-        from tensorboardX import SummaryWriter
-
         self._folder, self._model, self._screen = folder, model, screen
         self._checkpoints = checkpoints
         self._rate: Any = learning_rate(options, plan.steps)
         self._tokens_at_full_speed = flops
         self._speeds: list[float] = []
         folder.metrics_up_to(start_step)
-        self._lines = folder.metrics.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=start_step or None)
+        # Without a buffer nothing is left to be written when the disk is full.
+        self._lines = folder.metrics.open("ab", buffering=0)
+        self._board = Board(folder.tensorboard, start_step)
 
     def logged(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self._speeds.append(metrics["tokens_per_second"])
@@ -107,7 +107,7 @@ class RunWatcher:
         self._board.close()
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, "kind": kind, **metrics}) + "\n")
-        self._lines.flush()
+        line = json.dumps({"step": step, "kind": kind, **metrics}) + "\n"
+        self._lines.write(line.encode())
         for name, value in metrics.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            self._board.add(f"{kind}/{name}", value, step)
