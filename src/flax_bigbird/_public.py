@@ -1,6 +1,6 @@
 """The public names, one import each; `flax_bigbird` hands them on when they are first used."""
 
-from flax_bigbird.checkpoint import shipped_models as shipped_models
+from flax_bigbird._shipped import shipped_models as shipped_models
 from flax_bigbird.models.attention_maps import AttentionMap as AttentionMap
 from flax_bigbird.models.attention_maps import bigbird_attention_map as bigbird_attention_map
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel as FlaxBigBirdPreTrainedModel

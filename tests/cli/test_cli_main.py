@@ -44,7 +44,7 @@ def test_info_names_devices_and_attention(capsys):
         (["demo", "--nonsense"], "No such option"),
         (["demo", "--seed", "-1"], "'--seed'"),
         (["demo", "--seed", "x"], "'--seed'"),
-        (["demo", "--long-steps", "0"], "'--long-steps'"),
+        (["demo", "--steps", "0"], "'--steps'"),
     ],
 )
 def test_bad_command_lines_are_one_line(arguments, message, capsys):

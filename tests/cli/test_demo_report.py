@@ -29,15 +29,15 @@ def test_the_interval_is_wilsons():
 def _report():
     rows = [report.row("BigBird, whole speech", [0, 1], [0, 0])]
     probabilities = dict(zip(LABELS, [0.01] * 9 + [0.91], strict=True))
-    stage = {"length": 8, "batch": 2, "steps": 3, "learning_rate": 0.1}
-    settings = {"seed": 5, "layers": 1, "hidden_size": 16, "short": stage, "long": stage}
+    settings = {"seed": 5, "model": "mini", "from_scratch": False}
+    settings |= {"length": 8, "batch": 2, "steps": 3}
     facts = {
         "parameters": 12345,
         "training_speeches": 10,
         "held_out_speeches": 2,
-        "seconds": {"total": 1.5},
+        "seconds": {"training": 1.0, "total": 1.5},
     }
-    prediction = report.Prediction("2001-X-1", 2001, 900, probabilities, 0.0)
+    prediction = report.Prediction("2001-X-1", 2001, probabilities)
     return report.as_json(rows, prediction, settings, facts)
 
 

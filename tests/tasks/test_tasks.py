@@ -192,6 +192,30 @@ def test_masks_are_filled_with_pieces(make):
         fill("the cow")
 
 
+def test_a_text_goes_on(make):
+    """As `generate` has it, row by row; of a long text its end is read."""
+    folder = make("FlaxBigBirdForCausalLM", is_decoder=True)
+    go_on = tasks.load(folder, new_tokens=6)
+    texts = [sentence(1, 5), sentence(2, 12), sentence(3, 200), ""]
+    found = go_on(texts)
+    tokenizer = go_on.tokenizer
+    for text, answer in zip(texts, found, strict=True):
+        pieces = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        prompt = np.array([[tokenizer.cls_token_id, *pieces[-(64 - 6 - 1) :]]])
+        made = go_on.model.generate(
+            prompt, max_new_tokens=6, do_sample=False, eos_token_id=tokenizer.sep_token_id
+        )
+        new = made.sequences[0, prompt.shape[1] :].tolist()
+        assert answer["text"] == tokenizer.decode(new, skip_special_tokens=True)
+    assert len({answer["text"] for answer in found}) > 1
+    drawn = [tasks.load(folder, new_tokens=6, temperature=2.0, seed=n)(texts) for n in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    with pytest.raises(OptionError, match="new_tokens must leave room for a text in max_length=64"):
+        tasks.load(folder, new_tokens=63)
+    with pytest.raises(OptionError, match="must be a decoder to continue texts"):
+        tasks.load(make("FlaxBigBirdForMaskedLM"), task="causal-lm")
+
+
 def test_the_likeliest_choice(make):
     choose = tasks.load(make("FlaxBigBirdForMultipleChoice"), text_pair_column="question")
     row = {"text": sentence(1, 30), "question": "where", "choices": ["meadow", "harbour", "noon"]}

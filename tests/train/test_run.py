@@ -215,8 +215,8 @@ def test_the_report_is_of_the_model_that_is_saved(tmp_path):
     assert found["metrics"]["loss"] == pytest.approx(best["loss"], rel=1e-5)
 
 
-def run_worker(folder, data, changes, after):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+def run_worker(folder, data, changes, after, **environment):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     command = [sys.executable, str(WORKER), str(folder), data, json.dumps(changes), str(after)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -260,6 +260,21 @@ def test_killed_while_a_checkpoint_is_written(tmp_path):
     done = run_worker(tmp_path / "broken", data, changes, 0)
     assert done.returncode == 0, done.stderr
     assert weights(tmp_path / "whole" / "run") == weights(tmp_path / "broken" / "run")
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one(tmp_path):
+    """Batches of an even number of rows are shared; of an odd one each gets the whole."""
+    data = labelled(tmp_path / "a.jsonl", 40)
+    changes = {"tokens_per_batch": 192}  # 12, 6 and 3 rows
+    one = train(options(tmp_path / "one", train_files=[data], **changes))
+    flags = "--xla_force_host_platform_device_count=2"
+    done = run_worker(tmp_path / "two", data, changes, 0, XLA_FLAGS=flags)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "run" / "report.json").read_text())
+    np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
+    assert one["metrics"]["loss"] == pytest.approx(two["metrics"]["loss"], rel=1e-4)
+    assert one["tokens"] == two["tokens"]
 
 
 def test_stopped_when_asked_and_gone_on(tmp_path):

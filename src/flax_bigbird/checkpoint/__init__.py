@@ -7,6 +7,4 @@ from flax_bigbird.checkpoint.fitting import listing as listing
 from flax_bigbird.checkpoint.hub import Source as Source
 from flax_bigbird.checkpoint.reading import WEIGHT_FILES as WEIGHT_FILES
 from flax_bigbird.checkpoint.reading import read_weights as read_weights
-from flax_bigbird.checkpoint.shipped import local_path as local_path
-from flax_bigbird.checkpoint.shipped import shipped_models as shipped_models
 from flax_bigbird.checkpoint.writing import save as save

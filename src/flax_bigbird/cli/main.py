@@ -50,20 +50,18 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of the weights and the batches.")
     ] = 0,
-    short_steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of the first, short stage.")
-    ] = None,
-    long_steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of the second, long stage.")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin with random parameters, to compare.")
+    ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps of a tiny model: a check, no result.")
+        bool, typer.Option("--quick", help="Two steps on short texts: a check, no result.")
     ] = False,
 ) -> None:
-    """Train a small BigBird on whole State of the Union addresses; about four minutes."""
+    """Fine-tune the shipped model on whole State of the Union addresses; about four minutes."""
     from flax_bigbird.cli.demo.command import run_demo
 
-    run_demo(output, seed=seed, short_steps=short_steps, long_steps=long_steps, quick=quick)
+    run_demo(output, seed=seed, steps=steps, from_scratch=from_scratch, quick=quick)
 
 
 app.command("train")(train.signature())

@@ -6,7 +6,7 @@ from typing import Any
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import argument, flag, given, with_flags
 from flax_bigbird.tasks.errors import DataError, OptionError
-from flax_bigbird.tasks.options import RowOptions
+from flax_bigbird.tasks.options import AnswerOptions
 
 
 def command(model: str, inputs: list[str], **flags: Any) -> None:
@@ -66,4 +66,4 @@ def signature() -> Callable[..., None]:
         flag("task", str | None, "Default: the one the model was made for.", "Task"),
         flag("dtype", str | None, "Of the computation: float32 or bfloat16.", "Model"),
     ]
-    return with_flags(command, "predict", arguments, RowOptions)
+    return with_flags(command, "predict", arguments, AnswerOptions)

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from flax_bigbird.tasks.errors import DataError as DataError
     from flax_bigbird.tasks.errors import OptionError as OptionError
     from flax_bigbird.tasks.loading import load as load
-    from flax_bigbird.tasks.options import RowOptions as RowOptions
+    from flax_bigbird.tasks.options import AnswerOptions as AnswerOptions
     from flax_bigbird.tasks.predicting import predict as predict
 
 # Loaded when first used: options are read without what a model needs.
 _WHERE = {
+    "AnswerOptions": "options",
     "DataError": "errors",
     "OptionError": "errors",
-    "RowOptions": "options",
     "Task": "base",
     "load": "loading",
     "predict": "predicting",

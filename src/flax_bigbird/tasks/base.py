@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.options import RowOptions
+from flax_bigbird.tasks.options import AnswerOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,10 +36,15 @@ class Task(ABC):
     model_class: str  # its name in `flax_bigbird`
     name: str
 
-    def __init__(self, model: Any, tokenizer: "PreTrainedTokenizerBase", options: RowOptions):
+    def __init__(self, model: Any, tokenizer: "PreTrainedTokenizerBase", options: AnswerOptions):
         self.model, self.tokenizer = model, tokenizer
         self.options = options.with_length(model.config.max_position_embeddings)
         self._outputs = jax.jit(self.outputs)
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Raises `OptionError` for a model that cannot do the task, before it is loaded."""
+        del config
 
     @abstractmethod
     def windows(self, row: Row) -> list[Window]:

@@ -12,6 +12,7 @@ from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.tasks.text import encode, framed
 
 TOP = 5
+SPACE = "▁"  # SentencePiece's; transformers 5 makes a piece of it before a special token
 
 
 class FillMask(Task):
@@ -22,7 +23,8 @@ class FillMask(Task):
 
     def windows(self, row: Row) -> list[Window]:
         text = self.text(row, self.options.text_column)
-        ids, _ = framed(encode(self.tokenizer, [text]), self.tokenizer, self.options.length)
+        pieces = [self._without_spaces(ids) for ids in encode(self.tokenizer, [text])]
+        ids, _ = framed(pieces, self.tokenizer, self.options.length)
         places = [n for n, id in enumerate(ids) if id == self.tokenizer.mask_token_id]
         if not places:
             raise DataError(
@@ -31,6 +33,13 @@ class FillMask(Task):
                 "found"
             )
         return [Window(ids, places)]
+
+    def _without_spaces(self, ids: list[int]) -> list[int]:
+        """Without the pieces that are only the space before a [MASK], which stands for it too."""
+        tokenizer = self.tokenizer
+        space = tokenizer.convert_tokens_to_ids(SPACE)
+        masked = [*(id == tokenizer.mask_token_id for id in ids[1:]), False]
+        return [id for id, last in zip(ids, masked, strict=True) if not (last and id == space)]
 
     def arrays(self, window: Window, length: int) -> dict[str, np.ndarray]:
         # Doubles of 8: few shapes, few compilations.
@@ -59,5 +68,5 @@ class FillMask(Task):
         for scores, ids in zip(found["scores"], found["ids"], strict=True):
             tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
             pairs = zip(tokens, scores.tolist(), strict=True)
-            masks.append([{"token": t.replace("▁", " "), "score": s} for t, s in pairs])
+            masks.append([{"token": t.replace(SPACE, " "), "score": s} for t, s in pairs])
         return {"masks": masks[: len(window.note)]}

@@ -8,14 +8,16 @@ from typing import Any
 
 import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError, local_path
+from flax_bigbird._shipped import DEFAULT_MODEL, local_path
+from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.models.pretrained_io import CheckpointWarning
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.errors import OptionError
-from flax_bigbird.tasks.options import RowOptions, check_names
+from flax_bigbird.tasks.options import AnswerOptions, RowOptions, check_names
 from flax_bigbird.tasks.text import load_tokenizer
 
 MODULES = {
+    "causal-lm": "continue_text.Continue",
     "masked-lm": "fill_mask.FillMask",
     "multiple-choice": "choose.Choose",
     "question-answering": "answer.Answer",
@@ -26,7 +28,11 @@ RUN_OPTIONS = "options.yaml"  # which `bigbird train` leaves beside its model
 
 
 def load(
-    model: str | Path, *, task: str | None = None, dtype: Any = "float32", **options: Any
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    task: str | None = None,
+    dtype: Any = "float32",
+    **options: Any,
 ) -> Task:
     """A model with its tokenizer, as a task that answers rows.
 
@@ -37,7 +43,7 @@ def load(
       model: a folder, a shipped model's name or a Hub id.
       task: one of `MODULES`; default: the one the checkpoint was made for.
       dtype: of the computation.
-      options: fields of `RowOptions`; what a training run in the folder was given is the default.
+      options: fields of `AnswerOptions`; the default is what a training run in the folder had.
 
     Raises:
       OptionError: the checkpoint or its tokenizer cannot be loaded, the task is not known, or the
@@ -48,10 +54,12 @@ def load(
     task = task or task_of(config, name)
     check_names([task], MODULES, f"task must be one of {', '.join(MODULES)}", "choose one of them")
     kind = task_class(task)
-    known = {spec.name for spec in dataclasses.fields(RowOptions)}
+    kind.check_config(config)
+    known = {spec.name for spec in dataclasses.fields(AnswerOptions)}
+    of_runs = {spec.name for spec in dataclasses.fields(RowOptions)}
     rule = f"options must be among {', '.join(sorted(known))}"
     check_names(options, known, rule, "choose one of them")
-    reading = RowOptions(**(run_options(name, known) | options))
+    reading = AnswerOptions(**(run_options(name, of_runs) | options))
     made = load_model(name, kind.model_class, dtype=dtype)
     table = made.config.max_position_embeddings
     if reading.max_length and reading.max_length > table:

@@ -139,6 +139,17 @@ class RowOptions(Options):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(RowOptions):
+    """How rows become inputs, and what shapes an answer."""
+
+    new_tokens: int = option(64, "Continuations: pieces at most.", TASK, between=(1, LARGE))
+    temperature: float = option(
+        0.0, "Continuations: of the draw; 0 takes the likeliest piece.", TASK, between=(0, 100)
+    )
+    seed: int = option(0, "Continuations: of the draw.", TASK, between=(0, 2**31 - 1))
+
+
 def check_stride(options: RowOptions) -> None:
     """Raises where windows of a context would hardly move on."""
     if options.stride >= options.length // 2:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flax_bigbird._hf import quiet
-from flax_bigbird.checkpoint import local_path
+from flax_bigbird._shipped import local_path
 from flax_bigbird.tasks.errors import OptionError
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird._shipped import DEFAULT_MODEL
 from flax_bigbird.tasks.errors import OptionError as OptionError
 from flax_bigbird.tasks.options import (
     DATA,
@@ -30,6 +31,7 @@ TASKS = (
     "sequence-classification",
     "token-classification",
 )
+PRETRAINING = ("causal-lm", "masked-lm", "next-sentence")
 PACKED_TASKS = ("causal-lm", "masked-lm")
 SCHEDULES = ("linear", "cosine", "constant")
 DTYPES = ("float32", "bfloat16")
@@ -90,7 +92,12 @@ class TrainOptions(LabelledOptions):
         between=(0, 0.9),
     )
 
-    model: str | None = option(None, "Folder or Hub id to start from; none: a new model.", MODEL)
+    model: str | None = option(
+        None,
+        f"Folder, shipped model or Hub id to start from; default: {DEFAULT_MODEL} to fine-tune, a "
+        "new model to pretrain, or where tokenizer or model_config say what it is like.",
+        MODEL,
+    )
     model_config: dict[str, Any] = option(
         {},
         "Keys of BigBirdConfig, as key=value; of a new model, or changes to a loaded one.",
@@ -155,6 +162,13 @@ class TrainOptions(LabelledOptions):
         None, "By which the best model is kept; default: the task's.", RUN
     )
     overwrite: bool = option(False, "Replace another run in output_dir.", RUN)
+
+    @property
+    def start(self) -> str | None:
+        """The model to start from; None for a new one."""
+        if self.model or self.task in PRETRAINING or self.tokenizer or self.model_config:
+            return self.model
+        return DEFAULT_MODEL
 
     def __post_init__(self) -> None:
         super().__post_init__()

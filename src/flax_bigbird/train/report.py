@@ -106,14 +106,14 @@ def card(options: TrainOptions, found: dict[str, Any]) -> str:
         "tags:",
         "- bigbird",
         "- long-documents",
-        *([f"base_model: {options.model}"] if options.model else []),
+        *([f"base_model: {options.start}"] if options.start else []),
         "---",
         "",
         f"# {name}",
         "",
         f"{TITLES[options.task]}: BigBird, {found['parameters']:,} parameters, documents of up to "
         f"{options.length:,} tokens. "
-        + (f"Started from {options.model}." if options.model else "Trained from nothing."),
+        + (f"Started from {options.start}." if options.start else "Trained from nothing."),
         "",
         "## Data",
         "",

@@ -89,7 +89,7 @@ def train(options: TrainOptions, screen: Screen | None = None) -> dict[str, Any]
         validation = _prepared(options, objective, validation_rows, "validation data", screen)
     for note in notes:
         screen.note(note)
-    if not (options.tokenizer or options.model):
+    if not (options.tokenizer or options.start):
         screen.note(f"A new vocabulary of {len(tokenizer):,} pieces.")
     plan = plan_of(options, training)
     count = sum(len(bucket.rows) for bucket in training.buckets)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import flax_bigbird
 from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError, local_path
+from flax_bigbird._shipped import local_path
+from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS, CheckpointWarning
 from flax_bigbird.tasks.loading import read_config
 from flax_bigbird.tasks.text import load_tokenizer
@@ -34,8 +35,8 @@ def with_length(options: TrainOptions) -> TrainOptions:
     if options.max_length:
         return options
     table = options.model_config.get("max_position_embeddings")
-    if table is None and options.model:
-        config = read_config(options.model)
+    if table is None and options.start:
+        config = read_config(options.start)
         table = config.max_position_embeddings
     return options.with_length(table or NEW_TABLE)
 
@@ -50,7 +51,7 @@ def find_tokenizer(
     """
     if folder.exists():
         return load_tokenizer(str(folder))
-    named = options.tokenizer or options.model
+    named = options.tokenizer or options.start
     if named:
         tokenizer = load_tokenizer(named)
         with _whole(folder) as partial:
@@ -103,7 +104,7 @@ def find_model(
     if recompute and options.keep_attention:
         recompute = "attention"
     fields = {"dtype": options.dtype, "gradient_checkpointing": recompute}
-    if options.model is None:
+    if options.start is None:
         try:
             model = model_class(
                 _new_config(options, settings, tokenizer), seed=options.seed, **fields
@@ -166,14 +167,14 @@ def _loaded(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CheckpointWarning)
             model = model_class.from_pretrained(
-                options.model, seed=options.seed, ignore_mismatched_sizes=True, **fields, **settings
+                options.start, seed=options.seed, ignore_mismatched_sizes=True, **fields, **settings
             )
     except (CheckpointError, OSError, ValueError) as error:
         raise OptionError(
-            f"model must be a BigBird checkpoint; {options.model}: {error}"
+            f"model must be a BigBird checkpoint; {options.start}: {error}"
         ) from error
     model.params = model.to_fp32(model.params)  # small updates would be lost in a shorter dtype
-    notes = [f"A model of {_size(model):,} parameters from {options.model}."]
+    notes = [f"A model of {_size(model):,} parameters from {options.start}."]
     notes += [str(w.message) for w in caught if w.category is CheckpointWarning]
     if wanted and wanted != model.config.max_position_embeddings:
         before = model.config.max_position_embeddings

@@ -53,9 +53,7 @@ class Prediction:
 
     speech: str
     year: int
-    tokens: int
     probabilities: Mapping[str, float]
-    difference_after_loading: float  # largest, against the model in memory
 
     @property
     def best(self) -> str:
@@ -84,16 +82,15 @@ def as_json(
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report to read, from `as_json`'s values."""
     settings = report["settings"]
-    short, long = settings["short"], settings["long"]
     found = report["prediction"]
+    start = "random parameters" if settings["from_scratch"] else f"`{settings['model']}`"
     lines = [
         "# Which quarter-century is this State of the Union address from?",
         "",
-        f"A BigBird of {report['parameters']:,} parameters ({settings['layers']} layers, "
-        f"{settings['hidden_size']} wide), trained from nothing on {report['training_speeches']} "
-        f"whole speeches and tried on {report['held_out_speeches']} that it never saw. "
-        f"{len(LABELS)} classes; digits and spelled-out dates are masked; no year is in both "
-        "parts.",
+        f"A BigBird of {report['parameters']:,} parameters, trained from {start} on "
+        f"{report['training_speeches']} speeches and tried on {report['held_out_speeches']} that "
+        f"it never saw. {len(LABELS)} classes; digits and spelled-out dates are masked; no year is "
+        "in both parts.",
         "",
         "| on the held-out speeches | right | accuracy | 95% interval |",
         "|---|---|---|---|",
@@ -106,19 +103,17 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        f"The BigBird rows are one set of weights, given more or less of each speech to read. "
-        f"A speech longer than {long['length']} tokens is read whole in windows of that length, "
+        "The BigBird rows are one set of weights, given more or less of each speech to read. A "
+        f"speech longer than {settings['length']} tokens is read whole in windows of that length, "
         "their probabilities averaged. TF-IDF reads whole speeches too.",
         "",
-        f"Training: {short['steps']} steps of {short['batch']} x {short['length']} tokens, then "
-        f"{long['steps']} of {long['batch']} x {long['length']}; seed {settings['seed']}; "
+        f"Training: {settings['steps']} steps of {settings['batch']} x {settings['length']} "
+        f"tokens; seed {settings['seed']}; {report['seconds']['training']:.0f} s, "
         f"{report['seconds']['total']:.0f} s in all.",
         "",
         f"## One speech: {found['speech']}",
         "",
-        f"{found['tokens']:,} tokens, read by the model saved here and loaded back "
-        f"(largest difference to the model in memory: {found['difference_after_loading']:.1e}). "
-        f"It says {found['predicted']}.",
+        f"Read by the model saved here and loaded back. It says {found['predicted']}.",
         "",
         "| class | probability |",
         "|---|---|",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-_FOLDER = Path(__file__).parent.parent / "pretrained"
+DEFAULT_MODEL = "bigbird-sotu-mini"
+_FOLDER = Path(__file__).parent / "pretrained"
 
 
 def shipped_models() -> list[str]:

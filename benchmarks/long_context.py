@@ -1,0 +1,296 @@
+"""What reading further is worth, on held-out State of the Union addresses.
+
+1. Masked-token loss of one model on the same targets, in the middle of 512, 1024, 2048 and 4096
+   tokens; on all targets, and on those that stand elsewhere in the 4096 tokens but not within 512.
+2. Telling the quarter-century of a speech (`bigbird demo`) from its first 512 to 4096 tokens, from
+   windows of 512 averaged, from the whole, and by TF-IDF, over seeds.
+3. Telling which of two sentences far apart comes first (`far_places.py`): the whole document,
+   windows of 512 averaged, and TF-IDF, over seeds.
+
+Each part is written when it is done; runs that were finished or broken off in --folder are gone on
+with.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import far_places
+import jax
+import numpy as np
+from model import processor
+from random_attention import texts
+
+from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
+from flax_bigbird.cli.demo import baselines, data
+from flax_bigbird.cli.demo.settings import Settings
+from flax_bigbird.cli.demo.work import options as demo_options
+from flax_bigbird.cli.demo.work import speeches, write_rows
+from flax_bigbird.tasks.text import encode, load_tokenizer
+from flax_bigbird.train import TrainOptions, train
+from flax_bigbird.train.losses import negative_log_likelihood
+
+LENGTHS = (512, 1024, 2048, 4096)
+ZONE, MASKED = 256, 0.15  # tokens in the middle, and the share of them that is masked
+RESULTS = Path(__file__).parent / "results"
+
+
+def stretches(tokenizer: Any, held_out: list[str]) -> list[tuple[int, list[int]]]:
+    """(document, pieces) of all whole stretches of the longest length, none overlapping."""
+    room = LENGTHS[-1] - 2
+    return [
+        (number, pieces[at : at + room])
+        for number, pieces in enumerate(encode(tokenizer, held_out))
+        for at in range(0, len(pieces) - room + 1, room)
+    ]
+
+
+def losses(model: Any, tokenizer: Any, found: list, draws: int, length: int) -> np.ndarray:
+    """[draws, stretches, targets]: bits of the pieces masked in the middle, read with `length`."""
+    count = round(ZONE * MASKED)
+
+    @jax.jit
+    def bits(params, ids, positions, labels):
+        logits = model(ids, params=params, logits_positions=positions).logits
+        return negative_log_likelihood(logits, labels) / math.log(2)
+
+    def one(draw: int, number: int, pieces: list[int]) -> np.ndarray:
+        targets = middle_targets(draw, number)
+        ids = np.array(pieces, np.int32)
+        labels = ids[targets]
+        ids[targets] = tokenizer.mask_token_id
+        room = length - 2
+        start = (len(ids) - room) // 2
+        row = [tokenizer.cls_token_id, *ids[start : start + room], tokenizer.sep_token_id]
+        where = targets - start + 1
+        assert where.min() > 0
+        assert where.max() <= room
+        parts = (np.array(row, np.int32), where.astype(np.int32), labels)
+        return np.asarray(bits(model.params, *(part[None] for part in parts)))[0]
+
+    made = [[one(d, n, pieces) for n, (_, pieces) in enumerate(found)] for d in range(draws)]
+    return np.array(made).reshape(draws, len(found), count)
+
+
+def middle_targets(draw: int, number: int) -> np.ndarray:
+    """Places in a stretch of pieces, the same whatever is read around them."""
+    first = (LENGTHS[-1] - 2 - ZONE) // 2
+    generator = np.random.default_rng([draw, number])
+    return first + np.sort(generator.choice(ZONE, round(ZONE * MASKED), replace=False))
+
+
+def only_far(found: list, draws: int) -> np.ndarray:
+    """[draws, stretches, targets]: whether a target's piece occurs again, but not within 512."""
+    near = LENGTHS[0] - 2
+    result = []
+    for draw in range(draws):
+        rows = []
+        for number, (_, pieces) in enumerate(found):
+            targets = middle_targets(draw, number)
+            shown = np.delete(np.array(pieces), targets)
+            start = (len(pieces) - near) // 2
+            inside = np.arange(start, start + near)
+            close = set(np.array(pieces)[np.setdiff1d(inside, targets)])
+            anywhere = set(shown)
+            rows.append([pieces[t] in anywhere and pieces[t] not in close for t in targets])
+        result.append(rows)
+    return np.array(result)
+
+
+def by_document(values: np.ndarray, documents: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """[documents]: the mean of each document's chosen values; those without any are left out."""
+    kept = np.broadcast_to(documents[None, :, None], values.shape)[chosen]
+    total = np.bincount(kept, values[chosen], documents.max() + 1)
+    count = np.bincount(kept, minlength=documents.max() + 1)
+    return total[count > 0] / count[count > 0]
+
+
+def with_error(values: np.ndarray) -> dict[str, float]:
+    """The mean of independent values and its standard error."""
+    return {
+        "mean": float(values.mean()),
+        "error": float(values.std(ddof=1) / math.sqrt(len(values))),
+        "count": len(values),
+    }
+
+
+def masked_token_loss(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Part 1: bits a masked piece by how much is read, and the difference to 512, by document."""
+    tokenizer = load_tokenizer(arguments.model)
+    training, held_out = texts()
+    found = stretches(tokenizer, held_out)
+    documents = np.array([number for number, _ in found])
+    model = FlaxBigBirdForMaskedLM.from_pretrained(arguments.model, padding_invariant=True)
+    model.params = model.to_fp32(model.params)
+    made = {n: losses(model, tokenizer, found, arguments.draws, n) for n in LENGTHS}
+    if arguments.short_model:
+        short = FlaxBigBirdForMaskedLM.from_pretrained(arguments.short_model)
+        made["short model, 512"] = losses(short, tokenizer, found, arguments.draws, LENGTHS[0])
+    counts = np.bincount(np.concatenate(encode(tokenizer, training)), minlength=len(tokenizer)) + 1
+    unigram = -np.log2(counts / counts.sum())
+    targets = [
+        [np.array(pieces)[middle_targets(d, n)] for n, (_, pieces) in enumerate(found)]
+        for d in range(arguments.draws)
+    ]
+    made["unigram"] = unigram[np.array(targets)]
+    far = only_far(found, arguments.draws)
+    kinds = {"all": np.ones_like(far), "far": far}
+    result: dict[str, Any] = {
+        "stretches": len(found),
+        "documents": len(set(documents)),
+        "targets": {kind: int(chosen.sum()) for kind, chosen in kinds.items()},
+    }
+    for kind, chosen in kinds.items():
+        base = by_document(made[LENGTHS[0]], documents, chosen)
+        result[kind] = {}
+        for name, values in made.items():
+            mean = by_document(values, documents, chosen)
+            result[kind][str(name)] = with_error(mean) | {"less": with_error(base - mean)}
+    return result
+
+
+def accuracy(folder: Path, rows: list[dict[str, str]], length: int, *, whole: bool) -> float:
+    task = tasks.load(folder, max_length=length, whole_documents=whole)
+    right = 0
+    for at in range(0, len(rows), 8):
+        part = rows[at : at + 8]
+        answers = task([row["text"] for row in part])
+        right += sum(a["label"] == r["label"] for a, r in zip(answers, part, strict=True))
+    return right / len(rows)
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def dating(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Part 2: the demo's task with the demo's settings, once a seed."""
+    found: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        settings = Settings(seed=seed, model=arguments.model)
+        folder = Path(arguments.folder) / f"dating-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        training, held_out = speeches(settings)
+        write_rows(folder / "training.jsonl", training)
+        write_rows(folder / "held_out.jsonl", held_out)
+        train(demo_options(settings, folder))
+        rows = read_rows(folder / "held_out.jsonl")
+        for length in LENGTHS:
+            value = accuracy(folder / "run", rows, length, whole=False)
+            found.setdefault(f"first {length}", []).append(value)
+        for length in (LENGTHS[0], LENGTHS[-1]):
+            value = accuracy(folder / "run", rows, length, whole=True)
+            found.setdefault(f"whole, in windows of {length}", []).append(value)
+        counted = baselines.tfidf_predictions(training, held_out)
+        right = [label == s.label for label, s in zip(counted, held_out, strict=True)]
+        found.setdefault("TF-IDF, whole", []).append(float(np.mean(right)))
+        print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
+    return {"held_out": len(held_out), "accuracy": found}
+
+
+def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Part 3: which sentence comes first. Lengths in characters: about 4.6 a piece here."""
+    training, held_out = data.split(data.load_speeches())
+    folder = Path(arguments.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    known, unseen = ([s.text for s in part] for part in (training, held_out))
+    short = far_places.write(folder / "short.jsonl", known, 3000, 2000, 900, 0)
+    long = far_places.write(folder / "long.jsonl", known, 500, 17_000, 8000, 1)
+    test = far_places.write(folder / "test.jsonl", unseen, 200, 17_000, 8000, 2)
+    rows = read_rows(test)
+    common: dict[str, Any] = {
+        "task": "sequence-classification",
+        "validation_share": 0.0,
+        "learning_rate": 5e-4,
+        "tokens_per_batch": 8192,
+    }
+    found: dict[str, list[float]] = {}
+    for seed in range(arguments.seeds):
+        first, second, windows = (folder / f"far-{name}-{seed}" for name in ("512", "4096", "win"))
+        at_512 = {"max_length": 512, "smallest_bucket": 512}
+        at_4096 = {"max_length": 4096, "smallest_bucket": 4096}
+        common["seed"] = seed
+        train(
+            TrainOptions(
+                **common,
+                **at_512,
+                model=arguments.model,
+                train_files=[short],
+                output_dir=str(first),
+                max_steps=arguments.short_steps,
+            )
+        )
+        train(
+            TrainOptions(
+                **common,
+                **at_4096,
+                model=str(first),
+                train_files=[long],
+                output_dir=str(second),
+                max_steps=arguments.long_steps,
+            )
+        )
+        train(
+            TrainOptions(
+                **common,
+                **at_512,
+                model=str(first),
+                train_files=[long],
+                output_dir=str(windows),
+                max_steps=arguments.long_steps,
+                whole_documents=True,
+            )
+        )
+        for length in LENGTHS:
+            value = accuracy(second, rows, length, whole=False)
+            found.setdefault(f"first {length}", []).append(value)
+        found.setdefault("windows of 512", []).append(accuracy(windows, rows, 512, whole=True))
+        print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
+    found["TF-IDF, whole"] = [_tfidf(read_rows(long), rows)]
+    return {"test": len(rows), "accuracy": found}
+
+
+def _tfidf(training: list[dict[str, str]], test: list[dict[str, str]]) -> float:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=100.0))
+    model.fit([row["text"] for row in training], [row["label"] for row in training])
+    return float(model.score([row["text"] for row in test], [row["label"] for row in test]))
+
+
+PARTS = {"loss": masked_token_loss, "dating": dating, "far": far_task}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="bigbird-sotu-mini")
+    parser.add_argument("--short-model", help="one of the same size that has read 512 at most")
+    parser.add_argument("--folder", default="long-context-runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=4, help="of masked pieces")
+    parser.add_argument("--short-steps", type=int, default=180)
+    parser.add_argument("--long-steps", type=int, default=120)
+    parser.add_argument("--only", choices=sorted(PARTS), action="append")
+    parser.add_argument("--output", default=str(RESULTS / "long_context.json"))
+    arguments = parser.parse_args()
+    path = Path(arguments.output)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    for name in arguments.only or PARTS:
+        found[name] = PARTS[name](arguments)
+        found["machine"] = {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        }
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found[name], indent=1)[:3000], flush=True)
+
+
+if __name__ == "__main__":
+    main()

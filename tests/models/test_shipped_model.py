@@ -1,0 +1,127 @@
+"""`bigbird-sotu-mini`: inside the package, found by name, and it has learned language."""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import flax_bigbird
+from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
+from flax_bigbird._shipped import DEFAULT_MODEL, local_path
+from flax_bigbird.cli.demo import data
+from flax_bigbird.tasks.text import encode, load_tokenizer
+from flax_bigbird.train import TrainOptions
+from flax_bigbird.train.losses import negative_log_likelihood
+
+
+@functools.cache
+def loaded():
+    return FlaxBigBirdForMaskedLM.from_pretrained(DEFAULT_MODEL)
+
+
+@functools.cache
+def pieces():
+    """(training, held out): pieces of some speeches of each part of the split."""
+    tokenizer = load_tokenizer(DEFAULT_MODEL)
+    parts = data.split(data.load_speeches())
+    return tuple(encode(tokenizer, [s.text for s in part[::5]]) for part in parts)
+
+
+def test_it_is_small_and_of_the_stated_kind():
+    folder = Path(local_path(DEFAULT_MODEL))
+    assert flax_bigbird.shipped_models() == [DEFAULT_MODEL]
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 15e6
+    assert {leaf.dtype for leaf in flatten_dict(loaded().params).values()} == {jnp.dtype("bfloat16")}
+    assert loaded().config.max_position_embeddings == 4096
+    assert loaded().config.padding_invariant
+    assert 4000 <= loaded().config.vocab_size <= 8000
+
+
+def test_its_card_states_where_it_comes_from():
+    card = (Path(local_path(DEFAULT_MODEL)) / "README.md").read_text(encoding="utf-8")
+    for word in ("public domain", "State of the Union", "tokens", "held-out", "unigram"):
+        assert word in card
+
+
+@pytest.mark.parametrize("length", [256, 2048])
+def test_it_guesses_masked_pieces_far_better_than_their_frequencies(length):
+    """Of held-out speeches; with dates as the demo masks them, which it was not trained on."""
+    known, unseen = pieces()
+    tokenizer, model = load_tokenizer(DEFAULT_MODEL), loaded()
+    params = model.to_fp32(model.params)
+    counts = np.bincount(np.concatenate(known), minlength=model.config.vocab_size) + 1
+    unigram = -np.log2(counts / counts.sum())
+    generator = np.random.default_rng(0)
+    rows = []
+    for document in unseen:
+        if len(document) >= length - 2:
+            start = generator.integers(0, len(document) - length + 3)
+            body = document[start : start + length - 2]
+            rows.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
+    ids = np.array(rows[: max(2, 8192 // length)], np.int32)
+    count = round(0.15 * length)
+    positions = np.stack([1 + generator.permutation(length - 2)[:count] for _ in ids])
+    labels = np.take_along_axis(ids, positions, 1)
+    np.put_along_axis(ids, positions, tokenizer.mask_token_id, 1)
+    logits = model(ids, params=params, logits_positions=positions).logits
+    bits = np.asarray(negative_log_likelihood(logits, jnp.asarray(labels))).mean() / math.log(2)
+    assert bits < unigram[labels].mean() - 2.5
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(local_path(DEFAULT_MODEL)).is_absolute()
+    (tmp_path / DEFAULT_MODEL).mkdir()
+    assert local_path(DEFAULT_MODEL) == DEFAULT_MODEL
+    assert local_path(f"someone/{DEFAULT_MODEL}") == f"someone/{DEFAULT_MODEL}"
+
+
+def test_it_fills_masks_without_a_line_of_jax():
+    found = tasks.load()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
+    assert found["masks"][0][0]["token"] == " Representatives"
+    assert found["masks"][0][0]["score"] > 0.5
+
+
+def test_it_is_what_fine_tuning_starts_from(tmp_path):
+    def start(task, **changes):
+        given = {"output_dir": str(tmp_path), "train_files": ["x"]} | changes
+        return TrainOptions(task=task, **given).start
+
+    assert start("sequence-classification") == DEFAULT_MODEL
+    assert start("question-answering", model="other") == "other"
+    assert start("masked-lm") is None
+    assert start("token-classification", model_config={"hidden_size": 8}) is None
+    assert start("token-classification", tokenizer="other") is None
+
+
+def test_a_head_is_trained_in_float32_from_it(tmp_path):
+    from flax_bigbird.train.run import train
+
+    rows = [{"text": f"word {n} of some", "label": "ab"[n % 2]} for n in range(40)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train(
+        TrainOptions(
+            task="sequence-classification",
+            output_dir=str(tmp_path / "run"),
+            train_files=[str(file)],
+            max_length=128,
+            tokens_per_batch=256,
+            max_steps=2,
+            learning_rate=1e-6,
+        )
+    )
+    made = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path / "run")
+    leaves = flatten_dict(made.params)
+    assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
+    old, new = (
+        flatten_dict(tree)[("bert", "embeddings", "word_embeddings", "embedding")]
+        for tree in (loaded().params, made.params)
+    )
+    # A step of 1e-6 is less than bfloat16 can hold.
+    assert 0 < np.abs(np.asarray(new) - np.asarray(old, np.float32)).max() < 1e-5
