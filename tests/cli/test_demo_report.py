@@ -30,7 +30,7 @@ def _report():
     rows = [report.row("BigBird, whole speech", [0, 1], [0, 0])]
     probabilities = dict(zip(LABELS, [0.01] * 9 + [0.91], strict=True))
     settings = {"seed": 5, "model": "mini", "from_scratch": False}
-    settings |= {"length": 8, "batch": 2, "steps": 3}
+    settings |= {"length": 8, "window": 4, "batch": 2, "steps": 3}
     facts = {
         "parameters": 12345,
         "training_speeches": 10,

@@ -36,7 +36,9 @@ def test_it_is_small_and_of_the_stated_kind():
     folder = Path(local_path(DEFAULT_MODEL))
     assert flax_bigbird.shipped_models() == [DEFAULT_MODEL]
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 15e6
-    assert {leaf.dtype for leaf in flatten_dict(loaded().params).values()} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in flatten_dict(loaded().params).values()} == {
+        jnp.dtype("bfloat16")
+    }
     assert loaded().config.max_position_embeddings == 4096
     assert loaded().config.padding_invariant
     assert 4000 <= loaded().config.vocab_size <= 8000

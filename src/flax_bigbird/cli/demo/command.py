@@ -50,9 +50,11 @@ def run_demo(
     return found
 
 
-def _work(settings: Settings, folder: Path, output: Path, console: Console, pressed: Any):
+def _work(
+    settings: Settings, folder: Path, output: Path, console: Console, pressed: Any
+) -> dict[str, Any]:
     from flax_bigbird.cli.demo.work import work
-    from flax_bigbird.train.loop import Interrupted
+    from flax_bigbird.train.loop import Interrupted, TrainingError
 
     screen = TrainingScreen(console, pressed)
 
@@ -65,7 +67,7 @@ def _work(settings: Settings, folder: Path, output: Path, console: Console, pres
         found = work(settings, folder, screen, check)
     except Interrupted as stop:
         raise KeyboardInterrupt from stop
-    except OptionError as error:
+    except (OptionError, TrainingError) as error:
         raise CommandError(str(error)) from error
     finally:
         screen.close()

@@ -13,8 +13,9 @@ class Settings:
     Attributes:
       model: to start from; its tokenizer, and its size, are those of a model from scratch too.
       from_scratch: with random parameters.
-      steps: of `batch` windows of `length` tokens each.
-      short: tokens of the short reading that the long one is compared with.
+      window: tokens of the windows to train on; short ones are more examples in the same time.
+      steps: of `batch` windows each.
+      length: tokens read at once afterwards.
       every: of the years, whose speeches are read; 1: all.
       characters: of a speech, that are read; None: all.
     """
@@ -22,11 +23,11 @@ class Settings:
     seed: int = 0
     model: str = DEFAULT_MODEL
     from_scratch: bool = False
-    length: int = 4096
-    batch: int = 2
-    steps: int = 75
+    window: int = 512
+    batch: int = 16
+    steps: int = 100
     learning_rate: float = 5e-4
-    short: int = 512
+    length: int = 4096
     every: int = 1
     characters: int | None = None
     more: dict[str, Any] = field(default_factory=dict)  # further options of the training run
@@ -38,4 +39,4 @@ class Settings:
 
 def quick_settings(seed: int) -> Settings:
     """A run of seconds that goes through every step and learns nothing."""
-    return Settings(seed=seed, length=256, batch=2, steps=2, short=128, every=4, characters=2000)
+    return Settings(seed=seed, window=128, batch=2, steps=2, length=256, every=4, characters=2000)

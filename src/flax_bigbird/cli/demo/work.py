@@ -74,8 +74,8 @@ def work(
             whole = read(folder, held_out, settings.length, whole=True)
             check()
             long = read(folder, held_out, settings.length)
-            short = read(folder, held_out, settings.short)
-            windows = read(folder, held_out, settings.short, whole=True)
+            short = read(folder, held_out, settings.window)
+            windows = read(folder, held_out, settings.window, whole=True)
         check()
         with clock.part("tfidf"):
             screen.note("TF-IDF and logistic regression ...")
@@ -85,8 +85,8 @@ def work(
     rows = [
         report.row("BigBird, whole speech", whole.argmax(-1), wanted),
         report.row(f"BigBird, first {settings.length} tokens", long.argmax(-1), wanted),
-        report.row(f"BigBird, windows of {settings.short} tokens", windows.argmax(-1), wanted),
-        report.row(f"BigBird, first {settings.short} tokens", short.argmax(-1), wanted),
+        report.row(f"BigBird, windows of {settings.window} tokens", windows.argmax(-1), wanted),
+        report.row(f"BigBird, first {settings.window} tokens", short.argmax(-1), wanted),
         report.row("TF-IDF and logistic regression, whole speech", counted, wanted),
         report.row("the largest class", majority, wanted),
     ]
@@ -144,9 +144,9 @@ def options(settings: Settings, folder: Path) -> TrainOptions:
         "train_files": [str(folder / TRAINING)],
         "validation_share": 0.0,  # the held-out speeches are for the report alone
         "whole_documents": True,
-        "max_length": settings.length,
-        "smallest_bucket": settings.length,
-        "tokens_per_batch": settings.batch * settings.length,
+        "max_length": settings.window,
+        "smallest_bucket": settings.window,
+        "tokens_per_batch": settings.batch * settings.window,
         "max_steps": settings.steps,
         "learning_rate": settings.learning_rate,
         "save_every": settings.steps,
