@@ -4,8 +4,8 @@
    tokens; on all targets, and on those that stand elsewhere in the 4096 tokens but not within 512.
 2. Telling the quarter-century of a speech (`bigbird demo`) from its first 512 to 4096 tokens, from
    windows of 512 averaged, from the whole, and by TF-IDF, over seeds.
-3. Telling which of two sentences far apart comes first (`far_places.py`): the whole document,
-   windows of 512 averaged, and TF-IDF, over seeds.
+3. Telling whether two addresses in one document stand in order (`far_places.py`): the whole
+   document, windows of 512 averaged, and TF-IDF, over seeds.
 
 Each part is written when it is done; runs that were finished or broken off in --folder are gone on
 with.
@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from random_attention import texts
 from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
 from flax_bigbird.cli.demo import baselines, data
 from flax_bigbird.cli.demo.settings import Settings
+from flax_bigbird.cli.demo.work import HELD_OUT, TRAINING, speeches, write_rows
 from flax_bigbird.cli.demo.work import options as demo_options
-from flax_bigbird.cli.demo.work import speeches, write_rows
 from flax_bigbird.tasks.text import encode, load_tokenizer
 from flax_bigbird.train import TrainOptions, train
 from flax_bigbird.train.losses import negative_log_likelihood
@@ -126,7 +127,9 @@ def masked_token_loss(arguments: argparse.Namespace) -> dict[str, Any]:
     documents = np.array([number for number, _ in found])
     model = FlaxBigBirdForMaskedLM.from_pretrained(arguments.model, padding_invariant=True)
     model.params = model.to_fp32(model.params)
-    made = {n: losses(model, tokenizer, found, arguments.draws, n) for n in LENGTHS}
+    made: dict[Any, np.ndarray] = {
+        n: losses(model, tokenizer, found, arguments.draws, n) for n in LENGTHS
+    }
     if arguments.short_model:
         short = FlaxBigBirdForMaskedLM.from_pretrained(arguments.short_model)
         made["short model, 512"] = losses(short, tokenizer, found, arguments.draws, LENGTHS[0])
@@ -168,89 +171,72 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def dating(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 2: the demo's task with the demo's settings, once a seed."""
+    """Part 2: the demo's task with the demo's settings, once a seed; from scratch beside it."""
+    training, held_out = speeches(Settings())
+    counted = baselines.tfidf_predictions(training, held_out)
     found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
-        settings = Settings(seed=seed, model=arguments.model)
-        folder = Path(arguments.folder) / f"dating-{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        training, held_out = speeches(settings)
-        write_rows(folder / "training.jsonl", training)
-        write_rows(folder / "held_out.jsonl", held_out)
-        train(demo_options(settings, folder))
-        rows = read_rows(folder / "held_out.jsonl")
-        for length in LENGTHS:
-            value = accuracy(folder / "run", rows, length, whole=False)
-            found.setdefault(f"first {length}", []).append(value)
-        for length in (LENGTHS[0], LENGTHS[-1]):
-            value = accuracy(folder / "run", rows, length, whole=True)
-            found.setdefault(f"whole, in windows of {length}", []).append(value)
-        counted = baselines.tfidf_predictions(training, held_out)
-        right = [label == s.label for label, s in zip(counted, held_out, strict=True)]
-        found.setdefault("TF-IDF, whole", []).append(float(np.mean(right)))
+        for start in ("fine-tuned", "from scratch"):
+            scratch = start == "from scratch"
+            settings = Settings(seed=seed, model=arguments.model, from_scratch=scratch)
+            folder = Path(arguments.folder) / f"dating-{start.replace(' ', '-')}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_rows(folder / TRAINING, training)
+            write_rows(folder / HELD_OUT, held_out)
+            begun = time.perf_counter()
+            train(demo_options(settings, folder))
+            seconds.setdefault(start, []).append(time.perf_counter() - begun)
+            rows = read_rows(folder / HELD_OUT)
+            cut = () if scratch else LENGTHS
+            for length in cut:
+                value = accuracy(folder / "run", rows, length, whole=False)
+                found.setdefault(f"{start}, first {length}", []).append(value)
+            for length in (LENGTHS[0], LENGTHS[-1]):
+                value = accuracy(folder / "run", rows, length, whole=True)
+                found.setdefault(f"{start}, windows of {length}", []).append(value)
         print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
-    return {"held_out": len(held_out), "accuracy": found}
+    right = [label == s.label for label, s in zip(counted, held_out, strict=True)]
+    found["TF-IDF, whole"] = [float(np.mean(right))]
+    return {"held_out": len(held_out), "accuracy": found, "training_seconds": seconds}
 
 
 def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 3: which sentence comes first. Lengths in characters: about 4.6 a piece here."""
+    """Part 3: which of two addresses is the older. Characters: about 4.6 a piece here."""
     training, held_out = data.split(data.load_speeches())
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    known, unseen = ([s.text for s in part] for part in (training, held_out))
-    short = far_places.write(folder / "short.jsonl", known, 3000, 2000, 900, 0)
-    long = far_places.write(folder / "long.jsonl", known, 500, 17_000, 8000, 1)
-    test = far_places.write(folder / "test.jsonl", unseen, 200, 17_000, 8000, 2)
-    rows = read_rows(test)
-    common: dict[str, Any] = {
-        "task": "sequence-classification",
-        "validation_share": 0.0,
-        "learning_rate": 5e-4,
-        "tokens_per_batch": 8192,
-    }
+    size = {"characters": 7250, "between": 2800}  # 4096 pieces; a window and more between
+    known = far_places.documents(training, 2000, **size, seed=0)
+    rows = far_places.documents(held_out, 200, **size, seed=1)
+    file = far_places.write(folder / "dossiers.jsonl", known)
     found: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
-        first, second, windows = (folder / f"far-{name}-{seed}" for name in ("512", "4096", "win"))
-        at_512 = {"max_length": 512, "smallest_bucket": 512}
-        at_4096 = {"max_length": 4096, "smallest_bucket": 4096}
-        common["seed"] = seed
-        train(
-            TrainOptions(
-                **common,
-                **at_512,
-                model=arguments.model,
-                train_files=[short],
-                output_dir=str(first),
-                max_steps=arguments.short_steps,
+        runs = {length: folder / f"far-{length}-{seed}" for length in (LENGTHS[0], LENGTHS[-1])}
+        for length, run in runs.items():
+            train(
+                TrainOptions(
+                    task="sequence-classification",
+                    model=arguments.model,
+                    train_files=[file],
+                    validation_share=0.0,
+                    output_dir=str(run),
+                    max_length=length,
+                    smallest_bucket=length,
+                    whole_documents=length == LENGTHS[0],
+                    tokens_per_batch=8192,
+                    max_steps=arguments.far_steps,
+                    learning_rate=5e-4,
+                    seed=seed,
+                )
             )
-        )
-        train(
-            TrainOptions(
-                **common,
-                **at_4096,
-                model=str(first),
-                train_files=[long],
-                output_dir=str(second),
-                max_steps=arguments.long_steps,
-            )
-        )
-        train(
-            TrainOptions(
-                **common,
-                **at_512,
-                model=str(first),
-                train_files=[long],
-                output_dir=str(windows),
-                max_steps=arguments.long_steps,
-                whole_documents=True,
-            )
-        )
         for length in LENGTHS:
-            value = accuracy(second, rows, length, whole=False)
+            value = accuracy(runs[LENGTHS[-1]], rows, length, whole=False)
             found.setdefault(f"first {length}", []).append(value)
-        found.setdefault("windows of 512", []).append(accuracy(windows, rows, 512, whole=True))
+        value = accuracy(runs[LENGTHS[0]], rows, LENGTHS[0], whole=True)
+        found.setdefault(f"windows of {LENGTHS[0]}", []).append(value)
         print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
-    found["TF-IDF, whole"] = [_tfidf(read_rows(long), rows)]
+    found["TF-IDF, whole"] = [_tfidf(known, rows)]
     return {"test": len(rows), "accuracy": found}
 
 
@@ -274,8 +260,7 @@ def main() -> None:
     parser.add_argument("--folder", default="long-context-runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=4, help="of masked pieces")
-    parser.add_argument("--short-steps", type=int, default=180)
-    parser.add_argument("--long-steps", type=int, default=120)
+    parser.add_argument("--far-steps", type=int, default=200, help="of 8,192 tokens, in part 3")
     parser.add_argument("--only", choices=sorted(PARTS), action="append")
     parser.add_argument("--output", default=str(RESULTS / "long_context.json"))
     arguments = parser.parse_args()

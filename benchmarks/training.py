@@ -138,6 +138,8 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
 
 def pipeline(folder: Path, steps: int) -> dict[str, float]:
     """Tokens a second of the batches alone, shuffled, masked and stacked."""
+    from transformers import BigBirdConfig
+
     from flax_bigbird.tasks.text import load_tokenizer
     from flax_bigbird.train import TrainOptions, reading, tokens
     from flax_bigbird.train.objectives import OBJECTIVES
@@ -153,7 +155,7 @@ def pipeline(folder: Path, steps: int) -> dict[str, float]:
     )
     objective = OBJECTIVES["masked-lm"](options)
     objective.tokenizer_is(load_tokenizer(folder / "tokenizer"), PIECES)
-    objective.table_is(LENGTH)
+    objective.model_is(BigBirdConfig(**SIZE))
     prepared = objective.prepare(reading.read_files(options.train_files), "data")
     lengths = tokens.numbers(prepared.rows, "length")
     buckets = into_buckets(lengths, (LENGTH,), options.tokens_per_batch)

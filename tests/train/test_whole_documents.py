@@ -10,6 +10,7 @@ import pytest
 from training_tools import HARBOUR, MEADOW, labelled, options, sentences, write_jsonl
 
 from flax_bigbird import tasks
+from flax_bigbird.tasks import loading
 from flax_bigbird.tasks.errors import OptionError
 from flax_bigbird.tasks.text import covering_windows
 from flax_bigbird.train import evaluate, evaluate_options
@@ -119,3 +120,17 @@ def test_sets_of_labels_and_numbers(label, tmp_path):
 def test_pairs_are_refused(tmp_path):
     with pytest.raises(OptionError, match="whole_documents reads windows of one text; got"):
         options(tmp_path, train_files=["x"], whole_documents=True, text_pair_column="b")
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens"),
+    [({}, 512), ({"max_length": 128}, 512), ({"max_length": 4096}, 4096)],
+)
+def test_a_run_of_short_windows_is_read_with_long_ones(run, given, tokens):
+    """The run's batch grows to one long document; one that is asked for does not."""
+    names = {"max_length", "tokens_per_batch"}
+    merged = loading.with_run_options(str(run[0]), names, given)
+    assert merged == {"max_length": 64, "tokens_per_batch": tokens} | given
+    assert loading.with_run_options(str(run[0]), names, {"tokens_per_batch": 8} | given) == (
+        {"max_length": 64, "tokens_per_batch": 8} | given
+    )

@@ -59,7 +59,7 @@ def load(
     of_runs = {spec.name for spec in dataclasses.fields(RowOptions)}
     rule = f"options must be among {', '.join(sorted(known))}"
     check_names(options, known, rule, "choose one of them")
-    reading = AnswerOptions(**(run_options(name, of_runs) | options))
+    reading = AnswerOptions(**with_run_options(name, of_runs, options))
     made = load_model(name, kind.model_class, dtype=dtype)
     table = made.config.max_position_embeddings
     if reading.max_length and reading.max_length > table:
@@ -136,6 +136,18 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
             "train it for the task first, or name another task"
         )
     return loaded
+
+
+def with_run_options(model: str, names: set[str], given: dict[str, Any]) -> dict[str, Any]:
+    """`given`, and for the rest of `names` what the model was trained with.
+
+    A longer `max_length` than the run's makes a batch that holds one such document.
+    """
+    options = run_options(model, names) | given
+    if "tokens_per_batch" in options and "tokens_per_batch" not in given:
+        longest = given.get("max_length") or 0
+        options["tokens_per_batch"] = max(options["tokens_per_batch"], longest)
+    return options
 
 
 def run_options(model: str, names: set[str]) -> dict[str, Any]:

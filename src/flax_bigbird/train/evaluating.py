@@ -24,7 +24,7 @@ def evaluate_options(model: str, **given: Any) -> EvaluateOptions:
     rule = "options must be those of an evaluation"
     check_names(given, names, rule, "see bigbird evaluate --help")
     shared = {spec.name for spec in dataclasses.fields(LabelledOptions)} | {"task"}
-    return EvaluateOptions(model=model, **(loading.run_options(model, shared) | given))
+    return EvaluateOptions(model=model, **loading.with_run_options(model, shared, given))
 
 
 def evaluate(options: EvaluateOptions) -> dict[str, Any]:
