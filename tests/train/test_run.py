@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -215,10 +216,17 @@ def test_the_report_is_of_the_model_that_is_saved(tmp_path):
     assert found["metrics"]["loss"] == pytest.approx(best["loss"], rel=1e-5)
 
 
-def run_worker(folder, data, changes, after, **environment):
+def start_worker(folder, data, changes, after, **environment):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment
     command = [sys.executable, str(WORKER), str(folder), data, json.dumps(changes), str(after)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+def run_worker(*arguments, **environment):
+    process = start_worker(*arguments, **environment)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 @pytest.mark.slow
@@ -257,6 +265,33 @@ def test_killed_while_a_checkpoint_is_written(tmp_path):
         assert done.returncode == -signal.SIGKILL, done.stderr
         cut_short += any(not path.name.isdigit() for path in checkpoints.iterdir())
     assert cut_short >= 2
+    done = run_worker(tmp_path / "broken", data, changes, 0)
+    assert done.returncode == 0, done.stderr
+    assert weights(tmp_path / "whole" / "run") == weights(tmp_path / "broken" / "run")
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    """SIGKILL from outside, at moments drawn anew in every run of the test."""
+    data = labelled(tmp_path / "a.jsonl", 40)
+    changes = {"save_every": 10, "max_steps": 100, "evaluate_every": 50}
+    assert run_worker(tmp_path / "whole", data, changes, 0).returncode == 0
+    logged = tmp_path / "broken" / "run" / "metrics.jsonl"
+
+    def steps():
+        return logged.read_text().count("\n") if logged.exists() else 0
+
+    killed = 0
+    for _ in range(2):
+        before = steps()
+        process = start_worker(tmp_path / "broken", data, changes, 0)
+        while steps() <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 1
     done = run_worker(tmp_path / "broken", data, changes, 0)
     assert done.returncode == 0, done.stderr
     assert weights(tmp_path / "whole" / "run") == weights(tmp_path / "broken" / "run")

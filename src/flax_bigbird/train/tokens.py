@@ -12,7 +12,7 @@ from flax_bigbird.tasks.errors import DataError
 from flax_bigbird.tasks.text import FRAME, covering_windows, encode, framed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
     from transformers import PreTrainedTokenizerBase
 
 SHORTEST = 8  # tokens of a window that is worth a row of a batch
@@ -35,6 +35,7 @@ def mapped(
     *parts: Any,
     keep: Iterable[str] = (),
     with_indices: bool = False,
+    features: "Features | None" = None,
 ) -> "Dataset":
     """`rows.map` on batches, read back from the cache where rows and `parts` are the same.
 
@@ -42,6 +43,7 @@ def mapped(
       parts: everything that the result depends on beside the rows, as text or numbers.
       keep: columns that stay; the function's own come on top.
       with_indices: the function takes the rows' numbers too.
+      features: kinds of the result's columns, where its first rows may not tell.
     """
     name = hashlib.sha256(repr((rows._fingerprint, parts)).encode()).hexdigest()[:32]
     dropped = [column for column in rows.column_names if column not in set(keep)]
@@ -52,6 +54,7 @@ def mapped(
         remove_columns=dropped,
         with_indices=with_indices,
         new_fingerprint=name,
+        features=features,
     )
 
 
@@ -60,17 +63,31 @@ def numbers(rows: "Dataset", column: str) -> np.ndarray:
     return rows.select_columns([column]).with_format("numpy")[:][column]  # type: ignore[index]
 
 
-def check_texts(rows: "Dataset", column: str, what: str) -> None:
-    """Raises unless the column holds texts; missing ones are named by row."""
+def check_texts(rows: "Dataset", column: str, what: str) -> list[str]:
+    """Raises unless the column holds texts; missing ones are named by row.
+
+    Returns:
+      A note, if some are empty.
+    """
     kind = getattr(rows.features[column], "dtype", None)
     if kind not in ("string", "large_string"):
         raise DataError(f"column {column!r} of the {what} must hold texts; it holds {kind}")
-    missing = [n for n, text in enumerate(_column(rows, column)) if text is None]
+    missing, empty = [], []
+    for number, text in enumerate(_column(rows, column), 1):
+        if text is None:
+            missing.append(number)
+        elif not text or text.isspace():
+            empty.append(number)
     if missing:
         raise DataError(
             f"column {column!r} of the {what} must hold a text in every row; row "
-            f"{missing[0] + 1} has none ({len(missing)} in all): fill or remove them"
+            f"{missing[0]} has none ({len(missing)} in all): fill or remove them"
         )
+    if not empty:
+        return []
+    return [
+        f"{len(empty):,} texts in column {column!r} of the {what} are empty, row {empty[0]} first"
+    ]
 
 
 def _column(rows: "Dataset", name: str) -> Iterable[Any]:
@@ -87,13 +104,17 @@ def windows(
       Rows with `input_ids` and `length`, and how many pieces were left out in windows too short to
       learn from.
     """
+    from datasets import Features, List, Value
+
     room = length - FRAME
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    number = Value("int64")
+    kinds = Features({"input_ids": List(number), "length": number, "dropped": number})
 
     def cut(batch: Batch) -> Batch:
         found: Batch = {"input_ids": [], "length": [], "dropped": []}
         for pieces in encode(tokenizer, batch[column]):
-            for start in range(0, len(pieces), room):
+            for start in range(0, max(1, len(pieces)), room):
                 body = pieces[start : start + room]
                 short = len(body) < SHORTEST
                 found["input_ids"].append([] if short else [first, *body, last])
@@ -101,7 +122,8 @@ def windows(
                 found["dropped"].append(len(body) if short else 0)
         return found
 
-    cut_rows = mapped(rows, cut, "windows", column, length, digest(tokenizer))
+    key = ("windows", column, length, digest(tokenizer))
+    cut_rows = mapped(rows, cut, *key, features=kinds)
     lengths = numbers(cut_rows, "length")
     dropped = int(numbers(cut_rows, "dropped").sum())
     kept = cut_rows.remove_columns("dropped")

@@ -36,13 +36,12 @@ class LanguageModel(Objective):
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
         column = self.options.text_column
         check_columns(rows, [column], what)
-        tokens.check_texts(rows, column, what)
+        notes = tokens.check_texts(rows, column, what)
         found, dropped = tokens.windows(rows, column, self.tokenizer, self.options.length)
         if not len(found):
             raise DataError(
                 f"the {what} must hold a text of {tokens.SHORTEST} pieces or more; all are shorter"
             )
-        notes = []
         if dropped:
             notes.append(
                 f"{dropped:,} pieces of the {what} are left out: ends of documents shorter than "

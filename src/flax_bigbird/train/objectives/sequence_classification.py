@@ -81,33 +81,27 @@ class SequenceClassification(Objective):
         pair = (options.text_pair_column,) if options.text_pair_column else ()
         columns = (options.text_column, *pair)
         check_columns(rows, [*columns, options.label_column], what)
-        for column in columns:
-            tokens.check_texts(rows, column, what)
+        notes = [note for column in columns for note in tokens.check_texts(rows, column, what)]
         values = self._values(rows, what)
         self._check(values, what)
         self._check_known(values, what)
         if options.whole_documents:
-            return self._whole(rows, what)
+            return self._whole(rows, what, notes)
         found, cut = tokens.texts(
             rows, columns, self.tokenizer, options.length, keep=[options.label_column]
         )
-        notes = []
         if cut:
             notes.append(
                 f"{cut:,} of {len(found):,} documents of the {what} are longer than "
                 f"{options.length:,} tokens and are cut"
             )
-        empty = int((tokens.numbers(found, "length") <= 1 + len(columns)).sum())
-        if empty:
-            notes.append(f"{empty:,} documents of the {what} are empty")
         return Prepared(found, notes)
 
-    def _whole(self, rows: "Dataset", what: str) -> Prepared:
+    def _whole(self, rows: "Dataset", what: str, notes: list[str]) -> Prepared:
         options = self.options
         found = tokens.whole_texts(
             rows, options.text_column, self.tokenizer, options.length, options.label_column
         )
-        notes = []
         if len(found) > len(rows):
             notes.append(f"{len(rows):,} documents of the {what} are {len(found):,} windows")
         return Prepared(found, notes)
