@@ -1,22 +1,24 @@
-"""A task whose answer stands in two far places of a document: do two addresses stand in order?
+"""A task whose answer stands in two far places of a document: which of two addresses is the older?
 
-A document is a stretch of an address from before 1890, the names of the States in order, over and
-over, and a stretch of an address from 1930 on, or the same with the two addresses exchanged. The
-label says which: "chronological" or "reverse". Both kinds are made of the same words, so that
-counting words tells nothing; and a window is of one address or the other, or of one and the States,
-so that it knows the time of what it reads but not what stands on the other side.
+A document is a stretch of one real address, the names of the States in order, over and over, and a
+stretch of another address, from `GAP` years before or after. The label says whether they stand in
+order, "chronological" or "reverse"; no date is in the texts. The test has every pair in both
+orders, so that counting words, which are the same in both, is right in exactly half of them. A
+window sees one address or the other, or one and the States. Who reads the first address alone, and
+knows its very year, is right in `from_one_place` of them: the earliest must be the older.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flax_bigbird.cli.demo.data import Speech
 
 LABELS = ("chronological", "reverse")
-OLD_BEFORE, NEW_FROM = 1890, 1930
+GAP = range(40, 70)  # years
 STATES = (
     "Alabama, Alaska, Arizona, Arkansas, California, Colorado, Connecticut, Delaware, "
     "Florida, Georgia, Hawaii, Idaho, Illinois, Indiana, Iowa, Kansas, Kentucky, Louisiana, "
@@ -27,36 +29,49 @@ STATES = (
     "Wyoming. "
 )
 
+Row = dict[str, Any]
+
 
 def documents(
-    speeches: Sequence[Speech], count: int, characters: int, between: int, seed: int
-) -> list[dict[str, str]]:
-    """Rows with `text` and `label`, half of each label.
+    speeches: Sequence[Speech], pairs: int, characters: int, between: int, seed: int
+) -> list[Row]:
+    """Rows with `text`, `label` and `years`: every pair in both orders, one after the other.
 
     Args:
       characters: of each stretch.
       between: characters of States between the two.
     """
     generator = np.random.default_rng(seed)
-    old = [speech.text for speech in speeches if speech.year < OLD_BEFORE]
-    new = [speech.text for speech in speeches if speech.year >= NEW_FROM]
     middle = (STATES * (between // len(STATES) + 1))[:between]
 
-    def stretch(texts: list[str]) -> str:
-        text = texts[generator.integers(len(texts))]
-        start = int(generator.integers(max(1, len(text) - characters)))
-        return text[start : start + characters]
+    def stretch(speech: Speech) -> str:
+        start = int(generator.integers(max(1, len(speech.text) - characters)))
+        return speech.text[start : start + characters]
 
     rows = []
-    for number in range(count):
-        order = (stretch(old), stretch(new))
-        first = number % 2
-        text = " ".join((order[first], middle, order[1 - first]))
-        rows.append({"text": text, "label": LABELS[first]})
+    while len(rows) < 2 * pairs:
+        chosen = [speeches[n] for n in generator.integers(len(speeches), size=2)]
+        older, newer = sorted(chosen, key=lambda speech: speech.year)
+        if newer.year - older.year not in GAP:
+            continue
+        texts, years = (stretch(older), stretch(newer)), (older.year, newer.year)
+        for label, step in zip(LABELS, (1, -1), strict=True):
+            text = f" {middle} ".join(texts[::step])
+            rows.append({"text": text, "label": label, "years": years[::step]})
     return rows
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> str:
+def from_one_place(speeches: Sequence[Speech]) -> float:
+    """The share of all pairs in both orders that is right by the first address's year alone."""
+    years = np.array([speech.year for speech in speeches])
+    apart = years[None, :] - years[:, None]
+    near, far = GAP.start, GAP.stop
+    later = ((apart >= near) & (apart < far)).sum(1)
+    earlier = ((-apart >= near) & (-apart < far)).sum(1)
+    return float(np.maximum(later, earlier).sum() / (later + earlier).sum())
+
+
+def write(path: Path, rows: Sequence[Row]) -> str:
     """JSONL of rows; returns the path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)

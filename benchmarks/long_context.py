@@ -171,15 +171,19 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 
 
 def dating(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 2: the demo's task with the demo's settings, once a seed; from scratch beside it."""
+    """Part 2: the demo's task with the demo's settings, once a seed; from scratch beside it, with
+    `--scratch-steps`."""
     training, held_out = speeches(Settings())
     counted = baselines.tfidf_predictions(training, held_out)
     found: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
+    steps: dict[str, int] = {}
     for seed in range(arguments.seeds):
         for start in ("fine-tuned", "from scratch"):
             scratch = start == "from scratch"
             settings = Settings(seed=seed, model=arguments.model, from_scratch=scratch)
+            if scratch:
+                settings = settings.with_changes(steps=arguments.scratch_steps)
             folder = Path(arguments.folder) / f"dating-{start.replace(' ', '-')}-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
             write_rows(folder / TRAINING, training)
@@ -187,6 +191,7 @@ def dating(arguments: argparse.Namespace) -> dict[str, Any]:
             begun = time.perf_counter()
             train(demo_options(settings, folder))
             seconds.setdefault(start, []).append(time.perf_counter() - begun)
+            steps[start] = settings.steps
             rows = read_rows(folder / HELD_OUT)
             cut = () if scratch else LENGTHS
             for length in cut:
@@ -198,7 +203,12 @@ def dating(arguments: argparse.Namespace) -> dict[str, Any]:
         print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
     right = [label == s.label for label, s in zip(counted, held_out, strict=True)]
     found["TF-IDF, whole"] = [float(np.mean(right))]
-    return {"held_out": len(held_out), "accuracy": found, "training_seconds": seconds}
+    return {
+        "held_out": len(held_out),
+        "accuracy": found,
+        "training_seconds": seconds,
+        "steps": steps,
+    }
 
 
 def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -206,9 +216,9 @@ def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
     training, held_out = data.split(data.load_speeches())
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    size = {"characters": 7250, "between": 2800}  # 4096 pieces; a window and more between
-    known = far_places.documents(training, 2000, **size, seed=0)
-    rows = far_places.documents(held_out, 200, **size, seed=1)
+    size = {"characters": 7200, "between": 2800}  # 4096 pieces; a window and more between
+    known = far_places.documents(training, 1000, **size, seed=0)
+    rows = far_places.documents(held_out, 100, **size, seed=1)
     file = far_places.write(folder / "dossiers.jsonl", known)
     found: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
@@ -237,7 +247,8 @@ def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
         found.setdefault(f"windows of {LENGTHS[0]}", []).append(value)
         print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
     found["TF-IDF, whole"] = [_tfidf(known, rows)]
-    return {"test": len(rows), "accuracy": found}
+    found["the first address's true year"] = [far_places.from_one_place(held_out)]
+    return {"test": len(rows), "steps": arguments.far_steps, "accuracy": found}
 
 
 def _tfidf(training: list[dict[str, str]], test: list[dict[str, str]]) -> float:
@@ -248,6 +259,72 @@ def _tfidf(training: list[dict[str, str]], test: list[dict[str, str]]) -> float:
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=100.0))
     model.fit([row["text"] for row in training], [row["label"] for row in training])
     return float(model.score([row["text"] for row in test], [row["label"] for row in test]))
+
+
+def table(found: dict[str, Any]) -> str:
+    """The Markdown page of all parts that are done."""
+    parts = [
+        "# What reading further is worth",
+        "`bigbird-sotu-mini` on held-out State of the Union addresses; "
+        f"{found['machine']['cores']} cores, {found['machine']['processor']}; "
+        "`python benchmarks/long_context.py`.",
+    ]
+    if "loss" in found:
+        parts += _loss_table(found["loss"])
+    for name, lines in (("dating", _DATING), ("far", _FAR)):
+        if name in found:
+            parts += [*(line.format(**found[name]) for line in lines), _accuracies(found[name])]
+    return "\n\n".join(parts) + "\n"
+
+
+_DATING = (
+    "## Telling the quarter-century of an address",
+    "Ten classes, {held_out} held-out addresses, the settings of `bigbird demo`; steps, of 8,192 "
+    "tokens: {steps}. Accuracy, mean and standard deviation over seeds.",
+)
+_FAR = (
+    "## Which of two addresses is the older",
+    "One address, a page of the States' names, another address from 40 to 69 years before or "
+    "after (`far_places.py`); {test} test documents, every pair in both orders; {steps} steps of "
+    "8,192 tokens. Accuracy, mean and standard deviation over seeds. The last line is what the "
+    "true year of the first address alone would tell.",
+)
+
+
+def _accuracies(part: dict[str, Any]) -> str:
+    lines = ["| read | accuracy | each seed |", "|---|---|---|"]
+    for name, values in part["accuracy"].items():
+        error = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+        each = ", ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
+        lines.append(f"| {name} | {np.mean(values):.3f}{error} | {each} |")
+    for name, values in part.get("training_seconds", {}).items():
+        each = ", ".join(f"{value:.0f}" for value in values)
+        lines.append(f"| training, {name}, seconds | {np.mean(values):.0f} | {each} |")
+    return "\n".join(lines)
+
+
+def _loss_table(part: dict[str, Any]) -> list[str]:
+    lines = [
+        "| read | all targets | less than with 512 | targets that occur far away only | less |",
+        "|---|---|---|---|---|",
+    ]
+    for name in part["all"]:
+        cells = []
+        for kind in ("all", "far"):
+            value, less = part[kind][name], part[kind][name]["less"]
+            cells.append(f"{value['mean']:.2f} ± {value['error']:.2f}")
+            cells.append(f"{less['mean']:+.3f} ± {less['error']:.3f}")
+        title = f"{name} tokens" if name.isdigit() else name
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return [
+        "## Masked-token loss",
+        f"Bits a masked piece: the mean over {part['documents']} documents, ± its standard error; "
+        f"{part['stretches']} stretches of {LENGTHS[-1]} tokens, {MASKED:.0%} of the {ZONE} tokens "
+        "in the middle masked, the same targets whatever is read around them "
+        f"({part['targets']['all']:,}; of them {part['targets']['far']:,} are pieces that occur in "
+        "the stretch but not in the 512 tokens). Differences are by document.",
+        "\n".join(lines),
+    ]
 
 
 PARTS = {"loss": masked_token_loss, "dating": dating, "far": far_task}
@@ -261,6 +338,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--draws", type=int, default=4, help="of masked pieces")
     parser.add_argument("--far-steps", type=int, default=200, help="of 8,192 tokens, in part 3")
+    parser.add_argument("--scratch-steps", type=int, default=200, help="from scratch, in part 2")
     parser.add_argument("--only", choices=sorted(PARTS), action="append")
     parser.add_argument("--output", default=str(RESULTS / "long_context.json"))
     arguments = parser.parse_args()
@@ -274,7 +352,8 @@ def main() -> None:
             "python": platform.python_version(),
         }
         path.write_text(json.dumps(found, indent=1) + "\n")
-        print(json.dumps(found[name], indent=1)[:3000], flush=True)
+        path.with_suffix(".md").write_text(table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ Trains a small masked-language model on State of the Union addresses: windows of
 checkpoints were trained) and "fixed". Both are then evaluated under every rule, and with no random
 blocks at all, on the same held-out windows with the same pieces masked. The runs are those of
 `bigbird train`: what was finished or broken off in `--folder` is gone on with.
+
+`--model` evaluates a model that is there, `bigbird-sotu-mini` say, and trains nothing.
 """
 
 import argparse
@@ -205,6 +207,32 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def measure_model(name: str, draws: int) -> str:
+    """The Markdown page of a finished model under every rule."""
+    tokenizer = load_tokenizer(name)
+    rows = windows(texts()[1], tokenizer)
+    masking = Masking.of(tokenizer, MASKED, False, len(tokenizer))
+    drawn = [masked(rows, masking, draw) for draw in range(draws)]
+    found = {rule: evaluate(name, rule, drawn) for rule in EVALUATED}
+    lines = [
+        f"# Random blocks in evaluation: `{name}`",
+        "",
+        f"Bits per masked piece of {len(rows)} held-out windows of {LENGTH} tokens, {draws} draws "
+        'of the masked pieces; the difference to "fixed", which it was trained under, on the same '
+        f"windows and pieces, with its standard error. {processor()}; "
+        f"`python benchmarks/random_attention.py --model {name} --draws {draws}`.",
+        "",
+        "| in evaluation | bits | difference |",
+        "|---|---|---|",
+    ]
+    for rule, values in found.items():
+        apart = values - found["fixed"]
+        error = apart.std(ddof=1) / math.sqrt(len(apart))
+        shown = "" if rule == "fixed" else f"{apart.mean():+.4f} ± {error:.4f}"
+        lines.append(f"| {NAMES[rule]} | {values.mean():.3f} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(found: dict[str, Any]) -> str:
     """The result as Markdown."""
     short, long = found["runs"]
@@ -246,7 +274,13 @@ def main() -> None:
     parser.add_argument("--short-steps", type=int, default=6000, help="of 4,096 tokens")
     parser.add_argument("--long-steps", type=int, default=80, help="of 8,192 tokens")
     parser.add_argument("--draws", type=int, default=1, help="choices of the masked pieces")
+    parser.add_argument("--model", help="evaluate this one, train none")
     arguments = parser.parse_args()
+    if arguments.model:
+        text = measure_model(arguments.model, arguments.draws)
+        (RESULTS / f"random_attention_{Path(arguments.model).name}.md").write_text(text)
+        print(text)
+        return
     found = measure(arguments)
     text = table(found)
     RESULTS.mkdir(exist_ok=True)
