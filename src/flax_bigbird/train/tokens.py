@@ -109,7 +109,7 @@ def windows(
     room = length - FRAME
     first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
     number = Value("int64")
-    kinds = Features({"input_ids": List(number), "length": number, "dropped": number})
+    kinds = Features({"input_ids": List(Value("int32")), "length": number, "dropped": number})
 
     def cut(batch: Batch) -> Batch:
         found: Batch = {"input_ids": [], "length": [], "dropped": []}
