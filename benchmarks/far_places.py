@@ -15,9 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird.cli.demo import data
 from flax_bigbird.cli.demo.data import Speech
+from flax_bigbird.train import TrainOptions, train
 
 LABELS = ("chronological", "reverse")
+LENGTH, WINDOW = 2048, 512  # tokens
+CHARACTERS, BETWEEN = 3200, 2000  # of each address, of the States: 690 and 640 pieces
+STEPS = {"the quarter-century of each": 300, "the order": 250, "windows": 100}
 GAP = range(40, 70)  # years
 STATES = (
     "Alabama, Alaska, Arizona, Arkansas, California, Colorado, Connecticut, Delaware, "
@@ -32,21 +37,14 @@ STATES = (
 Row = dict[str, Any]
 
 
-def documents(
-    speeches: Sequence[Speech], pairs: int, characters: int, between: int, seed: int
-) -> list[Row]:
-    """Rows with `text`, `label` and `years`: every pair in both orders, one after the other.
-
-    Args:
-      characters: of each stretch.
-      between: characters of States between the two.
-    """
+def documents(speeches: Sequence[Speech], pairs: int, seed: int) -> list[Row]:
+    """Rows with `text`, `label` and `years`: every pair in both orders, one after the other."""
     generator = np.random.default_rng(seed)
-    middle = (STATES * (between // len(STATES) + 1))[:between]
+    middle = (STATES * (BETWEEN // len(STATES) + 1))[:BETWEEN]
 
     def stretch(speech: Speech) -> str:
-        start = int(generator.integers(max(1, len(speech.text) - characters)))
-        return speech.text[start : start + characters]
+        start = int(generator.integers(max(1, len(speech.text) - CHARACTERS)))
+        return speech.text[start : start + CHARACTERS]
 
     rows = []
     while len(rows) < 2 * pairs:
@@ -71,7 +69,53 @@ def from_one_place(speeches: Sequence[Speech]) -> float:
     return float(np.maximum(later, earlier).sum() / (later + earlier).sum())
 
 
-def write(path: Path, rows: Sequence[Row]) -> str:
-    """JSONL of rows; returns the path."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
+def dates_of_both(rows: Sequence[Row]) -> list[Row]:
+    """The same texts; the label is a set: the quarter-century of the first, and of the second."""
+    return [
+        row
+        | {
+            "label": [
+                f"{which} {data.LABELS[data.quarter_century(year)]}"
+                for which, year in zip(("first", "second"), row["years"], strict=True)
+            ]
+        }
+        for row in rows
+    ]
+
+
+def train_on_whole(rows: Sequence[Row], model: Path, folder: Path, seed: int) -> Path:
+    """A model that has read whole documents: first to date both addresses, then to order them."""
+    names = list(STEPS)
+    dates = _train(dates_of_both(rows), model, folder / "dates", names[0], seed)
+    return _train(rows, dates, folder / "order", names[1], seed)
+
+
+def train_on_windows(rows: Sequence[Row], model: Path, folder: Path, seed: int) -> Path:
+    """A model that has read windows, each under its document's label."""
+    return _train(rows, model, folder / "windows", "windows", seed, window=WINDOW)
+
+
+def _train(
+    rows: Sequence[Row], model: Path, folder: Path, stage: str, seed: int, window: int | None = None
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train(
+        TrainOptions(
+            task="sequence-classification",
+            model=str(model),
+            train_files=[str(file)],
+            validation_share=0.0,
+            output_dir=str(folder / "run"),
+            max_length=window or LENGTH,
+            smallest_bucket=window or LENGTH,
+            whole_documents=window is not None,
+            tokens_per_batch=8192,
+            max_steps=STEPS[stage],
+            learning_rate=5e-4,
+            log_every=1,
+            seed=seed,
+        )
+    )
+    return folder / "run"
