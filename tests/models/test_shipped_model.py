@@ -75,6 +75,17 @@ def test_it_guesses_masked_pieces_far_better_than_their_frequencies(length):
     assert bits < unigram[labels].mean() - 2.5
 
 
+def test_its_positions_tell_where_in_a_document_they_are():
+    """A linear probe tells the first half of 2,048 positions from the second."""
+    table = loaded().params["bert"]["embeddings"]["position_embeddings"]["embedding"][:2048]
+    table = np.asarray(table, np.float64)
+    half = np.where(np.arange(2048) < 1024, -1.0, 1.0)
+    known, unseen = np.split(np.random.default_rng(0).permutation(2048), [512])
+    inner = table[known].T @ table[known] + 1e-3 * np.eye(table.shape[1])
+    probe = np.linalg.solve(inner, table[known].T @ half[known])
+    assert np.mean(np.sign(table[unseen] @ probe) == half[unseen]) > 0.9
+
+
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(local_path(DEFAULT_MODEL)).is_absolute()
