@@ -179,7 +179,8 @@ def _loaded(
     if wanted and wanted != model.config.max_position_embeddings:
         before = model.config.max_position_embeddings
         model = flax_bigbird.resize_position_embeddings(model, wanted)
-        notes.append(f"Its position table is tiled from {before:,} to {wanted:,}.")
+        done = "tiled" if wanted > before else "cut"
+        notes.append(f"Its position table is {done} from {before:,} to {wanted:,}.")
     return model, notes
 
 
