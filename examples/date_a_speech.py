@@ -11,8 +11,8 @@ from flax_bigbird import tasks
 
 
 def probabilities(folder: Path, text: str) -> dict[str, float]:
-    """The probability of each class, from the whole text, however long."""
-    return tasks.load(folder, max_length=4096)(text)["scores"]
+    """The probability of each class, from the whole text, however long, in windows."""
+    return tasks.load(folder)(text)["scores"]
 
 
 if __name__ == "__main__":

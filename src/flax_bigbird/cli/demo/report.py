@@ -103,9 +103,9 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        "The BigBird rows are one set of weights, given more or less of each speech to read. A "
-        f"speech longer than {settings['length']:,} tokens is read whole in windows of that "
-        "length, their probabilities averaged. TF-IDF reads whole speeches too.",
+        "The BigBird rows are one set of weights, given more or less of each speech to read at "
+        f"once; it was trained on windows of {settings['window']:,} tokens. The probabilities of a "
+        "speech's windows are averaged. TF-IDF reads whole speeches too.",
         "",
         f"Training: {settings['steps']} steps of {settings['batch']} x {settings['window']} "
         f"tokens; seed {settings['seed']}; {report['seconds']['training']:.0f} s, "

@@ -15,7 +15,7 @@ class Settings:
       from_scratch: with random parameters.
       window: tokens of the windows to train on; short ones are more examples in the same time.
       steps: of `batch` windows each.
-      length: tokens read at once afterwards.
+      length: tokens read at once afterwards, beside `window`.
       every: of the years, whose speeches are read; 1: all.
       characters: of a speech, that are read; None: all.
     """
