@@ -249,7 +249,7 @@ def table(found: dict[str, Any]) -> str:
         "# What reading further is worth",
         "`bigbird-sotu-mini` on held-out State of the Union addresses; "
         f"{found['machine']['cores']} cores, {found['machine']['processor']}; "
-        "`python benchmarks/long_context.py`.",
+        f"`python benchmarks/long_context.py`. {found.get('note', '')}".strip(),
     ]
     if "loss" in found:
         parts += _loss_table(found["loss"])
