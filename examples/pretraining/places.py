@@ -4,8 +4,8 @@ python places.py mixed placed
 
 Tiling a table of 256 positions up to 4096 makes position p and p + 256 alike; a linear probe of the
 shipped model's table told the first half of 2,048 positions from the second hardly better than
-chance, after 12 million tokens or more of training at 4,096. This adds slow sines and cosines, along the directions
-in which embeddings vary least.
+chance, after 12 million tokens or more of training at 4,096. This adds slow sines and cosines,
+along the directions in which embeddings vary least.
 """
 
 import argparse
