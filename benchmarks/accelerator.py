@@ -230,10 +230,8 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
             torch.cuda.synchronize()
 
     failures = []
-    for autocast in (
-        True,
-        False,
-    ):  # BigBird's sparse attention fails under autocast in some releases
+    # BigBird's sparse attention fails under autocast in some releases.
+    for autocast in (True, False):
         if not autocast:
             network.to(torch.bfloat16)
         for is_compiled in (True, False):

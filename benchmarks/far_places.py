@@ -85,9 +85,9 @@ def dates_of_both(rows: Sequence[Row]) -> list[Row]:
 
 def train_on_whole(rows: Sequence[Row], model: Path, folder: Path, seed: int) -> Path:
     """A model that has read whole documents: first to date both addresses, then to order them."""
-    names = list(STEPS)
-    dates = _train(dates_of_both(rows), model, folder / "dates", names[0], seed)
-    return _train(rows, dates, folder / "order", names[1], seed)
+    both = dates_of_both(rows)
+    dates = _train(both, model, folder / "dates", "the quarter-century of each", seed)
+    return _train(rows, dates, folder / "order", "the order", seed)
 
 
 def train_on_windows(rows: Sequence[Row], model: Path, folder: Path, seed: int) -> Path:

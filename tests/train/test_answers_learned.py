@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_tools import TINY_MODEL, options, write_jsonl
+from training_tools import WIDER, options, write_jsonl
 
 from flax_bigbird import tasks
 from flax_bigbird.train import evaluate, evaluate_options
@@ -49,13 +49,7 @@ def test_answers_are_found_in_documents_longer_than_the_window(tmp_path):
             tmp_path,
             "question-answering",
             train_files=[reports(tmp_path / "a.jsonl", 1500, 0)],
-            model_config=TINY_MODEL
-            | {
-                "hidden_size": 64,
-                "num_hidden_layers": 2,
-                "intermediate_size": 128,
-                "initializer_range": 0.1,
-            },
+            model_config=WIDER | {"num_hidden_layers": 2},
             vocabulary_size=140,
             max_length=64,
             smallest_bucket=64,

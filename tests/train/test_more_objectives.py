@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_tools import HARBOUR, MEADOW, TINY_MODEL, options, sentences, write_jsonl
+from training_tools import HARBOUR, MEADOW, WIDER, options, sentences, write_jsonl
 
 import flax_bigbird
 from flax_bigbird import tasks
@@ -19,8 +19,6 @@ from flax_bigbird.train import evaluate, evaluate_options
 from flax_bigbird.train.objectives.language import characters
 from flax_bigbird.train.objectives.next_sentence import _elsewhere, _parts
 from flax_bigbird.train.run import train
-
-WIDER = TINY_MODEL | {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1}
 
 
 def test_characters_of_pieces(tmp_path):

@@ -60,6 +60,27 @@ def test_empty_documents_in_pretraining(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("task", "row", "column"),
+    [
+        ("next-sentence", {}, "text"),
+        ("multiple-choice", {"choices": ["a", "b"], "label": 0}, "text"),
+        (
+            "question-answering",
+            {"question": "who", "answers": {"text": [], "answer_start": []}},
+            "context",
+        ),
+    ],
+)
+def test_every_task_says_which_texts_are_empty(tmp_path, task, row, column):
+    data = write_jsonl(tmp_path / "a.jsonl", [row | {column: x} for x in (MEADOW, "", HARBOUR)])
+    screen = Notes()
+    chosen = {"stride": 8, "max_steps": 1, "validation_share": 0.0, "train_files": [data]}
+    train(options(tmp_path, task, **chosen), screen)
+    said = f"1 texts in column '{column}' of the training data are empty, row 2 first."
+    assert said in screen.notes
+
+
 def test_many_short_documents_before_the_first_long_one(tmp_path):
     """The kinds of columns are not those of the first thousand rows."""
     rows = [{"text": "cow"}] * 1100 + [{"text": MEADOW}] * 3

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from training_tools import TINY_MODEL, labelled, options, sentences, speech_text, write_jsonl
+from training_tools import TINY_MODEL, WIDER, labelled, options, sentences, speech_text, write_jsonl
 
 import flax_bigbird
 from flax_bigbird.cli.main import INTERRUPTED, main
@@ -146,13 +146,7 @@ def test_masked_lm_learns_more_than_the_frequencies_of_pieces(tmp_path):
             tmp_path,
             "masked-lm",
             train_files=[write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in texts])],
-            model_config=TINY_MODEL
-            | {
-                "hidden_size": 64,
-                "num_hidden_layers": 2,
-                "intermediate_size": 128,
-                "initializer_range": 0.1,
-            },
+            model_config=WIDER | {"num_hidden_layers": 2},
             max_length=32,
             tokens_per_batch=2048,
             max_steps=250,

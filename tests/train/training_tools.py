@@ -19,6 +19,7 @@ TINY_MODEL = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+WIDER = TINY_MODEL | {"hidden_size": 64, "intermediate_size": 128, "initializer_range": 0.1}
 
 MEADOW = "the cow grazes in a green meadow and farmers cut grass by an old barn"
 HARBOUR = "a ship leaves the grey harbour while sailors mend nets on the wet quay"

@@ -63,12 +63,16 @@ def numbers(rows: "Dataset", column: str) -> np.ndarray:
     return rows.select_columns([column]).with_format("numpy")[:][column]  # type: ignore[index]
 
 
-def check_texts(rows: "Dataset", column: str, what: str) -> list[str]:
-    """Raises unless the column holds texts; missing ones are named by row.
+def check_texts(rows: "Dataset", columns: Iterable[str], what: str) -> list[str]:
+    """Raises unless the columns hold texts; missing ones are named by row.
 
     Returns:
-      A note, if some are empty.
+      A note for each column in which some are empty.
     """
+    return [note for column in columns for note in _check_column(rows, column, what)]
+
+
+def _check_column(rows: "Dataset", column: str, what: str) -> list[str]:
     kind = getattr(rows.features[column], "dtype", None)
     if kind not in ("string", "large_string"):
         raise DataError(f"column {column!r} of the {what} must hold texts; it holds {kind}")

@@ -36,7 +36,7 @@ class LanguageModel(Objective):
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
         column = self.options.text_column
         check_columns(rows, [column], what)
-        notes = tokens.check_texts(rows, column, what)
+        notes = tokens.check_texts(rows, [column], what)
         found, dropped = tokens.windows(rows, column, self.tokenizer, self.options.length)
         if not len(found):
             raise DataError(

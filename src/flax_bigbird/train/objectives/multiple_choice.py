@@ -41,7 +41,7 @@ class MultipleChoice(Objective):
             yield from choices
 
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        self._check(rows, what)
+        notes = self._check(rows, what)
         options, tokenizer = self.options, self.tokenizer
         column, pair = options.choices_column, options.text_pair_column
 
@@ -62,7 +62,6 @@ class MultipleChoice(Objective):
         made = tokens.mapped(rows, encoded, *key, tokens.digest(tokenizer))
         self.choices = max(self.choices, max(len(row) for row in rows[column]))
         cut = int(tokens.numbers(made, "cut").sum())
-        notes = []
         if cut:
             notes.append(
                 f"{cut:,} of {len(made):,} rows of the {what} are longer than {options.length:,} "
@@ -104,19 +103,20 @@ class MultipleChoice(Objective):
         """[B]"""
         return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
 
-    def _check(self, rows: "Dataset", what: str) -> None:
+    def _check(self, rows: "Dataset", what: str) -> list[str]:
+        """Raises where a row is wrong; returns what is to be said of the texts."""
         options = self.options
         pair = (options.text_pair_column,) if options.text_pair_column else ()
         texts = (options.text_column, *pair)
         check_columns(rows, [*texts, options.choices_column, options.label_column], what)
-        for column in texts:
-            tokens.check_texts(rows, column, what)
+        notes = tokens.check_texts(rows, texts, what)
         for number, row in enumerate(rows, 1):
             values: Any = row
             try:
                 _right(choices_of(values, options.choices_column), values[options.label_column])
             except DataError as error:
                 raise DataError(f"row {number} of the {what}: {error}") from error
+        return notes
 
 
 def _right(choices: list[str], label: Any) -> int:

@@ -34,7 +34,7 @@ class NextSentence(MaskedLM):
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
         column = self.options.text_column
         check_columns(rows, [column], what)
-        tokens.check_texts(rows, column, what)
+        notes = tokens.check_texts(rows, [column], what)
         tokenizer, room = self.tokenizer, (self.options.length - FRAME) // 2
 
         def cut(batch: tokens.Batch, numbers: list[int]) -> tokens.Batch:
@@ -69,7 +69,7 @@ class NextSentence(MaskedLM):
         import datasets
 
         numbers = datasets.Dataset.from_dict({"number": followed.tolist()})
-        return Prepared(tokens.mapped(numbers, pair, "pairs", parts._fingerprint), [])
+        return Prepared(tokens.mapped(numbers, pair, "pairs", parts._fingerprint), notes)
 
     def collate(
         self, row: dict[str, Any], length: int, generator: np.random.Generator

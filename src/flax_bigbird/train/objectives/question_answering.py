@@ -37,7 +37,7 @@ class QuestionAnswering(Objective):
                 yield from batch[name]  # type: ignore[index]
 
     def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        self._check(rows, what)
+        notes = self._check(rows, what)
         options, tokenizer = self.options, self.tokenizer
         length, stride = options.length, options.stride
 
@@ -66,7 +66,6 @@ class QuestionAnswering(Objective):
         key = ("spans", length, stride, tokens.digest(tokenizer))
         made = tokens.mapped(rows, cut, *key, with_indices=True)
         short = int(tokens.numbers(made, "short").sum())
-        notes = []
         if short:
             notes.append(
                 f"Questions of the {what} are cut to a quarter of the window in {short:,} windows"
@@ -127,16 +126,17 @@ class QuestionAnswering(Objective):
             logits.append(value)
         return losses, *logits
 
-    def _check(self, rows: "Dataset", what: str) -> None:
+    def _check(self, rows: "Dataset", what: str) -> list[str]:
+        """Raises where a row is wrong; returns what is to be said of the texts."""
         check_columns(rows, ["question", "context", "answers"], what)
-        for column in ("question", "context"):
-            tokens.check_texts(rows, column, what)
+        notes = tokens.check_texts(rows, ("question", "context"), what)
         for number, answers in enumerate(rows["answers"], 1):
             if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
                 raise DataError(
                     "answers must hold the lists text and answer_start, as SQuAD's; row "
                     f"{number} of the {what} has {str(answers)[:60]}"
                 )
+        return notes
 
 
 def _first_answer(

@@ -81,7 +81,7 @@ class SequenceClassification(Objective):
         pair = (options.text_pair_column,) if options.text_pair_column else ()
         columns = (options.text_column, *pair)
         check_columns(rows, [*columns, options.label_column], what)
-        notes = [note for column in columns for note in tokens.check_texts(rows, column, what)]
+        notes = tokens.check_texts(rows, columns, what)
         values = self._values(rows, what)
         self._check(values, what)
         self._check_known(values, what)
