@@ -15,7 +15,12 @@ os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Shapes and types of every call into these packages are checked against their annotations.
+TYPECHECKED: tuple[str, ...] = ()
+jaxtyping.install_import_hook(TYPECHECKED, "beartype.beartype")
 
 pytest.register_assert_rewrite("attention_suite", "tiny_models")
 
