@@ -1,142 +1,274 @@
-"""What a task has to say for a model to answer it: rows to windows, outputs to an answer."""
+"""What a task defines: how rows are encoded, the loss, the metrics, and how outputs are decoded.
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+Training, evaluation, and prediction use a task only through the class `Task`. A task is complete
+when it is constructed: its options, the tokenizer, and the model's configuration hold all that it
+needs to know.
+"""
 
-import jax
+import abc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
+
 import numpy as np
 
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.options import AnswerOptions
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
+from flax_bigbird.tasks.options import TaskOptions
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+Split = Literal["train", "validation", "test"]
 
-Arrays = dict[str, Any]
-Row = dict[str, Any]
-
-ROWS_AHEAD = 512  # read before any of them is answered, to be sorted by length
-BATCHES_AHEAD = 16  # ... or so many batches' worth of tokens
+TracedArrays = dict[str, Any]
+"""The arrays of a batch inside or outside of `jax.jit`, by name, each `[B, ...]`."""
 
 
 class Window(NamedTuple):
-    """One input of the model, and what the task must remember to read its outputs."""
+    """One input sequence of the model, made from a row.
 
-    ids: list[int]
-    note: Any = None
-
-
-class Task(ABC):
-    """A model with its tokenizer: rows in, answers out, in order.
-
-    Call it with a row or with a list of rows; a text stands for a row with only that column.
+    Attributes:
+      input_ids: The token ids, with `[CLS]` and `[SEP]`, at most `max_length` of them.
+      info: What the task needs to decode the outputs, for example the position of each word.
     """
 
-    model_class: str  # its name in `flax_bigbird`
-    name: str
+    input_ids: list[int]
+    info: Any = None
 
-    def __init__(self, model: Any, tokenizer: "PreTrainedTokenizerBase", options: AnswerOptions):
-        self.model, self.tokenizer = model, tokenizer
-        self.options = options.with_length(model.config.max_position_embeddings)
-        self._outputs = jax.jit(self.outputs)
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """The examples of a split.
+
+    Attributes:
+      examples: One row per example, with at least `length`, its number of tokens.
+      messages: Sentences for the log, for example how many documents were truncated.
+      source: The rows that the examples were made from, if the metrics need them.
+      inputs_per_example: The number of input sequences that the model reads per example.
+    """
+
+    examples: Dataset
+    messages: list[str] = field(default_factory=list)
+    source: Dataset | None = None
+    inputs_per_example: int = 1
+
+
+class Loss(NamedTuple):
+    """The loss of a batch.
+
+    Attributes:
+      mean: The mean over the targets of the batch, a scalar.
+      num_targets: The number of targets, by which the losses of batches are weighted.
+    """
+
+    mean: Any
+    num_targets: Any
+
+
+class Task(abc.ABC):
+    """One task, for training, evaluation, and prediction.
+
+    The class methods answer what must be known before there is a model. An instance belongs to the
+    options, the tokenizer, and the configuration of one model.
+
+    Attributes:
+      name: The name that users give, for example `"masked-lm"`.
+      title: What a model for the task is called in its model card.
+      pipeline_tag: The task's name on the Hugging Face Hub.
+      model_class: The name of the model class in `flax_bigbird`.
+      options_class: The class of the task's options.
+      is_pretraining: Whether training starts from a new model unless a model is given.
+      compiles_predict_step: Whether `predict_step` compiles its own programs. Otherwise, the caller
+        compiles it with `jax.jit`.
+      lower_is_better: The metrics of which a lower value is better.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    pipeline_tag: ClassVar[str]
+    model_class: ClassVar[str]
+    options_class: ClassVar[type[TaskOptions]]
+    is_pretraining: ClassVar[bool] = False
+    compiles_predict_step: ClassVar[bool] = False
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+
+    def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
+        """Prepares the task for one model.
+
+        Args:
+          options: An instance of `options_class`. Without a `max_length`, the length of the
+            model's position embeddings is taken.
+          tokenizer: The model's tokenizer.
+          config: The model's `BigBirdConfig`.
+        """
+        self.options = options.with_max_length(config.max_position_embeddings)
+        self.tokenizer = tokenizer
+        self.config = config
+
+    # Before there is a model.
+
+    @classmethod
+    @abc.abstractmethod
+    def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
+        """Checks that rows have the columns and values that the task reads.
+
+        Returns:
+          Sentences for the log, for example how many texts are empty.
+
+        Raises:
+          DataError: if a column is missing or a value cannot be used. The message names the row.
+        """
+
+    @classmethod
+    def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
+        """Returns the keys of the model's configuration that follow from the training rows.
+
+        Raises:
+          DataError: if the rows cannot be used for training.
+        """
+        del options, rows
+        return {}
+
+    @classmethod
+    @abc.abstractmethod
+    def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
+        """Yields the texts that a vocabulary can be trained on."""
 
     @classmethod
     def check_config(cls, config: Any) -> None:
-        """Raises `OptionError` for a model that cannot do the task, before it is loaded."""
+        """Checks that a model of this configuration can predict for the task.
+
+        Raises:
+          OptionError: if it cannot.
+        """
         del config
 
-    @abstractmethod
-    def windows(self, row: Row) -> list[Window]:
-        """The row as inputs, each at most `options.length` long.
+    # Training and evaluation.
+
+    @property
+    @abc.abstractmethod
+    def metric_for_best_model(self) -> str:
+        """The metric by which the best model of a run is chosen."""
+
+    @property
+    def packing(self) -> bool:
+        """Whether short examples are packed into rows, see `flax_bigbird.data.packing`."""
+        return False
+
+    @property
+    def logits_per_token(self) -> float:
+        """The fraction of the tokens whose logits over the vocabulary are computed."""
+        return 0.0
+
+    @abc.abstractmethod
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        """Encodes the rows of a split, with their labels.
+
+        The result is cached by `datasets` under a fingerprint of all that it depends on.
 
         Raises:
-          DataError: the row lacks what the task reads; the message does not name the row.
+          DataError: if a row cannot be used.
         """
 
-    @abstractmethod
-    def outputs(self, params: Any, batch: Arrays) -> Arrays:
-        """What answers need of a batch, [B, ...] each. Traced."""
-
-    @abstractmethod
-    def answer(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        """The row's answer, plain values, from the outputs of all its windows."""
-
-    def arrays(self, window: Window, length: int) -> dict[str, np.ndarray]:
-        """A window's arrays, padded to `length`."""
-        ids = np.full(length, self.tokenizer.pad_token_id, np.int32)
-        ids[: len(window.ids)] = window.ids
-        mask = (np.arange(length) < len(window.ids)).astype(np.int32)
-        return {"input_ids": ids, "attention_mask": mask}
-
-    def text(self, row: Row, column: str) -> str:
-        """A row's text.
-
-        Raises:
-          DataError: there is none.
-        """
-        value = row.get(column)
-        if not isinstance(value, str):
-            raise DataError(
-                f"column {column!r} must hold a text; got {value!r}; there are "
-                f"{', '.join(map(str, row)) or 'no columns'}: name the right column"
-            )
-        return value
-
-    def __call__(self, rows: Row | str | Iterable[Row | str]) -> Any:
-        one = isinstance(rows, dict | str)
-        several: Any = [rows] if one else rows
-        made = ({self.options.text_column: r} if isinstance(r, str) else r for r in several)
-        found = [answer for part in self.answers(made) for answer in part]
-        return found[0] if one else found
-
-    def answers(self, rows: Iterable[Row], first: int = 1) -> Iterator[list[Row]]:
-        """Answers in the order of the rows, as many at a time as are read ahead.
+    @abc.abstractmethod
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        """Returns the arrays of one example, padded to `length` tokens.
 
         Args:
-          first: the number of the first row, for messages.
+          example: A row of `EncodedDataset.examples`.
+          length: The number of tokens to pad to.
+          generator: The source of all randomness, such as the choice of masked tokens.
+        """
+
+    @abc.abstractmethod
+    def loss(self, model: Any, params: Any, batch: TracedArrays, **call: Any) -> Loss:
+        """Returns the loss of a batch. This function is traced.
+
+        Args:
+          model: An instance of `model_class`.
+          params: The model's parameters.
+          batch: The stacked arrays of `collate`.
+          **call: Arguments for the model, such as `train` and `dropout_rng`.
+        """
+
+    @abc.abstractmethod
+    def eval_step(self, model: Any, params: Any, batch: TracedArrays) -> TracedArrays:
+        """Returns what the metrics need of a batch, `[B, ...]` each. This function is traced."""
+
+    def merge_windows(self, outputs: Arrays, encoded: EncodedDataset) -> Arrays:
+        """Returns the outputs of documents, computed from the outputs of their windows.
+
+        Args:
+          outputs: The outputs of `eval_step` for all examples, in the order of the examples.
+          encoded: The examples.
+        """
+        del encoded
+        return outputs
+
+    @abc.abstractmethod
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        """Returns the metrics of a split, among them `loss`.
+
+        Args:
+          outputs: The outputs of `merge_windows`.
+          encoded: The examples.
+        """
+
+    def report_details(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
+        """Returns what else the report of a run holds, for example a confusion matrix."""
+        del outputs, encoded
+        return {}
+
+    # Prediction.
+
+    @abc.abstractmethod
+    def encode(self, row: Row) -> list[Window]:
+        """Encodes a row as one or more windows of at most `max_length` tokens.
 
         Raises:
-          DataError: a row lacks what the task reads.
+          DataError: if the row lacks what the task reads. The message does not name the row.
         """
-        ahead: list[tuple[Row, list[Window]]] = []
-        tokens = 0
-        for number, row in enumerate(rows, first):
-            try:
-                windows = self.windows(row)
-            except DataError as error:
-                raise DataError(f"row {number}: {error}") from error
-            ahead.append((row, windows))
-            tokens += sum(len(window.ids) for window in windows)
-            if len(ahead) >= ROWS_AHEAD or tokens >= BATCHES_AHEAD * self.options.tokens_per_batch:
-                yield self._answered(ahead)
-                ahead, tokens = [], 0
-        if ahead:
-            yield self._answered(ahead)
 
-    def _answered(self, ahead: list[tuple[Row, list[Window]]]) -> list[Row]:
-        found = iter(self._run([window for _, windows in ahead for window in windows]))
-        return [self.answer(row, ws, [next(found) for _ in ws]) for row, ws in ahead]
+    def collate_window(self, window: Window, length: int) -> Arrays:
+        """Returns the arrays of one window, padded to `length` tokens."""
+        return self.pad(window.input_ids, length)
 
-    def _run(self, windows: list[Window]) -> list[Arrays]:
-        """The outputs of every window; windows of a shape go through the model together."""
-        shapes: dict[Any, list[tuple[int, dict[str, np.ndarray]]]] = {}
-        for number, window in enumerate(windows):
-            length = next(b for b in self.options.buckets if b >= len(window.ids))
-            arrays = self.arrays(window, length)
-            key = tuple((name, value.shape) for name, value in sorted(arrays.items()))
-            shapes.setdefault(key, []).append((number, arrays))
-        found: list[Arrays] = [{}] * len(windows)
-        for key in sorted(shapes):
-            rows = shapes[key]
-            size = max(1, self.options.tokens_per_batch // rows[0][1]["input_ids"].shape[-1])
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                # Always of one size, for one compilation.
-                filled = [arrays for _, arrays in part]
-                filled += [part[0][1]] * (size - len(part))
-                batch = {name: np.stack([a[name] for a in filled]) for name in filled[0]}
-                outputs = jax.device_get(self._outputs(self.model.params, batch))
-                for place, (number, _) in enumerate(part):
-                    found[number] = {name: value[place] for name, value in outputs.items()}
-        return found
+    @abc.abstractmethod
+    def predict_step(self, model: Any, params: Any, batch: TracedArrays) -> TracedArrays:
+        """Returns what `decode` needs of a batch of windows, `[B, ...]` each.
+
+        This function is traced, unless `compiles_predict_step` is set.
+        """
+
+    @abc.abstractmethod
+    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
+        """Returns the prediction for a row as plain values.
+
+        Args:
+          row: The row.
+          windows: The windows of the row, from `encode`.
+          outputs: The outputs of `predict_step` for each window, without the batch axis.
+        """
+
+    # Helpers for subclasses.
+
+    def pad(self, input_ids: Sequence[int], length: int) -> Arrays:
+        """Returns `input_ids` and `attention_mask`, both `[length]`."""
+        padded = np.full(length, self.tokenizer.pad_token_id, np.int32)
+        padded[: len(input_ids)] = input_ids
+        mask = np.zeros(length, np.int32)
+        mask[: len(input_ids)] = 1
+        return {"input_ids": padded, "attention_mask": mask}
+
+
+def get_text(row: Row, column: str) -> str:
+    """Returns the text in a column of a row.
+
+    Raises:
+      DataError: if there is none.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise DataError(
+            f"column {column!r} must hold a text; got {value!r}; there are "
+            f"{', '.join(map(str, row)) or 'no columns'}: name the right column"
+        )
+    return value

@@ -1,0 +1,15 @@
+"""The exceptions for options and data that cannot be used."""
+
+
+class OptionError(ValueError):
+    """An option has a value that is not allowed.
+
+    The message states the rule, the received value, and the remedy.
+    """
+
+
+class DataError(ValueError):
+    """The data cannot be used.
+
+    The message states the rule, the row or line that breaks it, and the remedy.
+    """

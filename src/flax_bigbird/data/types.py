@@ -1,0 +1,25 @@
+"""The types of third-party objects that the annotations of `data` and `tasks` name.
+
+`datasets` is an optional dependency, and `transformers` is slow to import, so neither is imported to
+annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+Row = dict[str, Any]
+"""One row of the input: a column's name to its value."""
+
+Batch = dict[str, list[Any]]
+"""Several rows by column, as `datasets.Dataset.map` passes them."""
+
+Arrays = dict[str, np.ndarray]
+"""The NumPy arrays of an example or a batch, by name."""
+
+if TYPE_CHECKING:
+    from datasets import Dataset as Dataset
+    from datasets import Features as Features
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    Dataset = Features = Tokenizer = Any

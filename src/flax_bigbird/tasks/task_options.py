@@ -1,0 +1,203 @@
+"""The options of the built-in tasks.
+
+They are kept apart from the tasks so that `bigbird predict --help` can list them without importing
+JAX. A task of your own may define its options class in its own module.
+"""
+
+from typing import Self
+
+import pydantic
+
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.tasks.options import DATA, TASK, TaskOptions, option
+
+MAX_SEED = 2**31 - 1
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+_LABELED = ("train", "evaluate")
+
+
+def _text_column() -> str:
+    return option("text", help="The column of the text.", panel=DATA)
+
+
+def _text_pair_column() -> str | None:
+    return option(None, help="The column of a second text.", panel=DATA)
+
+
+def _label_column() -> str:
+    return option("label", help="The column of the label.", panel=DATA, commands=_LABELED)
+
+
+def _random_position_offset() -> bool:
+    return option(
+        False,
+        help="Start the positions of texts shorter than the position embeddings at a random "
+        "offset, so that short examples train all of them.",
+        panel=TASK,
+        commands=_LABELED,
+    )
+
+
+def _mlm_probability() -> float:
+    return option(
+        0.15,
+        help="The fraction of tokens to predict.",
+        panel=TASK,
+        ge=0.01,
+        le=0.9,
+        commands=_LABELED,
+    )
+
+
+def _whole_word_mask() -> bool:
+    return option(
+        True, help="Mask whole words instead of tokens.", panel=TASK, commands=_LABELED
+    )
+
+
+def _packing() -> bool:
+    return option(
+        False,
+        help="Pack short documents into rows of max_length tokens; none attends to another.",
+        panel=TASK,
+        commands=("train",),
+    )
+
+
+class MaskedLMOptions(TaskOptions):
+    """The options of masked-lm."""
+
+    task = "masked-lm"
+
+    text_column: str = _text_column()
+    mlm_probability: float = _mlm_probability()
+    whole_word_mask: bool = _whole_word_mask()
+    random_position_offset: bool = _random_position_offset()
+    packing: bool = _packing()
+
+
+class NextSentenceOptions(TaskOptions):
+    """The options of next-sentence."""
+
+    task = "next-sentence"
+
+    text_column: str = _text_column()
+    mlm_probability: float = _mlm_probability()
+    whole_word_mask: bool = _whole_word_mask()
+    random_position_offset: bool = _random_position_offset()
+
+
+class CausalLMOptions(TaskOptions):
+    """The options of causal-lm."""
+
+    task = "causal-lm"
+
+    text_column: str = _text_column()
+    random_position_offset: bool = _random_position_offset()
+    packing: bool = _packing()
+    max_new_tokens: int = option(
+        64, help="The maximum number of new tokens.", panel=TASK, ge=1, commands=("predict",)
+    )
+    temperature: float = option(
+        0.0,
+        help="The temperature of sampling; 0 takes the most likely token.",
+        panel=TASK,
+        ge=0,
+        le=100,
+        commands=("predict",),
+    )
+    seed: int = option(
+        0, help="The seed of sampling.", panel=TASK, ge=0, le=MAX_SEED, commands=("predict",)
+    )
+
+
+class SequenceClassificationOptions(TaskOptions):
+    """The options of sequence-classification."""
+
+    task = "sequence-classification"
+
+    text_column: str = _text_column()
+    text_pair_column: str | None = _text_pair_column()
+    label_column: str = _label_column()
+    problem_type: str | None = option(
+        None,
+        help="The kind of labels. By default, it follows from the labels: floats are a "
+        "regression, lists are multi-label, and all others are single-label.",
+        panel=TASK,
+        choices=PROBLEM_TYPES,
+        commands=_LABELED,
+    )
+    whole_documents: bool = option(
+        False,
+        help="Split documents longer than max_length into windows and average their scores; "
+        "otherwise they are truncated.",
+        panel=TASK,
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_whole_documents(self) -> Self:
+        if self.whole_documents and self.text_pair_column:
+            raise OptionError(
+                "whole_documents reads windows of one text; got text_pair_column="
+                f"{self.text_pair_column!r} beside it: leave one of them out"
+            )
+        return self
+
+
+class TokenClassificationOptions(TaskOptions):
+    """The options of token-classification."""
+
+    task = "token-classification"
+
+    words_column: str = option(
+        "tokens", help="The column of the lists of words.", panel=DATA
+    )
+    tags_column: str = option(
+        "tags", help="The column of the lists of tags.", panel=DATA, commands=_LABELED
+    )
+    text_column: str = option(
+        "text",
+        help="The column of the text, which is split at white space if there is no column of "
+        "words.",
+        panel=DATA,
+        commands=("predict",),
+    )
+
+
+class QuestionAnsweringOptions(TaskOptions):
+    """The options of question-answering."""
+
+    task = "question-answering"
+
+    stride: int = option(
+        256,
+        help="The number of tokens that neighboring windows of a context have in common.",
+        panel=TASK,
+        ge=0,
+    )
+    max_answer_length: int = option(
+        30, help="The maximum number of tokens of an answer.", panel=TASK, ge=1
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_stride(self) -> Self:
+        if self.max_length is not None and self.stride >= self.max_length // 2:
+            raise OptionError(
+                f"stride must be less than half of max_length={self.max_length}; got "
+                f"{self.stride}: lower it"
+            )
+        return self
+
+
+class MultipleChoiceOptions(TaskOptions):
+    """The options of multiple-choice."""
+
+    task = "multiple-choice"
+
+    text_column: str = _text_column()
+    text_pair_column: str | None = _text_pair_column()
+    choices_column: str = option(
+        "choices", help="The column of the lists of texts to choose from.", panel=DATA
+    )
+    label_column: str = _label_column()
