@@ -1,45 +1,60 @@
-"""AdamW as transformers are trained: decay of matrices only, warm-up, a schedule, clipping."""
+"""AdamW as transformers are trained: warmup, a learning rate schedule, decay of matrices, clipping."""
 
 from typing import Any
 
 import jax
 import optax
 
-from flax_bigbird.train.options import TrainOptions
+from flax_bigbird.train.arguments import TrainingArguments
 
 
-def learning_rate(options: TrainOptions, steps: int) -> optax.Schedule:
-    """From 0 to `learning_rate` in the warm-up, then by `schedule` towards 0 at `steps`."""
-    warmup = min(round(options.warmup_share * steps), steps)
-    rest = max(1, steps - warmup)
-    peak = options.learning_rate
-    after = {
-        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+def learning_rate_schedule(arguments: TrainingArguments, max_steps: int) -> optax.Schedule:
+    """Returns the learning rate by step.
+
+    It rises linearly to `learning_rate` during the first `warmup_ratio` of the steps, then follows
+    `lr_scheduler_type` to 0 at `max_steps` ("linear", "cosine") or stays ("constant").
+
+    Args:
+      arguments: The options of the run.
+      max_steps: The number of optimizer steps of the run.
+    """
+    warmup_steps = min(round(arguments.warmup_ratio * max_steps), max_steps)
+    decay_steps = max(1, max_steps - warmup_steps)
+    peak = arguments.learning_rate
+    after_warmup = {
+        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
         "constant": lambda: optax.constant_schedule(peak),
-    }[options.schedule]()
-    if not warmup:
-        return after
-    # The first step of a warm-up from 0 would change nothing.
-    rise = optax.linear_schedule(peak / warmup, peak, max(1, warmup - 1))
-    return optax.join_schedules([rise, after], [warmup])
+    }[arguments.lr_scheduler_type]()
+    if not warmup_steps:
+        return after_warmup
+    # It starts at peak / warmup_steps: with a rate of 0 the first step would change nothing.
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
+    return optax.join_schedules([warmup, after_warmup], [warmup_steps])
 
 
-def decayed(params: Any) -> Any:
-    """True for the leaves that decay: matrices, and neither biases nor LayerNorms."""
+def weight_decay_mask(params: Any) -> Any:
+    """Returns True for matrices, which decay, and False for biases and LayerNorm parameters."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def optimizer(options: TrainOptions, steps: int) -> optax.GradientTransformation:
-    """Clipping and AdamW of a run of `steps` steps."""
+def create_optimizer(
+    arguments: TrainingArguments, max_steps: int
+) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
+    """Returns AdamW, after clipping by the global norm unless `max_grad_norm` is 0.
+
+    Args:
+      arguments: The options of the run.
+      max_steps: The number of optimizer steps of the run.
+    """
     adamw = optax.adamw(
-        learning_rate(options, steps),
-        b1=options.adam_b1,
-        b2=options.adam_b2,
-        eps=options.adam_epsilon,
-        weight_decay=options.weight_decay,
-        mask=decayed,
+        learning_rate_schedule(arguments, max_steps),
+        b1=arguments.adam_beta1,
+        b2=arguments.adam_beta2,
+        eps=arguments.adam_epsilon,
+        weight_decay=arguments.weight_decay,
+        mask=weight_decay_mask,
     )
-    if not options.clip_norm:
+    if not arguments.max_grad_norm:
         return adamw
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), adamw)
+    return optax.chain(optax.clip_by_global_norm(arguments.max_grad_norm), adamw)

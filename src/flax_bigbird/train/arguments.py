@@ -1,0 +1,395 @@
+"""The options of a training run: those of every task, and a class that adds a task's own.
+
+The names are those of `TrainingArguments` and of the example scripts in `transformers` where those
+have one. This module is imported without JAX.
+"""
+
+import typing
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.pretrained import DEFAULT_MODEL
+from flax_bigbird.tasks.options import (
+    BATCHES,
+    DATA,
+    MODEL,
+    OPTIMIZATION,
+    REQUIRED,
+    RUN,
+    TaskOptions,
+    check_option_names,
+    command_options,
+    option,
+    option_fields,
+)
+from flax_bigbird.tasks.registry import task_names
+
+SCHEDULES = ("linear", "cosine", "constant")
+GRADIENT_CHECKPOINTING = ("none", "full", "attention")
+
+
+class TrainingArguments(TaskOptions):
+    """The options that a training run has for every task.
+
+    `train_options` returns an instance that has the options of a task too. The run directory keeps
+    the options as `options.yaml`.
+
+    Raises:
+      OptionError: if a value is not allowed, or an option would have no effect.
+    """
+
+    # Data
+    train_files: list[str] = option(
+        [],
+        help="JSONL, CSV or Parquet files, or directories of text files, to train on.",
+        panel=DATA,
+    )
+    validation_files: list[str] = option(
+        [], help="Files of the same kinds to validate on.", panel=DATA
+    )
+    dataset: str | None = option(
+        None,
+        help="The id of a Hub dataset, or a directory that `datasets` loads, instead of files.",
+        panel=DATA,
+    )
+    dataset_config: str | None = option(
+        None, help="The configuration of the dataset.", panel=DATA
+    )
+    train_split: str = option(
+        "train", help="The split of the dataset to train on.", panel=DATA
+    )
+    validation_split: str | None = option(
+        None, help="The split of the dataset to validate on.", panel=DATA
+    )
+    validation_fraction: float = option(
+        0.1,
+        help="The fraction of the training rows to hold out for validation if no validation data "
+        "are given; 0 trains without validation.",
+        panel=DATA,
+        ge=0,
+        le=0.9,
+    )
+
+    # Model
+    model: str | None = option(
+        None,
+        help="The directory, shipped name or Hub id of the model to start from. By default, "
+        f"fine-tuning starts from {DEFAULT_MODEL} and pretraining from a new model; a tokenizer or "
+        "config_overrides without a model also ask for a new model.",
+        panel=MODEL,
+    )
+    config_overrides: dict[str, Any] = option(
+        {},
+        help="Keys of BigBirdConfig to set, in a new model or in the one to start from.",
+        panel=MODEL,
+    )
+    tokenizer: str | None = option(
+        None,
+        help="The directory or Hub id of the tokenizer. By default, it is the model's own; for a "
+        "new model, one is trained on the training texts.",
+        panel=MODEL,
+    )
+    vocab_size: int = option(
+        8000,
+        help="The number of tokens of a new tokenizer.",
+        panel=MODEL,
+        ge=20,
+        le=2**31 - 1,
+    )
+    random_attention: str = option(
+        "fixed",
+        help="The rule that chooses random blocks; it is saved in the model's configuration.",
+        panel=MODEL,
+        choices=("fixed", "google", "hf"),
+    )
+
+    # Batches
+    gradient_accumulation_steps: int = option(
+        1, help="The number of batches per optimizer step.", panel=BATCHES, ge=1
+    )
+    num_train_epochs: float = option(
+        3.0, help="The number of passes over the training data.", panel=BATCHES, ge=1e-6
+    )
+    max_steps: int | None = option(
+        None,
+        help="The number of optimizer steps, instead of num_train_epochs.",
+        panel=BATCHES,
+        ge=1,
+    )
+
+    # Optimization
+    learning_rate: float = option(
+        3e-5, help="The learning rate after the warmup.", panel=OPTIMIZATION, ge=0, le=10
+    )
+    lr_scheduler_type: str = option(
+        "linear",
+        help="How the learning rate decreases after the warmup.",
+        panel=OPTIMIZATION,
+        choices=SCHEDULES,
+    )
+    warmup_ratio: float = option(
+        0.1,
+        help="The fraction of steps in which the learning rate rises linearly from 0.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=1,
+    )
+    weight_decay: float = option(
+        0.01,
+        help="The weight decay of AdamW; biases and LayerNorm parameters have none.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=10,
+    )
+    adam_beta1: float = option(
+        0.9,
+        help="The decay rate of AdamW's mean of gradients.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=0.9999999,
+    )
+    adam_beta2: float = option(
+        0.999,
+        help="The decay rate of AdamW's mean of squared gradients.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=0.9999999,
+    )
+    adam_epsilon: float = option(
+        1e-8, help="The epsilon of AdamW.", panel=OPTIMIZATION, ge=0, le=1
+    )
+    max_grad_norm: float = option(
+        1.0,
+        help="The global norm that gradients are clipped to; 0 turns clipping off.",
+        panel=OPTIMIZATION,
+        ge=0,
+    )
+    gradient_checkpointing: str = option(
+        "none",
+        help="What the backward pass recomputes to save memory: whole layers (full; a third more "
+        "time), or all of a layer but its attention (attention).",
+        panel=OPTIMIZATION,
+        choices=GRADIENT_CHECKPOINTING,
+    )
+
+    # Run
+    output_dir: str = option(
+        REQUIRED, help="The directory of the run and of the trained model.", panel=RUN
+    )
+    overwrite_output_dir: bool = option(
+        False, help="Replace another run in output_dir.", panel=RUN
+    )
+    seed: int = option(
+        0,
+        help="The seed of new parameters, the order of examples, masking and dropout.",
+        panel=RUN,
+        ge=0,
+        le=2**31 - 1,
+    )
+    eval_steps: int | None = option(
+        None,
+        help="The number of optimizer steps between evaluations; by default, one epoch.",
+        panel=RUN,
+        ge=1,
+    )
+    save_steps: int = option(
+        500, help="The number of optimizer steps between checkpoints.", panel=RUN, ge=1
+    )
+    logging_steps: int = option(
+        10, help="The number of optimizer steps between logs.", panel=RUN, ge=1
+    )
+    early_stopping_patience: int | None = option(
+        None,
+        help="The number of evaluations without a better result after which training stops.",
+        panel=RUN,
+        ge=1,
+    )
+    metric_for_best_model: str | None = option(
+        None,
+        help="The metric that decides which model is saved; by default, that of the task.",
+        panel=RUN,
+    )
+
+    @property
+    def has_validation_data(self) -> bool:
+        """Whether the run evaluates."""
+        given = bool(self.validation_files) or self.validation_split is not None
+        return given or self.validation_fraction > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the options as plain values, the name of the task first."""
+        return {"task": self.task, **super().as_dict()}
+
+    @pydantic.model_validator(mode="after")
+    def _check_data(self) -> Self:
+        if bool(self.train_files) == bool(self.dataset):
+            given = "both" if self.dataset else "neither"
+            raise OptionError(
+                f"the training data must be train_files or a dataset; got {given}: give one"
+            )
+        for name in ("validation_split", "dataset_config", "train_split"):
+            if not self.dataset and self._is_changed(name):
+                remedy = ": use validation_files" if name == "validation_split" else ": leave it out"
+                raise OptionError(
+                    f"{name} belongs to a dataset; got {getattr(self, name)!r} without one{remedy}"
+                )
+        if self.validation_files and self.validation_split:
+            raise OptionError(
+                "the validation data must be validation_files or validation_split; got both: give "
+                "one"
+            )
+        if self.validation_files or self.validation_split:
+            if self.validation_fraction and self._is_changed("validation_fraction"):
+                raise OptionError(
+                    "validation_fraction holds out training rows where no validation data are "
+                    f"given; got {self.validation_fraction:g} beside validation data: leave it out"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_evaluation(self) -> Self:
+        for name in ("eval_steps", "early_stopping_patience", "metric_for_best_model"):
+            value = getattr(self, name)
+            if value is not None and not self.has_validation_data:
+                raise OptionError(
+                    f"{name} needs validation data; got {value!r} and none: give validation_files, "
+                    "or a validation_fraction above 0"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_steps_and_model(self) -> Self:
+        if self.max_steps and self._is_changed("num_train_epochs"):
+            raise OptionError(
+                "the length of a run must be max_steps or num_train_epochs; got both: give one"
+            )
+        self.check_vocab_size(self.model)
+        self.check_random_attention(self.config_overrides.get("attention_type"))
+        return self
+
+    def check_vocab_size(self, initial_model: str | None) -> None:
+        """Raises `OptionError` if `vocab_size` would have no effect.
+
+        Args:
+          initial_model: The model that the run starts from, if it is known.
+        """
+        owner = self.tokenizer or initial_model
+        if owner is not None and self._is_changed("vocab_size"):
+            raise OptionError(
+                f"vocab_size is the size of a new tokenizer; got {self.vocab_size}, and the "
+                f"tokenizer of {owner} is used: leave it out"
+            )
+
+    def check_random_attention(self, attention_type: str | None) -> None:
+        """Raises `OptionError` if `random_attention` would have no effect.
+
+        Args:
+          attention_type: That of the model, if it is known.
+        """
+        if attention_type == "original_full" and self._is_changed("random_attention"):
+            raise OptionError(
+                "random_attention belongs to attention_type 'block_sparse'; got "
+                f"{self.random_attention!r} for 'original_full': leave it out"
+            )
+
+    def _is_changed(self, name: str) -> bool:
+        return getattr(self, name) != type(self).model_fields[name].default
+
+
+def train_options_class(task: str) -> type[TrainingArguments]:
+    """Returns the options class of a run for a task: `TrainingArguments` and the task's options.
+
+    Raises:
+      OptionError: if there is no task of this name.
+    """
+    return typing.cast(type[TrainingArguments], command_options(task, "train", TrainingArguments))
+
+
+def train_options(task: str, **values: Any) -> TrainingArguments:
+    """Returns the options of a run.
+
+        train_options("masked-lm", train_files=["speeches"], output_dir="pretrained")
+
+    Args:
+      task: The name of the task, such as "masked-lm".
+      **values: The options of `TrainingArguments` and of the task.
+
+    Raises:
+      OptionError: if an option is missing, unknown, of another task, or without effect, or if a
+        value is not allowed.
+    """
+    return train_options_class(task)(**values)
+
+
+def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
+    """Returns the options that a YAML file holds, with `task` among them if the file names it.
+
+    Numbers such as `3e-5`, which YAML reads as text, become numbers.
+
+    Args:
+      path: The file.
+      task: The task that the options are for. By default, the file names it.
+
+    Raises:
+      OptionError: if the file is missing or not a mapping, names another task than `task`, or holds
+        a key that is no option.
+    """
+    values = _load_mapping(path)
+    named = values.get("task", task)
+    if named is None:
+        raise OptionError(f"task must be given; {path} names none: choose {_choices()}")
+    if task is not None and named != task:
+        raise OptionError(f"task must be that of {path}, {named!r}; got {task!r}: give one of them")
+    options_class = train_options_class(named)
+    fields = option_fields(options_class)
+    check_option_names(
+        (str(name) for name in values if name != "task"), fields, task=named, command="train"
+    )
+    for name, value in values.items():
+        if isinstance(value, str) and name in fields and _is_float(fields[name].annotation):
+            try:
+                values[name] = float(value)
+            except ValueError:
+                continue  # the check of the options says what is wrong
+    return values
+
+
+def to_yaml(options: TrainingArguments) -> str:
+    """Returns the options as YAML, in the order of their definition."""
+    import yaml
+
+    return yaml.safe_dump(options.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _load_mapping(path: str | Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"the file of options must be readable; {path} is not ({error}): check the path"
+        ) from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise OptionError(
+            f"the file of options must be YAML; {path} is not: {error}: correct it"
+        ) from error
+    if not isinstance(values, dict):
+        raise OptionError(
+            f"the file of options must be a mapping; {path} holds {values!r}: write lines such as "
+            "'seed: 1'"
+        )
+    return values
+
+
+def _is_float(annotation: Any) -> bool:
+    return annotation is float or float in typing.get_args(annotation)
+
+
+def _choices() -> str:
+    return f"one of {', '.join(task_names())}"

@@ -1,0 +1,124 @@
+"""The training and validation data of a run: rows, examples, buckets."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flax_bigbird.data.batching import Bucket, assign_buckets, padding_fraction
+from flax_bigbird.data.loading import load_dataset_split, load_files, train_validation_split
+from flax_bigbird.data.packing import PackedRows, pack_documents
+from flax_bigbird.data.tokenization import column_array
+from flax_bigbird.tasks.base import EncodedDataset, Task
+from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.callbacks import TrainerCallback
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """The encoded examples of a split, assigned to buckets.
+
+    Attributes:
+      encoded: The examples, and what the task remembers of the rows they were made from.
+      lengths: `[examples]`, their lengths in tokens.
+      buckets: The buckets, whose indices refer to `rows`.
+      rows: The rows of batches: the examples, or rows into which short ones are packed.
+    """
+
+    encoded: EncodedDataset
+    lengths: np.ndarray
+    buckets: list[Bucket]
+    rows: Any
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(bucket.rows) for bucket in self.buckets)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def padding(self) -> float:
+        """The fraction of the tokens of all padded rows that is padding."""
+        return padding_fraction(self.lengths, self.buckets)
+
+    def summary(self) -> dict[str, float]:
+        """Returns the entry of report.json."""
+        return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding}
+
+
+def load_rows(options: TrainingArguments) -> tuple["Dataset", "Dataset | None"]:
+    """Returns the training rows, and the validation rows or None.
+
+    Without validation data, `validation_fraction` of the rows are held out at random.
+
+    Raises:
+      DataError: if the data cannot be loaded, or there is only one row to hold out from.
+    """
+    if options.dataset:
+        train_rows = load_dataset_split(
+            options.dataset, options.dataset_config, options.train_split
+        )
+    else:
+        train_rows = load_files(options.train_files)
+    if options.validation_files:
+        return train_rows, load_files(options.validation_files)
+    if options.dataset and options.validation_split:
+        return train_rows, load_dataset_split(
+            options.dataset, options.dataset_config, options.validation_split
+        )
+    if options.validation_fraction == 0:
+        return train_rows, None
+    return train_validation_split(train_rows, options.validation_fraction, options.seed)
+
+
+def setup_split(
+    options: TrainingArguments,
+    task: Task,
+    rows: "Dataset",
+    split: str,
+    callback: TrainerCallback,
+) -> SplitData:
+    """Encodes the rows of a split and assigns the examples to buckets.
+
+    Args:
+      options: The options of the run, with a `max_length`.
+      task: The task.
+      rows: The rows.
+      split: "train" or "validation", for messages.
+      callback: Gets the messages.
+    """
+    encoded = task.encode_dataset(rows, split)
+    for message in encoded.messages:
+        callback.on_message(f"{message}.")
+    lengths = column_array(encoded.examples, "length")
+    tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example
+    buckets = assign_buckets(lengths, options.bucket_lengths, tokens_per_batch)
+    return SplitData(encoded, lengths, buckets, encoded.examples)
+
+
+def pack_split(
+    options: TrainingArguments, data: SplitData, config: Any, callback: TrainerCallback
+) -> SplitData:
+    """Packs the short examples of a split into rows of `max_length` tokens.
+
+    Args:
+      options: The options of the run, with a `max_length`.
+      data: The examples.
+      config: The model's configuration.
+      callback: Gets a message that says how many there are.
+    """
+    rows_per_batch = max(1, options.tokens_per_batch // options.length)
+    packed: PackedRows = pack_documents(
+        data.encoded.examples, data.lengths, data.buckets, options.length, rows_per_batch, config
+    )
+    num_packed = sum(len(pack) for pack in packed.packs)
+    callback.on_message(
+        f"{num_packed:,} documents are packed into {len(packed.packs):,} rows of "
+        f"{options.length:,} tokens; {len(data.lengths) - num_packed:,} are too long to be packed."
+    )
+    return SplitData(data.encoded, data.lengths, packed.buckets, packed)

@@ -1,0 +1,250 @@
+"""The tokenizer and the model that a run starts from, loaded or new."""
+
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+import flax_bigbird
+from flax_bigbird._transformers import bigbird_config_class
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_directory
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
+from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS
+from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
+from flax_bigbird.tasks.base import Task
+from flax_bigbird.tasks.loading import load_config
+from flax_bigbird.train.arguments import TrainingArguments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_MAX_LENGTH = 4096  # of a new model
+
+_GRADIENT_CHECKPOINTING = {"none": False, "full": True, "attention": "attention"}
+
+
+def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) -> str | None:
+    """Returns the name of the model to start from; None for a new model.
+
+    Raises:
+      OptionError: if `vocab_size` or `random_attention` would have no effect on that model, or its
+        configuration cannot be loaded.
+    """
+    overrides = options.config_overrides
+    wants_new = task_class.is_pretraining or options.tokenizer or overrides
+    model = options.model or (None if wants_new else DEFAULT_MODEL)
+    options.check_vocab_size(model)
+    if model is not None:
+        default = load_config(model).attention_type
+        options.check_random_attention(overrides.get("attention_type", default))
+    return model
+
+
+def resolve_max_length(
+    options: TrainingArguments, initial_model: str | None
+) -> TrainingArguments:
+    """Returns the options with a `max_length`: by default that of the model's position embeddings."""
+    if options.max_length:
+        return options
+    positions = options.config_overrides.get("max_position_embeddings")
+    if positions is None and initial_model is not None:
+        positions = load_config(initial_model).max_position_embeddings
+    return options.with_max_length(positions or DEFAULT_MAX_LENGTH)
+
+
+def setup_tokenizer(
+    options: TrainingArguments,
+    initial_model: str | None,
+    texts: Iterable[str],
+    directory: Path,
+) -> "PreTrainedTokenizerBase":
+    """Returns the tokenizer of a run, saved in `directory`.
+
+    It is the one that an earlier process of the run saved, the one that the options or the initial
+    model name, or a new one.
+
+    Args:
+      options: The options of the run, with a `max_length`.
+      initial_model: The model to start from; None for a new one.
+      texts: The texts to train a new tokenizer on; they are read only if it is needed.
+      directory: Where the tokenizer is saved.
+
+    Raises:
+      OptionError: if the tokenizer cannot be loaded, or the texts are too few for `vocab_size`.
+    """
+    if directory.exists():
+        return load_tokenizer(str(directory))
+    name = options.tokenizer or initial_model
+    if name is not None:
+        tokenizer = load_tokenizer(name)
+        with atomic_directory(directory) as partial:
+            tokenizer.save_pretrained(partial)
+            vocabulary_file = Path(local_path(name)) / "spiece.model"
+            if vocabulary_file.is_file():
+                shutil.copy2(vocabulary_file, partial)
+        return tokenizer
+    try:
+        vocabulary = train_vocabulary(texts, options.vocab_size, or_fewer=True)
+    except ValueError as error:
+        raise OptionError(f"vocab_size: {error}") from error
+    with atomic_directory(directory) as partial:
+        save_vocabulary(vocabulary, partial, options.length)
+    return load_tokenizer(str(directory))
+
+
+def setup_model(
+    options: TrainingArguments,
+    initial_model: str | None,
+    model_class: str,
+    task_config: dict[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
+) -> tuple[Any, list[str]]:
+    """Returns the model to train.
+
+    Position embeddings are tiled up to the `max_position_embeddings` of `config_overrides`.
+
+    Args:
+      options: The options of the run, with a `max_length`.
+      initial_model: The model to start from; None for a new one.
+      model_class: The name of the class in `flax_bigbird`.
+      task_config: The keys of the configuration that follow from the training data.
+      tokenizer: The tokenizer of the run.
+
+    Returns:
+      The model, and messages for the user about it.
+
+    Raises:
+      OptionError: if the model cannot be loaded or created, its position embeddings are shorter
+        than `max_length`, or it has fewer tokens than the tokenizer.
+    """
+    config_keys = {
+        "random_attention": options.random_attention,
+        "padding_invariant": True,
+        "is_decoder": False,  # a causal model continues as an encoder, which attends to both sides
+        **_checked_overrides(options, task_config),
+        **task_config,
+    }
+    module_fields = {
+        "dtype": options.dtype,
+        "gradient_checkpointing": _GRADIENT_CHECKPOINTING[options.gradient_checkpointing],
+    }
+    create = getattr(flax_bigbird, model_class)
+    if initial_model is None:
+        config = _new_config(options, config_keys, tokenizer)
+        try:
+            model = create(config, seed=options.seed, **module_fields)
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"config_overrides must describe a BigBird: {error}") from error
+        messages = [f"A new model with {count_parameters(model):,} parameters."]
+    else:
+        model, messages = _load_model(
+            options, initial_model, create, config_keys, module_fields
+        )
+    _check_model(options, model, tokenizer)
+    return model, messages
+
+
+def count_parameters(model: Any) -> int:
+    """Returns the number of parameters of a model."""
+    return sum(leaf.size for leaf in jax.tree.leaves(model.params))
+
+
+def _checked_overrides(options: TrainingArguments, task_config: dict[str, Any]) -> dict[str, Any]:
+    """Returns `config_overrides`, none of which may contradict the task."""
+    for key, value in options.config_overrides.items():
+        if key in task_config and task_config[key] != value:
+            raise OptionError(
+                f"config_overrides must not change what the task sets; got {key}={value!r}, and "
+                f"{options.task} sets {task_config[key]!r}: leave it out"
+            )
+    return options.config_overrides
+
+
+def _new_config(
+    options: TrainingArguments, config_keys: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+) -> Any:
+    """Returns the configuration of a new model for a tokenizer."""
+    known = bigbird_config_class()().to_dict().keys() | set(OWN_CONFIG_KEYS)
+    for key in options.config_overrides:
+        if key not in known:
+            raise OptionError(
+                f"config_overrides must hold keys of BigBirdConfig; got {key!r}: they are "
+                f"{', '.join(sorted(known - _keys_of_every_config()))}"
+            )
+    token_ids = {
+        f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id")
+        for kind in ("pad", "sep", "bos", "eos")
+        if getattr(tokenizer, f"{kind}_token_id") is not None
+    }
+    defaults = {
+        # A multiple of 8: matmuls with a vocabulary of odd size are slower on accelerators.
+        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "max_position_embeddings": options.length,
+    }
+    return bigbird_config_class()(**{**defaults, **token_ids, **config_keys})
+
+
+def _keys_of_every_config() -> set[str]:
+    """Returns the keys that every configuration of `transformers` has."""
+    from transformers import PretrainedConfig
+
+    return set(PretrainedConfig().to_dict())
+
+
+def _load_model(
+    options: TrainingArguments,
+    initial_model: str,
+    model_class: Any,
+    config_keys: dict[str, Any],
+    module_fields: dict[str, Any],
+) -> tuple[Any, list[str]]:
+    """Returns a checkpoint as a model of `model_class`, and messages about it."""
+    max_positions = config_keys.pop("max_position_embeddings", None)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", CheckpointWarning)
+            model = model_class.from_pretrained(
+                initial_model,
+                seed=options.seed,
+                ignore_mismatched_sizes=True,
+                **module_fields,
+                **config_keys,
+            )
+    except (CheckpointError, OSError, ValueError) as error:
+        raise OptionError(
+            f"model must be a BigBird checkpoint; {initial_model}: {error}"
+        ) from error
+    model.params = model.to_fp32(model.params)  # small updates would be lost in a shorter dtype
+    messages = [f"A model with {count_parameters(model):,} parameters from {initial_model}."]
+    messages += [str(w.message) for w in caught if w.category is CheckpointWarning]
+    before = model.config.max_position_embeddings
+    if max_positions and max_positions != before:
+        model = flax_bigbird.resize_position_embeddings(model, max_positions)
+        done = "tiled" if max_positions > before else "truncated"
+        messages.append(
+            f"Its position embeddings are {done} from {before:,} to {max_positions:,}."
+        )
+    return model, messages
+
+
+def _check_model(
+    options: TrainingArguments, model: Any, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """Raises `OptionError` if the model is too small for `max_length` or the tokenizer."""
+    positions = model.config.max_position_embeddings
+    if options.length > positions:
+        raise OptionError(
+            f"max_length must be at most the length of the model's position embeddings, {positions}; "
+            f"got {options.length}: lower it, or lengthen them with config_overrides "
+            f"max_position_embeddings={options.length}"
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise OptionError(
+            f"the tokenizer must have at most the {model.config.vocab_size} tokens of the model; it "
+            f"has {len(tokenizer)}: use the tokenizer that belongs to the model"
+        )

@@ -1,0 +1,201 @@
+"""The directory of a training run: its files, and whether a run may start or resume in it."""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.train.arguments import TrainingArguments, to_yaml
+from flax_bigbird.train.state import TrainerState
+
+# Options that may differ when a run is resumed.
+_CHANGEABLE = {"overwrite_output_dir", "logging_steps", "save_steps", "output_dir"}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths of a run's files. When the run is finished, the model is saved in `root` itself."""
+
+    root: Path
+
+    @property
+    def options(self) -> Path:
+        return self.root / "options.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / "tokenizer"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    def is_started(self) -> bool:
+        """Whether the directory holds a checkpoint of the run, or the finished run."""
+        has_checkpoint = self.checkpoints.is_dir() and any(
+            path.name.isdigit() for path in self.checkpoints.iterdir()
+        )
+        return has_checkpoint or self.is_finished()
+
+    def is_finished(self) -> bool:
+        """Whether the run is finished: its report is written last."""
+        return self.report.exists()
+
+    def load_report(self) -> dict[str, Any]:
+        """Returns the report of a finished run."""
+        return json.loads(self.report.read_text(encoding="utf-8"))
+
+    def create(self, options: TrainingArguments) -> None:
+        """Creates the directory of a new run, and removes an earlier run that is not resumed.
+
+        The directory of a run that will be resumed stays as it is.
+        """
+        if self.is_started() and not options.overwrite_output_dir:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._remove_run()
+        atomic_write_text(self.options, to_yaml(options))
+
+    def truncate_metrics(self, step: int) -> None:
+        """Removes the lines of metrics.jsonl after `step`: those steps will be repeated."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of_line(line) <= step]
+        atomic_write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+    def remove_resume_files(self) -> None:
+        """Removes what only a run that is not finished needs."""
+        for directory in (self.checkpoints, self.best, self.tokenizer):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def check_free_space(self, model_bytes: int) -> None:
+        """Raises `OptionError` unless two checkpoints of the run and two models fit on the disk.
+
+        Args:
+          model_bytes: The size of the model's parameters; a checkpoint is three times as large.
+        """
+        needed = (2 * 3 + 2) * model_bytes
+        free = shutil.disk_usage(self.root).free
+        if free < needed:
+            raise OptionError(
+                "output_dir must have room for two checkpoints and two models, "
+                f"{needed / 2**20:,.0f} MiB; {self.root} has {free / 2**20:,.0f} MiB free: free "
+                "some space, or choose a directory on another disk"
+            )
+
+    def _remove_run(self) -> None:
+        """Removes the run's own files except options.yaml, which identifies the directory."""
+        self.remove_resume_files()
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        names = ("report.json", "metrics.jsonl", "README.md", "loss.png", "confusion_matrix.png")
+        for name in names:
+            (self.root / name).unlink(missing_ok=True)
+
+
+def open_run_directory(options: TrainingArguments) -> RunDirectory:
+    """Returns the run's directory: one that is new, empty, or of this same run. Writes nothing.
+
+    Raises:
+      OptionError: if the directory cannot be written, or holds anything else than this run.
+    """
+    directory = RunDirectory(Path(options.output_dir).expanduser())
+    root = directory.root
+    if root.exists() and not root.is_dir():
+        raise OptionError(
+            f"output_dir must be a directory; {root} is a file: choose another directory"
+        )
+    if root.exists() and any(root.iterdir()):
+        if not directory.options.exists():
+            raise OptionError(
+                "output_dir must be new, empty or the directory of a run; "
+                f"{root} holds other files: choose another directory"
+            )
+        if not options.overwrite_output_dir and directory.is_started():
+            _check_same_options(directory, options)
+    existing = next(path for path in (root, *root.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise OptionError(
+            f"output_dir must be writable; {root} is not ({error.strerror}): choose another "
+            "directory"
+        ) from error
+    return directory
+
+
+@contextlib.contextmanager
+def explain_full_disk(directory: RunDirectory, state: TrainerState) -> Iterator[None]:
+    """Turns an error of a full disk into one that says how to resume the run."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left on device, after step {state.global_step:,}; the last checkpoint is "
+            "complete: free some space, and run the same command again to resume",
+            str(directory.root),
+        ) from error
+
+
+def _check_same_options(directory: RunDirectory, options: TrainingArguments) -> None:
+    """Raises `OptionError` if the run in the directory was started with other options."""
+    try:
+        before = load_saved_options(directory.options)
+    except OptionError as error:
+        raise OptionError(
+            f"{error}; choose another output_dir, or start again with overwrite_output_dir"
+        ) from error
+    now = options.as_dict()
+    different = [
+        name for name in now if name not in _CHANGEABLE and before.get(name) != now[name]
+    ]
+    if different:
+        shown = "; ".join(
+            f"{name} {before.get(name)!r}, now {now[name]!r}" for name in different[:5]
+        )
+        raise OptionError(
+            f"a run resumes with the options that it was started with; {directory.root} has "
+            f"{shown}: use those, choose another output_dir, or start again with "
+            "overwrite_output_dir"
+        )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether an error means a full disk; native libraries say so only in their message."""
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return is_full or os.strerror(errno.ENOSPC) in str(error)
+
+
+def _step_of_line(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # an incomplete line of a process that was killed

@@ -1,0 +1,110 @@
+"""From options to everything that a training run needs: task, model, data, number of steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from flax_bigbird.data.batching import batches_per_epoch
+from flax_bigbird.tasks.base import Task
+from flax_bigbird.tasks.registry import get_task
+from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.callbacks import TrainerCallback
+from flax_bigbird.train.data_setup import SplitData, load_rows, pack_split, setup_split
+from flax_bigbird.train.model_setup import (
+    resolve_initial_model,
+    resolve_max_length,
+    setup_model,
+    setup_tokenizer,
+)
+from flax_bigbird.train.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything that the trainer needs.
+
+    Attributes:
+      options: The options, with a `max_length`.
+      initial_model: The name of the model that the run starts from; None for a new one.
+      task: The task.
+      model: The model, with its initial parameters.
+      train_data: The training examples.
+      validation_data: The validation examples, if there are any.
+      max_steps: The number of optimizer steps.
+      eval_steps: The number of optimizer steps between evaluations.
+    """
+
+    options: TrainingArguments
+    initial_model: str | None
+    task: Task
+    model: Any
+    train_data: SplitData
+    validation_data: SplitData | None
+    max_steps: int
+    eval_steps: int
+
+
+def prepare_run(
+    options: TrainingArguments, directory: RunDirectory, callback: TrainerCallback
+) -> PreparedRun:
+    """Loads the data, the tokenizer and the model, and creates the run directory.
+
+    Wrong options and data that can be recognized in the rows are reported before anything is
+    written.
+
+    Args:
+      options: The options.
+      directory: Where the run is kept.
+      callback: Gets messages about the data and the model.
+
+    Raises:
+      OptionError: if the options do not fit each other, the model or the disk.
+      DataError: if the data cannot be used.
+    """
+    assert options.task is not None, "the options come from train_options"
+    task_class: type[Task] = get_task(options.task)
+    initial_model = resolve_initial_model(options, task_class)
+    given_options, options = options, resolve_max_length(options, initial_model)
+
+    train_rows, validation_rows = load_rows(options)
+    task_class.check_rows(options, train_rows, "train")
+    task_config = task_class.infer_config(options, train_rows)
+    directory.create(given_options)
+
+    texts = task_class.iterate_texts(options, train_rows)
+    tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
+    model, messages = setup_model(
+        options, initial_model, task_class.model_class, task_config, tokenizer
+    )
+    directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
+    task = task_class(options, tokenizer, model.config)
+
+    train_data = setup_split(options, task, train_rows, "train", callback)
+    if task.packing:
+        train_data = pack_split(options, train_data, model.config, callback)
+    validation_data = None
+    if validation_rows is not None:
+        validation_data = setup_split(options, task, validation_rows, "validation", callback)
+    max_steps, eval_steps = count_steps(options, train_data)
+
+    for message in messages:
+        callback.on_message(message)
+    if not (options.tokenizer or initial_model):
+        callback.on_message(f"A new tokenizer with {len(tokenizer):,} tokens.")
+    callback.on_message(
+        f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, padding "
+        f"{train_data.padding:.0%}, for {max_steps:,} steps."
+    )
+    return PreparedRun(
+        options, initial_model, task, model, train_data, validation_data, max_steps, eval_steps
+    )
+
+
+def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int, int]:
+    """Returns the number of optimizer steps of a run, and of those between two evaluations."""
+    batches = batches_per_epoch(train_data.buckets)
+    steps_per_epoch = batches / options.gradient_accumulation_steps
+    max_steps = options.max_steps or max(1, math.ceil(options.num_train_epochs * steps_per_epoch))
+    return max_steps, options.eval_steps or max(1, min(max_steps, round(steps_per_epoch)))

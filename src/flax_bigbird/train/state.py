@@ -1,0 +1,86 @@
+"""The state of a training run beside parameters and optimizer state; a checkpoint stores it as JSON."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+# Checkpoints of interrupted runs from before these fields had the names of `transformers`.
+_RENAMED = {
+    "step": "global_step",
+    "data": "data_iterator",
+    "tokens": "num_input_tokens_seen",
+    "seconds": "train_seconds",
+    "best": "best_metric",
+    "worse": "evaluations_since_best",
+}
+
+
+@dataclass
+class TrainerState:
+    """Counters and history of a run, changed in place as the run proceeds.
+
+    Attributes:
+      max_steps: The optimizer step at which the run ends.
+      eval_steps: The number of optimizer steps between two evaluations.
+      global_step: Optimizer steps completed, those of earlier processes included.
+      data_iterator: The state of the batch iterator at the last checkpoint.
+      num_input_tokens_seen: Tokens trained on, without padding.
+      train_seconds: Seconds spent in training steps, those of earlier processes included.
+      losses: One (step, mean training loss since the previous entry) per log.
+      evaluations: One dictionary per evaluation: its step and its metrics.
+      best_metric: The best value of `metric_for_best_model`; None before the first evaluation.
+      best_step: The step of that value.
+      evaluations_since_best: Evaluations since then.
+    """
+
+    max_steps: int
+    eval_steps: int
+    global_step: int = 0
+    data_iterator: dict[str, Any] = field(default_factory=dict)
+    num_input_tokens_seen: int = 0
+    train_seconds: float = 0.0
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    best_metric: float | None = None
+    best_step: int | None = None
+    evaluations_since_best: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the state as plain values for JSON."""
+        return dataclasses.asdict(self)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Takes over the history of a checkpoint; `max_steps` and `eval_steps` stay as they are."""
+        for name, value in saved.items():
+            name = _RENAMED.get(name, name)
+            if name not in ("max_steps", "eval_steps"):
+                setattr(self, name, value)
+
+    def is_finished(self, early_stopping_patience: int | None) -> bool:
+        """Whether the last step is done, or `early_stopping_patience` evaluations were no better."""
+        patience = early_stopping_patience
+        out_of_patience = patience is not None and self.evaluations_since_best >= patience
+        return self.global_step >= self.max_steps or out_of_patience
+
+    def record_evaluation(
+        self, metrics: dict[str, float], metric_name: str, lower_is_better: bool
+    ) -> bool:
+        """Adds the metrics of the current step to the history.
+
+        Args:
+          metrics: All metrics of the evaluation.
+          metric_name: The one that decides which model is the best.
+          lower_is_better: Whether a lower value of it is better.
+
+        Returns:
+          Whether these are the best so far.
+        """
+        value, best = metrics[metric_name], self.best_metric
+        is_best = best is None or (value < best if lower_is_better else value > best)
+        if is_best:
+            self.best_metric, self.best_step = value, self.global_step
+            self.evaluations_since_best = 0
+        else:
+            self.evaluations_since_best += 1
+        self.evaluations.append({"step": self.global_step, **metrics})
+        return is_best

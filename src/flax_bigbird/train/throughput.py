@@ -1,0 +1,70 @@
+"""Model FLOPs utilization: the FLOPs of a training token, and those this machine can do."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from flax_bigbird.nn.patterns import layout_of
+
+_MATRIX_SIZE = 2048
+
+
+def matmul_flops_per_second(dtype: str) -> float:
+    """Returns the rate of a 2048 x 2048 matmul on one device, times the number of devices.
+
+    The fastest of five runs counts.
+
+    Args:
+      dtype: The dtype of the matrices.
+    """
+    x = jnp.ones((_MATRIX_SIZE, _MATRIX_SIZE), dtype)
+    multiply = jax.jit(jnp.dot)
+    multiply(x, x).block_until_ready()
+    fastest = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * _MATRIX_SIZE**3 / fastest * jax.device_count()
+
+
+def training_flops_per_token(
+    config: Any, params: Any, length: int, logits_per_token: float
+) -> float:
+    """Returns the FLOPs of the forward and backward pass per token; only matmuls count.
+
+    6 FLOPs per token and weight (Kaplan et al., 2020), and in every layer 12 `D` per key that a
+    query attends to.
+
+    Args:
+      config: The model's configuration.
+      params: The model's parameters.
+      length: The mean length of an example, in tokens.
+      logits_per_token: The fraction of tokens whose vocabulary logits are computed (0 for a task
+        without a language-modeling head).
+    """
+    leaves: dict[Any, Any] = flatten_dict(params)
+    kernels = sum(
+        leaf.size for path, leaf in leaves.items() if path[-1] == "kernel" and "encoder" in path
+    )
+    keys = keys_per_query(config, length)
+    attention = 2 * config.num_hidden_layers * config.hidden_size * keys
+    vocabulary = logits_per_token * config.hidden_size * (config.hidden_size + config.vocab_size)
+    return 3 * 2 * (kernels + attention + vocabulary)
+
+
+def keys_per_query(config: Any, length: int) -> int:
+    """Returns how many keys an ordinary query attends to, padding and causal masks not considered.
+
+    In block-sparse attention these are the keys of its window, of the global blocks and of its
+    random blocks.
+    """
+    if config.attention_type == "original_full":
+        return length
+    layout = layout_of(config)
+    window = 2 * layout.side + 1
+    blocks = layout.leading + window + layout.trailing + config.num_random_blocks
+    return min(length, blocks * config.block_size)
