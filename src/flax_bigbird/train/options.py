@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird._shipped import DEFAULT_MODEL
+from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.errors import OptionError as OptionError
 from flax_bigbird.tasks.options import (
     DATA,

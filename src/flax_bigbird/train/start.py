@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flax_bigbird
-from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird._shipped import local_path
-from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS, CheckpointWarning
+from flax_bigbird._transformers import bigbird_config_class
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS
+from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.loading import read_config
 from flax_bigbird.tasks.text import load_tokenizer
 from flax_bigbird.train import vocabulary

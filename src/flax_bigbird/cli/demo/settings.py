@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flax_bigbird._shipped import DEFAULT_MODEL
+from flax_bigbird.pretrained import DEFAULT_MODEL
 
 
 @dataclass(frozen=True)
