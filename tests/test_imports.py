@@ -24,8 +24,8 @@ LEVEL = {
     "train": 4,
     "cli": 5,
 }
-ANYWHERE = {"_hf", "_shipped", "_version"}
-ROOT_FILES = {"__init__.py", "_public.py"}  # which hand on what others define
+ANYWHERE = {"_lazy", "_transformers", "_version", "pretrained"}
+ROOT_FILES = {"__init__.py", "pretrained"}  # which hand on what others define
 PUBLIC = 3  # from this level up, `flax_bigbird` itself is imported, as users do
 
 

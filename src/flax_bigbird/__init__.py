@@ -1,30 +1,63 @@
 """BigBird, the long-document transformer, for JAX and Flax.
 
-The public names stand in `_public.py`. They are loaded when one of them is first used, so that what
-needs none of them (the command's help, its errors) does not wait a second for JAX and Flax.
+The public names are loaded on first access, so that `import flax_bigbird` and the command's
+`--help` do not wait for JAX and Flax.
 """
 
-import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from flax_bigbird import _lazy
 from flax_bigbird._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from flax_bigbird._public import *  # noqa: F403
-
-
-def __getattr__(name: str) -> Any:
-    if not name.startswith("_"):
-        if importlib.util.find_spec(f"{__name__}.{name}"):
-            return importlib.import_module(f"{__name__}.{name}")
-        from flax_bigbird import _public
-
-        if hasattr(_public, name):
-            return getattr(_public, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    from flax_bigbird import _public
-
-    return sorted({*globals(), *(name for name in vars(_public) if not name.startswith("_"))})
+    from flax_bigbird import attention as attention
+    from flax_bigbird import models as models
+    from flax_bigbird import tasks as tasks
+    from flax_bigbird import train as train
+    from flax_bigbird.models.attention_maps import AttentionMap as AttentionMap
+    from flax_bigbird.models.attention_maps import bigbird_attention_map as bigbird_attention_map
+    from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel as FlaxBigBirdPreTrainedModel
+    from flax_bigbird.models.bert import FlaxBigBirdModel as FlaxBigBirdModel
+    from flax_bigbird.models.bert import FlaxBigBirdModule as FlaxBigBirdModule
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForMultipleChoice as FlaxBigBirdForMultipleChoice,
+    )
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForMultipleChoiceModule as FlaxBigBirdForMultipleChoiceModule,
+    )
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForSequenceClassification as FlaxBigBirdForSequenceClassification,
+    )
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForSequenceClassificationModule as FlaxBigBirdForSequenceClassificationModule,
+    )
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForTokenClassification as FlaxBigBirdForTokenClassification,
+    )
+    from flax_bigbird.models.classification import (
+        FlaxBigBirdForTokenClassificationModule as FlaxBigBirdForTokenClassificationModule,
+    )
+    from flax_bigbird.models.language import FlaxBigBirdForCausalLM as FlaxBigBirdForCausalLM
+    from flax_bigbird.models.language import (
+        FlaxBigBirdForCausalLMModule as FlaxBigBirdForCausalLMModule,
+    )
+    from flax_bigbird.models.language import FlaxBigBirdForMaskedLM as FlaxBigBirdForMaskedLM
+    from flax_bigbird.models.language import (
+        FlaxBigBirdForMaskedLMModule as FlaxBigBirdForMaskedLMModule,
+    )
+    from flax_bigbird.models.language import FlaxBigBirdForPreTraining as FlaxBigBirdForPreTraining
+    from flax_bigbird.models.language import (
+        FlaxBigBirdForPreTrainingModule as FlaxBigBirdForPreTrainingModule,
+    )
+    from flax_bigbird.models.positions import (
+        resize_position_embeddings as resize_position_embeddings,
+    )
+    from flax_bigbird.models.question_answering import (
+        FlaxBigBirdForQuestionAnswering as FlaxBigBirdForQuestionAnswering,
+    )
+    from flax_bigbird.models.question_answering import (
+        FlaxBigBirdForQuestionAnsweringModule as FlaxBigBirdForQuestionAnsweringModule,
+    )
+    from flax_bigbird.pretrained import shipped_models as shipped_models
+else:
+    __getattr__, __dir__ = _lazy.attach(__name__, __file__)

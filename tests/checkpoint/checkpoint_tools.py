@@ -33,7 +33,7 @@ def leaves(value: float = 0.0) -> dict[tuple[str, ...], np.ndarray]:
 
 def read(folder: Any, expected: Any = None) -> dict[tuple[str, ...], np.ndarray]:
     """The weights that a reader finds in a folder."""
-    return checkpoint.read_weights(checkpoint.Source(str(folder)), expected or leaves())[0]
+    return checkpoint.load_weights(checkpoint.Source(str(folder)), expected or leaves())[0]
 
 
 def same(ours: Any, theirs: Any) -> None:

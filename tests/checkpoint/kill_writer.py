@@ -25,7 +25,9 @@ def save(folder, value, form):
     size = SHARDED if form.endswith("-sharded") else "10GB"
     safe = form.startswith("safe")
     documents = {"config.json": f"{value}"}
-    checkpoint.save(folder, leaves(value), documents, max_shard_size=size, safe_serialization=safe)
+    checkpoint.save_checkpoint(
+        folder, leaves(value), documents, max_shard_size=size, safe_serialization=safe
+    )
 
 
 def die_before(step):

@@ -13,7 +13,7 @@ from checkpoint_tools import GOLDENS
 from hypothesis import given
 
 from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.checkpoint.pickles import read_pickle
+from flax_bigbird.checkpoint.torch_pickle import load_torch_pickle
 
 FOLDER = GOLDENS / "torch_bin"
 FILES = ("zip.bin", "stream.bin")
@@ -21,7 +21,7 @@ FILES = ("zip.bin", "stream.bin")
 
 @pytest.mark.parametrize("file", FILES)
 def test_what_torch_saved(file):
-    tensors = read_pickle(FOLDER / file)
+    tensors = load_torch_pickle(FOLDER / file)
     dtypes = json.loads((FOLDER / "dtypes.json").read_text())
     with np.load(FOLDER / "values.npz") as values:
         assert set(tensors) == set(values.files)
@@ -79,7 +79,7 @@ def test_code_is_refused_and_not_run(tmp_path, function, args, form):
     else:
         path.write_bytes(program)
     with pytest.raises(CheckpointError, match="refused") as caught:
-        read_pickle(path)
+        load_torch_pickle(path)
     if form != "bare":
         name = f"{function.__module__}.{function.__name__}".replace("builtins", "__builtin__")
         assert f"names {name}, which no weights need" in str(caught.value)
@@ -93,7 +93,7 @@ def test_only_the_allowed_names(tmp_path, name):
     module, _, word = name.rpartition(".")
     path = archive(tmp_path / "x.bin", f"c{module}\n{word}\n.".encode())
     with pytest.raises(CheckpointError, match=f"names {name}"):
-        read_pickle(path)
+        load_torch_pickle(path)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_only_the_allowed_names(tmp_path, name):
 def test_what_a_name_stands_for_cannot_be_changed(tmp_path, name, state):
     path = archive(tmp_path / "x.bin", b"\x80\x02c" + name + b"\n" + state + b"b.")
     with pytest.raises(CheckpointError, match=r"attribute|item assignment|immutable"):
-        read_pickle(path)
+        load_torch_pickle(path)
 
 
 def test_the_tensor_of_these_tests_is_sound(tmp_path):
     numbers = np.arange(6, dtype=np.float32)
     program = torch_tensor(1, (2, 2), (3, 1), False, None)
     path = archive(tmp_path / "x.bin", program, **{"0": numbers.tobytes()})
-    np.testing.assert_array_equal(read_pickle(path)["x"], [[1, 2], [4, 5]])
+    np.testing.assert_array_equal(load_torch_pickle(path)["x"], [[1, 2], [4, 5]])
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_a_tensor_outside_its_storage_is_refused(tmp_path, args):
     program = torch_tensor(*args)
     path = archive(tmp_path / "x.bin", program, **{"0": bytes(24)})
     with pytest.raises(CheckpointError, match="refused"):
-        read_pickle(path)
+        load_torch_pickle(path)
 
 
 def test_a_huge_expanded_tensor_takes_no_memory(tmp_path):
     program = torch_tensor(0, (10**6, 10**6), (0, 0))
     path = archive(tmp_path / "x.bin", program, **{"0": bytes(24)})
-    assert read_pickle(path)["x"].shape == (10**6, 10**6)
+    assert load_torch_pickle(path)["x"].shape == (10**6, 10**6)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_huge_expanded_tensor_takes_no_memory(tmp_path):
 def test_other_content_is_refused(tmp_path, program, storage, message):
     path = archive(tmp_path / "x.bin", program, **{"0": storage})
     with pytest.raises(CheckpointError, match=message):
-        read_pickle(path)
+        load_torch_pickle(path)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -168,7 +168,7 @@ def test_truncated(tmp_path, file):
     for size in range(0, len(content), 37):
         path.write_bytes(content[:size])
         with pytest.raises(CheckpointError, match="refused"):
-            read_pickle(path)
+            load_torch_pickle(path)
 
 
 @given(data=st.data(), file=st.sampled_from(FILES))
@@ -179,7 +179,7 @@ def test_flipped_bytes_end_in_one_error_or_in_tensors(tmp_path_factory, data, fi
     path = tmp_path_factory.getbasetemp() / "flipped.bin"
     path.write_bytes(content)
     try:
-        tensors = read_pickle(path)
+        tensors = load_torch_pickle(path)
     except CheckpointError:
         return
     assert all(isinstance(tensor, np.ndarray) for tensor in tensors.values())

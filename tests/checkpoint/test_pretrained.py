@@ -14,9 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from transformers import BertConfig, BigBirdConfig
 
 import flax_bigbird as fb
-from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.checkpoint.pickles import read_pickle
-from flax_bigbird.models.pretrained_io import CheckpointWarning
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.checkpoint.torch_pickle import load_torch_pickle
 
 TASKS = {
     "Model": {},
@@ -179,7 +178,7 @@ def test_a_file_of_2021_loads_without_a_word():
     norm = params["bert", "embeddings", "LayerNorm", "scale"]
     assert norm.shape == (4,)
     assert params["bert", "embeddings", "word_embeddings", "embedding"].shape == (12, 4)
-    tensors = read_pickle(GOLDENS / "torch_bin" / "old_masked_lm" / "pytorch_model.bin")
+    tensors = load_torch_pickle(GOLDENS / "torch_bin" / "old_masked_lm" / "pytorch_model.bin")
     np.testing.assert_array_equal(norm, tensors["bert.embeddings.LayerNorm.gamma"])
     dense = "bert.encoder.layer.0.intermediate.dense"
     path = (*dense.split("."), "kernel")

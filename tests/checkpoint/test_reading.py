@@ -24,7 +24,9 @@ HEADS = {
 
 def save(folder, tree, form=(True, "10GB")):
     safe, size = form
-    return checkpoint.save(folder, tree, {}, max_shard_size=size, safe_serialization=safe)
+    return checkpoint.save_checkpoint(
+        folder, tree, {}, max_shard_size=size, safe_serialization=safe
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,7 +9,7 @@ from checkpoint_tools import SHARDED, config, random_params, same
 from flax.traverse_util import flatten_dict
 
 import flax_bigbird as fb
-from flax_bigbird.models.pretrained_io import CheckpointWarning
+from flax_bigbird.checkpoint import CheckpointWarning
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

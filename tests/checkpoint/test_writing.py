@@ -16,7 +16,7 @@ import safetensors.numpy
 from checkpoint_tools import SHARDED, leaves, read, same
 
 from flax_bigbird import checkpoint
-from flax_bigbird.checkpoint import CheckpointError, writing
+from flax_bigbird.checkpoint import CheckpointError, saving
 
 FORMS = ("safe", "safe-sharded", "msgpack", "msgpack-sharded")
 
@@ -24,7 +24,7 @@ FORMS = ("safe", "safe-sharded", "msgpack", "msgpack-sharded")
 def save(folder, value, form="safe", **documents):
     size = SHARDED if form.endswith("-sharded") else "10GB"
     safe = form.startswith("safe")
-    return checkpoint.save(
+    return checkpoint.save_checkpoint(
         folder, leaves(value), documents, max_shard_size=size, safe_serialization=safe
     )
 
@@ -84,7 +84,7 @@ PAIRS = (
 def killed(tmp_path_factory):
     """Lines of `kill_writer.py` by pair: one process for all, because importing takes longest."""
     script = Path(__file__).parent / "kill_writer.py"
-    path = os.pathsep.join([str(script.parent), str(script.parent.parent)])
+    path = os.pathsep.join(map(str, [script.parent, script.parent.parent, *sys.path]))
     done = subprocess.run(
         [sys.executable, script, tmp_path_factory.mktemp("killed") / "model", *PAIRS],
         env=os.environ | {"PYTHONPATH": path},
@@ -122,7 +122,7 @@ def test_killed_while_the_weights_are_written(tmp_path):
         "    os.kill(os.getpid(), 9)\n"
         "threading.Thread(target=kill).start()\n"
         "tree = {('x',): np.zeros(2**27, np.float32)}\n"
-        "checkpoint.save(sys.argv[1], tree, {}, safe_serialization=True)\n"
+        "checkpoint.save_checkpoint(sys.argv[1], tree, {}, safe_serialization=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert done.returncode == -9
@@ -154,7 +154,7 @@ def test_a_failed_write_changes_nothing(tmp_path, monkeypatch, form, step):
 
     if step == "replace":
         real = os.replace
-        heads = tuple(writing._HEADS)
+        heads = tuple(saving._HEADS)
         monkeypatch.setattr(
             os, "replace", lambda a, b: full() if str(b).endswith(heads) else real(a, b)
         )
@@ -196,7 +196,7 @@ def test_a_read_only_target_fails_before_any_work(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "mkdir", read_only)  # root may write anywhere: the system says no
-    monkeypatch.setattr(writing, "_plan", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(saving, "_plan", lambda *_: pytest.fail("work was done"))
     with pytest.raises(CheckpointError, match=r"cannot be written to .Read-only file system"):
         save(tmp_path, 2)
     assert content(tmp_path) == before
@@ -211,20 +211,20 @@ def test_a_folder_in_the_place_of_a_file(tmp_path):
 @pytest.mark.parametrize("size", ["big", "5 apples", 0, -1, None, "5"])
 def test_a_bad_shard_size(tmp_path, size):
     with pytest.raises(ValueError, match="max_shard_size must be a number of bytes or text"):
-        checkpoint.save(tmp_path / "new", leaves(), {}, max_shard_size=size)
+        checkpoint.save_checkpoint(tmp_path / "new", leaves(), {}, max_shard_size=size)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("leaf", ["text", None, object()])
 def test_a_leaf_that_is_no_array(tmp_path, leaf):
     with pytest.raises(ValueError, match="must be an array of numbers; cls/x is"):
-        checkpoint.save(tmp_path / "new", {("cls", "x"): leaf}, {})
+        checkpoint.save_checkpoint(tmp_path / "new", {("cls", "x"): leaf}, {})
     assert not (tmp_path / "new").exists()
 
 
 def test_jax_arrays_and_views_are_written(tmp_path):
     tree = {("x", "bias"): jnp.arange(3.0), ("y", "bias"): np.arange(6.0)[::2]}
-    checkpoint.save(tmp_path, tree, {})
+    checkpoint.save_checkpoint(tmp_path, tree, {})
     same(read(tmp_path, tree), {path: np.asarray(leaf) for path, leaf in tree.items()})
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import flax_bigbird
-from flax_bigbird._hf import bigbird_config_class
+from flax_bigbird._transformers import bigbird_config_class
 
 SIZE = 4  # tokens a block
 # Tokens of the documents of each row; the longest an encoder reads in full has (5 + 2) blocks.

@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 
 import flax_bigbird
 from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
-from flax_bigbird._shipped import DEFAULT_MODEL, local_path
 from flax_bigbird.cli.demo import data
+from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.text import encode, load_tokenizer
 from flax_bigbird.train import TrainOptions
 from flax_bigbird.train.losses import negative_log_likelihood

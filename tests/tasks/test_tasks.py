@@ -13,7 +13,7 @@ import pytest
 
 import flax_bigbird
 from flax_bigbird import tasks
-from flax_bigbird._hf import bigbird_config_class
+from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.cli.main import main
 from flax_bigbird.tasks import base, predicting
 from flax_bigbird.tasks.errors import DataError, OptionError

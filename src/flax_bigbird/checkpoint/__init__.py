@@ -1,10 +1,18 @@
-"""Checkpoints: names, formats, the Hub, atomic writes. Trees of arrays in and out, no models."""
+"""Loads and saves checkpoints: parameter names, file formats, the Hub and atomic writes.
 
+This package converts between files and flat trees of arrays. It knows nothing about models.
+"""
+
+from flax_bigbird.checkpoint.atomic import atomic_directory as atomic_directory
+from flax_bigbird.checkpoint.atomic import atomic_write_bytes as atomic_write_bytes
+from flax_bigbird.checkpoint.atomic import atomic_write_text as atomic_write_text
 from flax_bigbird.checkpoint.errors import CheckpointError as CheckpointError
-from flax_bigbird.checkpoint.fitting import Fit as Fit
-from flax_bigbird.checkpoint.fitting import fit as fit
-from flax_bigbird.checkpoint.fitting import listing as listing
+from flax_bigbird.checkpoint.errors import CheckpointWarning as CheckpointWarning
 from flax_bigbird.checkpoint.hub import Source as Source
-from flax_bigbird.checkpoint.reading import WEIGHT_FILES as WEIGHT_FILES
-from flax_bigbird.checkpoint.reading import read_weights as read_weights
-from flax_bigbird.checkpoint.writing import save as save
+from flax_bigbird.checkpoint.loading import WEIGHT_FILES as WEIGHT_FILES
+from flax_bigbird.checkpoint.loading import load_weights as load_weights
+from flax_bigbird.checkpoint.matching import MatchedParams as MatchedParams
+from flax_bigbird.checkpoint.matching import format_paths as format_paths
+from flax_bigbird.checkpoint.matching import match_params as match_params
+from flax_bigbird.checkpoint.saving import save_checkpoint as save_checkpoint
+from flax_bigbird.checkpoint.saving import weight_file_patterns as weight_file_patterns

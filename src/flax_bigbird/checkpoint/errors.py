@@ -1,5 +1,9 @@
-"""The one error of reading and writing checkpoints."""
+"""The error and the warning that loading and saving checkpoints can raise."""
 
 
 class CheckpointError(OSError, ValueError):
-    """A checkpoint cannot be read or written: which file, what is wrong with it, what to do."""
+    """A checkpoint cannot be loaded or saved; the message names the file and a remedy."""
+
+
+class CheckpointWarning(UserWarning):
+    """The parameters of a checkpoint and those of the model differ."""

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from flax_bigbird._shipped import local_path
 from flax_bigbird.checkpoint.errors import CheckpointError
+from flax_bigbird.pretrained import local_path
 
 _SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 

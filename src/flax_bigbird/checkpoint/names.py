@@ -11,7 +11,7 @@ last word and the axes change by a table.
     x/anything       x.anything  unchanged
 
 Back, `weight` says too little; the tree that the tensors are meant for decides. What is special to
-BigBird is `settle_decoder`, `OLD_NAMES` and `is_droppable`.
+BigBird is `settle_decoder`, `OLD_NAMES` and `is_optional_pooler`.
 """
 
 import re
@@ -242,6 +242,6 @@ def to_torch(flat: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
-def is_droppable(path: Path) -> bool:
+def is_optional_pooler(path: Path) -> bool:
     """A pooler, which HF-Torch keeps for tasks that never read it."""
     return bool(_POOLER.match("/".join(path)))

@@ -9,7 +9,7 @@ import difflib
 import reprlib
 from typing import Any
 
-from flax_bigbird import _hf
+from flax_bigbird import _transformers
 
 # Option -> value when nobody sets it. `None` asks for nothing.
 DEFAULTS: dict[str, Any] = {
@@ -148,7 +148,7 @@ def _check_unsupported(key: str, value: Any, *, of_config: bool) -> None:
         return
     given = f"{key}={reprlib.repr(value)}"
     where = "generation_config" if of_config else "generate"
-    if hasattr(_hf.generation_config_class()(), key):
+    if hasattr(_transformers.generation_config_class()(), key):
         raise ValueError(
             f"{where} does not support {key}; got {given}: leave it out (supported: "
             f"{', '.join(DEFAULTS)})"

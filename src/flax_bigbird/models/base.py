@@ -18,7 +18,7 @@ from flax.errors import ScopeParamNotFoundError, ScopeParamShapeError
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
-from flax_bigbird import _hf
+from flax_bigbird import _transformers
 from flax_bigbird.models import cache as key_value_cache
 from flax_bigbird.models import extra_inputs, inputs
 from flax_bigbird.models.configuration import check_config
@@ -32,7 +32,7 @@ class _ConfigClass:
     """Reads `transformers.BigBirdConfig` when it is first needed, not at import."""
 
     def __get__(self, instance: Any, owner: type) -> type:
-        return _hf.bigbird_config_class()
+        return _transformers.bigbird_config_class()
 
 
 class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
@@ -250,7 +250,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
     def generation_config(self) -> Any:
         """`transformers.GenerationConfig` of a model that generates, else None."""
         if self._generation_config is None and self.can_generate():
-            cls = _hf.generation_config_class()
+            cls = _transformers.generation_config_class()
             self._generation_config = cls.from_model_config(self.config)
         return self._generation_config
 

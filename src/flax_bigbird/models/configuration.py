@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flax_bigbird import _hf
+from flax_bigbird import _transformers
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.patterns import check_layout, global_block_limit, random_rule
 
@@ -21,7 +21,7 @@ _LEAST = {
 
 def check_config(config: Any) -> None:
     """Raises `ValueError` or `TypeError` for a configuration no model can be built from."""
-    cls = _hf.bigbird_config_class()
+    cls = _transformers.bigbird_config_class()
     if not isinstance(config, cls):
         raise TypeError(f"config must be a transformers.BigBirdConfig; got {type(config).__name__}")
     if config.attention_type not in ("block_sparse", "original_full"):

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from flax_bigbird import _hf, checkpoint
-from flax_bigbird.checkpoint import CheckpointError, writing
+from flax_bigbird import _transformers, checkpoint
+from flax_bigbird.checkpoint import CheckpointError
+from flax_bigbird.checkpoint import CheckpointWarning as CheckpointWarning
 
 # Configuration keys of ours, which a config.json of another origin lacks.
 OWN_CONFIG_KEYS = (
@@ -35,10 +36,6 @@ _WITHOUT_EFFECT = {"trust_remote_code", "resume_download", "from_pt"}
 
 # Heads of one name and one shape that mean different things.
 _CONFUSABLE = {"BigBirdForMultipleChoice", "BigBirdForTokenClassification"}
-
-
-class CheckpointWarning(UserWarning):
-    """Leaves that a checkpoint lacks, or has and the model does not."""
 
 
 class PretrainedIO:
@@ -196,7 +193,7 @@ class PretrainedIO:
         if model.generation_config is not None:
             generation = model.generation_config.to_json_string()
             documents = {"generation_config.json": generation} | documents
-        return checkpoint.save(
+        return checkpoint.save_checkpoint(
             folder,
             flat,
             documents,
@@ -260,7 +257,7 @@ def _upload(
         repo_id=repo.repo_id,
         folder_path=folder,
         allow_patterns=files,
-        delete_patterns=writing.stale_patterns(),
+        delete_patterns=checkpoint.weight_file_patterns(),
         commit_message=commit_message or "Upload BigBird model",
         **options,
     )
@@ -271,7 +268,7 @@ def _configure(
 ) -> tuple[Any, dict[str, Any]]:
     """The configuration with the overrides that are its keys, and the other overrides."""
     config_class = cls.config_class
-    if isinstance(config, _hf.bigbird_config_class()):
+    if isinstance(config, _transformers.bigbird_config_class()):
         config = copy.deepcopy(config)
     elif isinstance(config, dict):
         config = config_class.from_dict(copy.deepcopy(_big_bird(config_class, config, "config")))
@@ -348,7 +345,7 @@ def _generation_config(source: checkpoint.Source) -> Any:
     content = _read_json(source, "generation_config.json")
     if content is None:
         return None
-    return _hf.generation_config_class().from_dict(content)
+    return _transformers.generation_config_class().from_dict(content)
 
 
 def _load(
@@ -356,8 +353,8 @@ def _load(
 ) -> dict[str, Any]:
     """The leaves of the checkpoint that the model has; warns of and raises for the rest."""
     expected = flatten_dict(model.params_shape_tree)
-    flat, file = checkpoint.read_weights(source, expected, model.base_model_prefix)
-    fit = checkpoint.fit(flat, expected)
+    flat, file = checkpoint.load_weights(source, expected, model.base_model_prefix)
+    fit = checkpoint.match_params(flat, expected)
     name = type(model).__name__
     shapes = [
         f"{'/'.join(path)}: {theirs} in the file, {ours} in the model"
@@ -373,10 +370,10 @@ def _load(
     if not fit.params:
         raise CheckpointError(
             f"{file} has none of the {len(expected)} leaves of {name}; it has "
-            f"{checkpoint.listing(fit.unexpected) or 'none at all'}: is it a BigBird's?"
+            f"{checkpoint.format_paths(fit.unexpected) or 'none at all'}: is it a BigBird's?"
         )
     fate = "were initialised anew: train them" if filling else "are missing from params"
-    absent = [checkpoint.listing(fit.missing)] if fit.missing else []
+    absent = [checkpoint.format_paths(fit.missing)] if fit.missing else []
     absent += [f"of another shape: {'; '.join(shapes)}"] if shapes else []
     if absent:
         _warn(
@@ -386,7 +383,7 @@ def _load(
     if fit.unexpected:
         _warn(
             f"{len(fit.unexpected)} leaves of {file} that {name} does not have were not read: "
-            + checkpoint.listing(fit.unexpected)
+            + checkpoint.format_paths(fit.unexpected)
         )
     _warn_of_another_task(model)
     return jax.tree.map(jnp.asarray, unflatten_dict(fit.params))

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import flax_bigbird
-from flax_bigbird._hf import bigbird_config_class
-from flax_bigbird._shipped import DEFAULT_MODEL, local_path
-from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.models.pretrained_io import CheckpointWarning
+from flax_bigbird._transformers import bigbird_config_class
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.errors import OptionError
 from flax_bigbird.tasks.options import AnswerOptions, RowOptions, check_names

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird._shipped import local_path
+from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks import files
 from flax_bigbird.tasks.base import Row, Task
 from flax_bigbird.tasks.errors import DataError, OptionError

@@ -5,8 +5,9 @@ from flax_bigbird.train import TrainOptions, train
 train(TrainOptions(task="masked-lm", train_files=["texts"], output_dir="run"))
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from flax_bigbird import _lazy
 
 if TYPE_CHECKING:
     from flax_bigbird.train.evaluating import evaluate as evaluate
@@ -18,26 +19,5 @@ if TYPE_CHECKING:
     from flax_bigbird.train.options import TrainOptions as TrainOptions
     from flax_bigbird.train.reading import DataError as DataError
     from flax_bigbird.train.run import train as train
-
-# Loaded when first used: the losses need none of what the loop is made of.
-_WHERE = {
-    "DataError": "reading",
-    "EvaluateOptions": "options",
-    "Interrupted": "loop",
-    "OptionError": "options",
-    "TrainOptions": "options",
-    "TrainingError": "loop",
-    "evaluate": "evaluating",
-    "evaluate_options": "evaluating",
-    "train": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+else:
+    __getattr__, __dir__ = _lazy.attach(__name__, __file__)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flax_bigbird._hf import quiet
+from flax_bigbird._transformers import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,7 +1,7 @@
 """Writes checkpoints so that a crash at any moment leaves the old one or the new one, whole.
 
 Everything is first written and flushed in a hidden folder inside the target. Then files move to
-their places in an order in which only one step changes what `reading` sees of the weights:
+their places in an order in which only one step changes what `loading` sees of the weights:
 
 1. shards, under names that no file has yet (`model-00001-of-00002.safetensors`, or if an earlier
    save's are there `model-2-00001-of-00002.safetensors`), so that the old index's shards stay;
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.checkpoint import names
+from flax_bigbird.checkpoint.atomic import flush_to_disk
 from flax_bigbird.checkpoint.errors import CheckpointError
 
 _HEADS = (  # in the readers' order of preference
@@ -49,7 +50,7 @@ _ABANDONED = 3600.0  # seconds since a hidden folder last changed, after which i
 _Write = Callable[[Path], Any]
 
 
-def save(
+def save_checkpoint(
     folder: str | os.PathLike[str],
     flat: Mapping[names.Path, Any],
     documents: Mapping[str, str],
@@ -75,7 +76,7 @@ def save(
         were there are whole.
     """
     _check_leaves(flat)
-    path = prepare_folder(folder)
+    path = prepare_directory(folder)
     leaves = {key: np.asarray(leaf) for key, leaf in flat.items()}
     tensors = names.to_torch(leaves) if safe_serialization else leaves
     head, shards, index = _plan(path, tensors, max_shard_size, safe_serialization)
@@ -91,7 +92,7 @@ def save(
     return written
 
 
-def prepare_folder(folder: str | os.PathLike[str]) -> Path:
+def prepare_directory(folder: str | os.PathLike[str]) -> Path:
     """Makes the folder and shows that it can be written to, before any work.
 
     Raises:
@@ -116,7 +117,7 @@ def prepare_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def stale_patterns() -> list[str]:
+def weight_file_patterns() -> list[str]:
     """Glob patterns of every file of weights that a save may leave or replace."""
     return [*_HEADS, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
 
@@ -198,7 +199,7 @@ def _publish(folder: Path, stages: list[dict[str, _Write]], shadows: list[str]) 
             for file, write in (pair for stage in stages for pair in stage.items()):
                 write(staging / file)
                 (staging / file).chmod(mode)
-                _sync(staging / file)
+                flush_to_disk(staging / file)
             for stage in stages:
                 for file in stage:
                     if _SHARD.fullmatch(file):
@@ -207,10 +208,10 @@ def _publish(folder: Path, stages: list[dict[str, _Write]], shadows: list[str]) 
                     if file in _HEADS:
                         shards.clear()
                 if stage is stages[0]:
-                    _sync(folder)
+                    flush_to_disk(folder)
             for name in reversed(shadows):
                 (folder / name).unlink()
-            _sync(folder)
+            flush_to_disk(folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder} could not be written ({error}): weights that were there are whole; make "
@@ -230,7 +231,7 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
     try:
         for name in heads:
             (folder / name).unlink(missing_ok=True)
-        _sync(folder)
+        flush_to_disk(folder)
         for name in shards:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
@@ -243,15 +244,6 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
             last = max(p.stat().st_mtime for p in (path, *path.iterdir()))
             if time.time() - last > _ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's names, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _json(content: Any) -> str:

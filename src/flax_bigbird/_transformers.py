@@ -1,7 +1,7 @@
-"""Quiet, late access to what `transformers` is used for: configurations and tokenizers.
+"""Imports from `transformers`, late and without its log messages.
 
-Importing `transformers` without PyTorch logs advice about installing it, and takes a second; both
-are kept out of `import flax_bigbird`.
+We use `transformers` for configurations and tokenizers only. Importing it takes about a second and,
+without PyTorch, logs advice to install PyTorch; `import flax_bigbird` does neither.
 """
 
 import contextlib
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Holds back log records below ERROR while `transformers` is imported."""
-    before = logging.root.manager.disable
+    """Suppresses log records below `ERROR` inside the `with` block."""
+    previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(previous)
 
 
 @functools.cache
 def bigbird_config_class() -> type["BigBirdConfig"]:
-    """`transformers.BigBirdConfig`."""
+    """Returns `transformers.BigBirdConfig`."""
     with quiet():
         from transformers import BigBirdConfig
     return BigBirdConfig
@@ -35,7 +35,7 @@ def bigbird_config_class() -> type["BigBirdConfig"]:
 
 @functools.cache
 def generation_config_class() -> type["GenerationConfig"]:
-    """`transformers.GenerationConfig`."""
+    """Returns `transformers.GenerationConfig`."""
     with quiet():
         from transformers import GenerationConfig
     return GenerationConfig

@@ -123,7 +123,7 @@ class _Unpickler(pickle.Unpickler):
         return self._open_storage(key, storage_type, count, rest)
 
 
-def read_pickle(path: Path) -> dict[str, np.ndarray]:
+def load_torch_pickle(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a PyTorch file by name.
 
     Raises:

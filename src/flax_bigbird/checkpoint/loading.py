@@ -11,11 +11,11 @@ from flax_bigbird.checkpoint import names
 from flax_bigbird.checkpoint.errors import CheckpointError
 from flax_bigbird.checkpoint.hub import Source
 from flax_bigbird.checkpoint.names import Flat
-from flax_bigbird.checkpoint.pickles import read_pickle
+from flax_bigbird.checkpoint.torch_pickle import load_torch_pickle
 
 # In order of preference, each before its index of shards: our own output first, so that it wins in
 # a folder that was saved into; then the Flax formats; pickles last, which hold the same weights
-# wherever a safer file stands beside them. `writing` counts on this order.
+# wherever a safer file stands beside them. `saving` counts on this order.
 WEIGHT_FILES = (
     "model.safetensors",
     "flax_model.msgpack",
@@ -27,7 +27,7 @@ WEIGHT_FILES = (
 _Content = tuple[dict[Any, np.ndarray], Mapping[str, str]]
 
 
-def read_weights(
+def load_weights(
     source: Source, expected: Iterable[names.Path], prefix: str = "bert"
 ) -> tuple[Flat, Path]:
     """The first weights found, as a flat linen tree in the files' dtypes, and their file.
@@ -136,7 +136,7 @@ def _read_msgpack(path: Path) -> _Content:
 
 
 def _read_pickle(path: Path) -> _Content:
-    return read_pickle(path), {}
+    return load_torch_pickle(path), {}
 
 
 def _named(content: _Content, expected: Iterable[names.Path], prefix: str) -> Flat:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flax_bigbird._hf import quiet
-from flax_bigbird._shipped import local_path
+from flax_bigbird._transformers import quiet
+from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.errors import OptionError
 
 if TYPE_CHECKING:

@@ -1,0 +1,60 @@
+"""Writes files and directories atomically: a crash leaves the old content or the new, never a part.
+
+The content is first written under a temporary name in the same directory and flushed to disk. One
+rename then puts it in place.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 text file atomically, replacing a file that exists."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file atomically, replacing a file that exists."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields an empty directory to fill, which is renamed to `path` when the block ends.
+
+    If the block raises, the directory is removed and `path` never exists.
+
+    Raises:
+      OSError: if `path` already exists and is not an empty directory.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            flush_to_disk(file)
+        flush_to_disk(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """Blocks until the content of a file, or the entries of a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
