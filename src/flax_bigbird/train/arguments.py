@@ -5,7 +5,6 @@ have one. This module is imported without JAX.
 """
 
 import typing
-from pathlib import Path
 from typing import Any, Self
 
 import pydantic
@@ -20,12 +19,9 @@ from flax_bigbird.tasks.options import (
     REQUIRED,
     RUN,
     TaskOptions,
-    check_option_names,
     command_options,
     option,
-    option_fields,
 )
-from flax_bigbird.tasks.registry import task_names
 
 SCHEDULES = ("linear", "cosine", "constant")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
@@ -55,12 +51,8 @@ class TrainingArguments(TaskOptions):
         help="The id of a Hub dataset, or a directory that `datasets` loads, instead of files.",
         panel=DATA,
     )
-    dataset_config: str | None = option(
-        None, help="The configuration of the dataset.", panel=DATA
-    )
-    train_split: str = option(
-        "train", help="The split of the dataset to train on.", panel=DATA
-    )
+    dataset_config: str | None = option(None, help="The configuration of the dataset.", panel=DATA)
+    train_split: str = option("train", help="The split of the dataset to train on.", panel=DATA)
     validation_split: str | None = option(
         None, help="The split of the dataset to validate on.", panel=DATA
     )
@@ -158,9 +150,7 @@ class TrainingArguments(TaskOptions):
         ge=0,
         le=0.9999999,
     )
-    adam_epsilon: float = option(
-        1e-8, help="The epsilon of AdamW.", panel=OPTIMIZATION, ge=0, le=1
-    )
+    adam_epsilon: float = option(1e-8, help="The epsilon of AdamW.", panel=OPTIMIZATION, ge=0, le=1)
     max_grad_norm: float = option(
         1.0,
         help="The global norm that gradients are clipped to; 0 turns clipping off.",
@@ -179,9 +169,7 @@ class TrainingArguments(TaskOptions):
     output_dir: str = option(
         REQUIRED, help="The directory of the run and of the trained model.", panel=RUN
     )
-    overwrite_output_dir: bool = option(
-        False, help="Replace another run in output_dir.", panel=RUN
-    )
+    overwrite_output_dir: bool = option(False, help="Replace another run in output_dir.", panel=RUN)
     seed: int = option(
         0,
         help="The seed of new parameters, the order of examples, masking and dropout.",
@@ -232,7 +220,9 @@ class TrainingArguments(TaskOptions):
             )
         for name in ("validation_split", "dataset_config", "train_split"):
             if not self.dataset and self._is_changed(name):
-                remedy = ": use validation_files" if name == "validation_split" else ": leave it out"
+                remedy = (
+                    ": use validation_files" if name == "validation_split" else ": leave it out"
+                )
                 raise OptionError(
                     f"{name} belongs to a dataset; got {getattr(self, name)!r} without one{remedy}"
                 )
@@ -241,12 +231,12 @@ class TrainingArguments(TaskOptions):
                 "the validation data must be validation_files or validation_split; got both: give "
                 "one"
             )
-        if self.validation_files or self.validation_split:
-            if self.validation_fraction and self._is_changed("validation_fraction"):
-                raise OptionError(
-                    "validation_fraction holds out training rows where no validation data are "
-                    f"given; got {self.validation_fraction:g} beside validation data: leave it out"
-                )
+        has_split = bool(self.validation_files or self.validation_split)
+        if has_split and self.validation_fraction and self._is_changed("validation_fraction"):
+            raise OptionError(
+                "validation_fraction holds out training rows if no validation data are given; got "
+                f"{self.validation_fraction:g} beside validation data: leave it out"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -322,74 +312,3 @@ def train_options(task: str, **values: Any) -> TrainingArguments:
         value is not allowed.
     """
     return train_options_class(task)(**values)
-
-
-def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
-    """Returns the options that a YAML file holds, with `task` among them if the file names it.
-
-    Numbers such as `3e-5`, which YAML reads as text, become numbers.
-
-    Args:
-      path: The file.
-      task: The task that the options are for. By default, the file names it.
-
-    Raises:
-      OptionError: if the file is missing or not a mapping, names another task than `task`, or holds
-        a key that is no option.
-    """
-    values = _load_mapping(path)
-    named = values.get("task", task)
-    if named is None:
-        raise OptionError(f"task must be given; {path} names none: choose {_choices()}")
-    if task is not None and named != task:
-        raise OptionError(f"task must be that of {path}, {named!r}; got {task!r}: give one of them")
-    options_class = train_options_class(named)
-    fields = option_fields(options_class)
-    check_option_names(
-        (str(name) for name in values if name != "task"), fields, task=named, command="train"
-    )
-    for name, value in values.items():
-        if isinstance(value, str) and name in fields and _is_float(fields[name].annotation):
-            try:
-                values[name] = float(value)
-            except ValueError:
-                continue  # the check of the options says what is wrong
-    return values
-
-
-def to_yaml(options: TrainingArguments) -> str:
-    """Returns the options as YAML, in the order of their definition."""
-    import yaml
-
-    return yaml.safe_dump(options.as_dict(), sort_keys=False, allow_unicode=True)
-
-
-def _load_mapping(path: str | Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"the file of options must be readable; {path} is not ({error}): check the path"
-        ) from error
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise OptionError(
-            f"the file of options must be YAML; {path} is not: {error}: correct it"
-        ) from error
-    if not isinstance(values, dict):
-        raise OptionError(
-            f"the file of options must be a mapping; {path} holds {values!r}: write lines such as "
-            "'seed: 1'"
-        )
-    return values
-
-
-def _is_float(annotation: Any) -> bool:
-    return annotation is float or float in typing.get_args(annotation)
-
-
-def _choices() -> str:
-    return f"one of {', '.join(task_names())}"

@@ -1,9 +1,11 @@
-"""Callbacks of a training run: the interface, and those that write metrics.jsonl and TensorBoard."""
+"""Callbacks of a training run: the interface, and those that write its metrics to files."""
 
 import json
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
+from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.train.state import TrainerState
 from flax_bigbird.train.tensorboard import TensorBoardWriter
 
@@ -29,14 +31,16 @@ class TrainerCallback:
         """
         del state, logs
 
-    def on_evaluate(
-        self, state: TrainerState, metrics: Mapping[str, float], is_best: bool
-    ) -> None:
+    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
         """Called after every evaluation; `is_best` says whether the metrics are the best so far."""
         del state, metrics, is_best
 
     def on_save(self, state: TrainerState) -> None:
         """Called after a checkpoint has been written."""
+        del state
+
+    def on_train_end(self, state: TrainerState) -> None:
+        """Called when training ends in this process, even if by an exception."""
         del state
 
     def should_stop(self) -> bool:
@@ -62,9 +66,7 @@ class CallbackList(TrainerCallback):
         for callback in self.callbacks:
             callback.on_log(state, logs)
 
-    def on_evaluate(
-        self, state: TrainerState, metrics: Mapping[str, float], is_best: bool
-    ) -> None:
+    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
         for callback in self.callbacks:
             callback.on_evaluate(state, metrics, is_best)
 
@@ -72,29 +74,41 @@ class CallbackList(TrainerCallback):
         for callback in self.callbacks:
             callback.on_save(state)
 
+    def on_train_end(self, state: TrainerState) -> None:
+        for callback in self.callbacks:
+            callback.on_train_end(state)
+
     def should_stop(self) -> bool:
-        return any([callback.should_stop() for callback in self.callbacks])
+        return any(callback.should_stop() for callback in self.callbacks)
 
 
 class MetricsFileCallback(TrainerCallback):
-    """Appends a JSON object per log and per evaluation to metrics.jsonl."""
+    """Appends a JSON object per log and per evaluation to metrics.jsonl.
+
+    When a run is resumed, the lines of the steps that will be repeated are removed first.
+    """
 
     def __init__(self, path: Path):
+        self._path = path
+        self._file: FileIO | None = None
+
+    def on_train_begin(self, state: TrainerState) -> None:
+        _remove_later_steps(self._path, state.global_step)
         # Without a buffer nothing is left to be written when the disk is full.
-        self._file = path.open("ab", buffering=0)
+        self._file = self._path.open("ab", buffering=0)
 
     def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
         self._write("training", state.global_step, logs)
 
-    def on_evaluate(
-        self, state: TrainerState, metrics: Mapping[str, float], is_best: bool
-    ) -> None:
+    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
         self._write("validation", state.global_step, metrics)
 
-    def close(self) -> None:
-        self._file.close()
+    def on_train_end(self, state: TrainerState) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        assert self._file is not None, "on_train_begin opens the file"
         line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
         self._file.write(line.encode())
 
@@ -102,21 +116,40 @@ class MetricsFileCallback(TrainerCallback):
 class TensorBoardCallback(TrainerCallback):
     """Writes every log and every evaluation to a TensorBoard event file."""
 
-    def __init__(self, directory: Path, first_step: int):
-        """See `TensorBoardWriter`."""
-        self._writer = TensorBoardWriter(directory, first_step)
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._writer: TensorBoardWriter | None = None
+
+    def on_train_begin(self, state: TrainerState) -> None:
+        self._writer = TensorBoardWriter(self._directory, state.global_step)
 
     def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
         self._write("training", state.global_step, logs)
 
-    def on_evaluate(
-        self, state: TrainerState, metrics: Mapping[str, float], is_best: bool
-    ) -> None:
+    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
         self._write("validation", state.global_step, metrics)
 
-    def close(self) -> None:
-        self._writer.close()
+    def on_train_end(self, state: TrainerState) -> None:
+        if self._writer is not None:
+            self._writer.close()
 
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        assert self._writer is not None, "on_train_begin opens the file"
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _remove_later_steps(path: Path, step: int) -> None:
+    """Removes the lines after `step` from a metrics.jsonl, if there is one."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if _step_of_line(line) <= step]
+    atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of_line(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # an incomplete line of a process that was killed

@@ -45,7 +45,8 @@ class RunCheckpointManager:
         self._manager.save(
             step,
             args=args.Composite(
-                arrays=args.StandardSave(checkpoint.arrays), progress=args.JsonSave(checkpoint.state)
+                arrays=args.StandardSave(checkpoint.arrays),
+                progress=args.JsonSave(checkpoint.state),
             ),
         )
 

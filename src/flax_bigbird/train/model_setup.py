@@ -45,10 +45,8 @@ def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) ->
     return model
 
 
-def resolve_max_length(
-    options: TrainingArguments, initial_model: str | None
-) -> TrainingArguments:
-    """Returns the options with a `max_length`: by default that of the model's position embeddings."""
+def resolve_max_length(options: TrainingArguments, initial_model: str | None) -> TrainingArguments:
+    """Returns the options with a `max_length`, by default that of the position embeddings."""
     if options.max_length:
         return options
     positions = options.config_overrides.get("max_position_embeddings")
@@ -142,9 +140,7 @@ def setup_model(
             raise OptionError(f"config_overrides must describe a BigBird: {error}") from error
         messages = [f"A new model with {count_parameters(model):,} parameters."]
     else:
-        model, messages = _load_model(
-            options, initial_model, create, config_keys, module_fields
-        )
+        model, messages = _load_model(options, initial_model, create, config_keys, module_fields)
     _check_model(options, model, tokenizer)
     return model, messages
 
@@ -226,9 +222,7 @@ def _load_model(
     if max_positions and max_positions != before:
         model = flax_bigbird.resize_position_embeddings(model, max_positions)
         done = "tiled" if max_positions > before else "truncated"
-        messages.append(
-            f"Its position embeddings are {done} from {before:,} to {max_positions:,}."
-        )
+        messages.append(f"Its position embeddings are {done} from {before:,} to {max_positions:,}.")
     return model, messages
 
 
@@ -239,12 +233,12 @@ def _check_model(
     positions = model.config.max_position_embeddings
     if options.length > positions:
         raise OptionError(
-            f"max_length must be at most the length of the model's position embeddings, {positions}; "
-            f"got {options.length}: lower it, or lengthen them with config_overrides "
+            "max_length must be at most the length of the model's position embeddings, "
+            f"{positions}; got {options.length}: lower it, or lengthen them with config_overrides "
             f"max_position_embeddings={options.length}"
         )
     if len(tokenizer) > model.config.vocab_size:
         raise OptionError(
-            f"the tokenizer must have at most the {model.config.vocab_size} tokens of the model; it "
-            f"has {len(tokenizer)}: use the tokenizer that belongs to the model"
+            f"the tokenizer must have at most the {model.config.vocab_size} tokens of the model; "
+            f"it has {len(tokenizer)}: use the tokenizer that belongs to the model"
         )

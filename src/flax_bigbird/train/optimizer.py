@@ -1,4 +1,4 @@
-"""AdamW as transformers are trained: warmup, a learning rate schedule, decay of matrices, clipping."""
+"""AdamW with warmup, a learning rate schedule, weight decay of matrices and gradient clipping."""
 
 from typing import Any
 

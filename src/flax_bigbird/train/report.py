@@ -1,4 +1,4 @@
-"""What a finished run leaves to read: report.json, a loss curve, a model card."""
+"""What a finished run leaves for people: report.json, a loss curve and a model card."""
 
 import json
 from pathlib import Path
@@ -6,63 +6,36 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird.tasks.files import write_whole
-from flax_bigbird.train import metrics
-from flax_bigbird.train.objectives import Objective
-from flax_bigbird.train.options import TrainOptions
-from flax_bigbird.train.outputs import RunFolder, as_json
+from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.train.run_directory import RunDirectory
+from flax_bigbird.train.setup import PreparedRun
 
-MOST_CLASSES = 40  # a larger confusion matrix cannot be read
-TITLES = {
-    "causal-lm": "Causal language model",
-    "masked-lm": "Masked language model",
-    "multiple-choice": "Multiple choice",
-    "next-sentence": "Masked language model with next-sentence prediction",
-    "question-answering": "Question answering",
-    "sequence-classification": "Document classifier",
-    "token-classification": "Word tagger",
-}
-TAGS = {
-    "causal-lm": "text-generation",
-    "masked-lm": "fill-mask",
-    "multiple-choice": "multiple-choice",
-    "next-sentence": "fill-mask",
-    "question-answering": "question-answering",
-    "sequence-classification": "text-classification",
-    "token-classification": "token-classification",
-}
+_MAX_CLASSES = 40  # a larger confusion matrix is not legible
 
 
-def read(folder: RunFolder) -> dict[str, Any]:
-    return json.loads(folder.report.read_text(encoding="utf-8"))
+def write_report(directory: RunDirectory, run: PreparedRun, report: dict[str, Any]) -> None:
+    """Writes the pictures, the model card and report.json, which is last: it ends the run.
+
+    Args:
+      directory: The run directory.
+      run: The run.
+      report: The content of report.json.
+    """
+    plot_losses(directory.root / "loss.png", report)
+    matrix = report.get("confusion_matrix")
+    if matrix is not None and len(matrix["labels"]) <= _MAX_CLASSES:
+        path = directory.root / "confusion_matrix.png"
+        plot_confusion_matrix(path, np.array(matrix["rows"]), matrix["labels"])
+    atomic_write_text(directory.root / "README.md", model_card(run, report))
+    atomic_write_text(directory.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
-def write(
-    folder: RunFolder,
-    options: TrainOptions,
-    objective: Objective,
-    found: dict[str, Any],
-    outputs: dict[str, np.ndarray] | None,
-) -> None:
-    """Pictures and card first: a folder with report.json is complete."""
-    loss_curve(folder.root / "loss.png", found)
-    names = getattr(objective, "names", [])
-    if outputs is not None and getattr(objective, "mode", "") == "single-label":
-        predicted = outputs["logits"].argmax(-1)
-        table = metrics.confusion(outputs["labels"], predicted, len(names))
-        found["confusion_matrix"] = {"labels": names, "rows": table.tolist()}
-        if len(names) <= MOST_CLASSES:
-            confusion_picture(folder.root / "confusion_matrix.png", table, names)
-    write_whole(folder.root / "README.md", card(options, found))
-    write_whole(folder.report, as_json(found))
-
-
-def loss_curve(path: Path, found: dict[str, Any]) -> None:
-    """Training loss, and validation loss where there is one, by step."""
-    figure, axes = _figure()
-    steps, losses = zip(*found["losses"], strict=True) if found["losses"] else ((), ())
+def plot_losses(path: Path, report: dict[str, Any]) -> None:
+    """Draws the training loss by step, and the validation loss if there is one."""
+    figure, axes = _new_figure()
+    steps, losses = zip(*report["losses"], strict=True) if report["losses"] else ((), ())
     axes.plot(steps, losses, label="training", linewidth=1)
-    points = [(e["step"], e["loss"]) for e in found["evaluations"] if "loss" in e]
+    points = [(e["step"], e["loss"]) for e in report["evaluations"] if "loss" in e]
     if points:
         axes.plot(*zip(*points, strict=True), "o-", label="validation", markersize=3)
     axes.set_xlabel("step")
@@ -71,77 +44,92 @@ def loss_curve(path: Path, found: dict[str, Any]) -> None:
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def confusion_picture(path: Path, table: np.ndarray, names: list[str]) -> None:
-    """Rows are true classes, columns predicted ones."""
-    figure, axes = _figure()
-    share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axes.set_yticks(range(len(names)), names)
+def plot_confusion_matrix(path: Path, counts: np.ndarray, labels: list[str]) -> None:
+    """Draws a confusion matrix.
+
+    Args:
+      path: The PNG file.
+      counts: `[classes, classes]`; rows are the true classes, columns the predicted ones.
+      labels: The names of the classes.
+    """
+    figure, axes = _new_figure()
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    for (row, column), count in np.ndenumerate(table):
+    for (row, column), count in np.ndenumerate(counts):
         if count:
-            shade = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=shade, fontsize=7)
+            color = "white" if fractions[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=7)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot there is no display and no global state
-
-    figure = Figure(figsize=(6, 4))
-    return figure, figure.add_subplot()
-
-
-def card(options: TrainOptions, found: dict[str, Any]) -> str:
-    """The model card, in the form that model hubs read."""
-    training, validation = found["training"], found["validation"]
-    source = options.dataset or ", ".join(Path(path).name for path in options.train_files)
-    name = Path(options.output_dir).expanduser().resolve().name
+def model_card(run: PreparedRun, report: dict[str, Any]) -> str:
+    """Returns the model card, in the format of the Hugging Face Hub."""
+    name = Path(run.options.output_dir).expanduser().resolve().name
+    start = run.initial_model
     lines = [
         "---",
         "library_name: flax-bigbird",
-        f"pipeline_tag: {TAGS[options.task]}",
+        f"pipeline_tag: {run.task.pipeline_tag}",
         "tags:",
         "- bigbird",
         "- long-documents",
-        *([f"base_model: {options.start}"] if options.start else []),
+        *([f"base_model: {start}"] if start else []),
         "---",
         "",
         f"# {name}",
         "",
-        f"{TITLES[options.task]}: BigBird, {found['parameters']:,} parameters, documents of up to "
-        f"{options.length:,} tokens. "
-        + (f"Started from {options.start}." if options.start else "Trained from nothing."),
+        f"{run.task.title}: a BigBird with {report['parameters']:,} parameters for documents of up "
+        f"to {run.options.length:,} tokens. "
+        + (f"It was fine-tuned from {start}." if start else "It was trained from scratch."),
         "",
         "## Data",
         "",
-        f"{source}: {training['rows']:,} rows of {training['tokens']:,} tokens to train on"
-        + (f"; {validation['rows']:,} held out to validate on." if validation else "."),
+        _data_sentence(run, report),
         "",
         "## Results",
         "",
-    ]
-    if found["metrics"]:
-        lines += [
-            f"On the validation rows, after step {found['best_step']:,} (the best by "
-            f"{found['best_metric']}):",
-            "",
-            "| metric | value |",
-            "|---|---|",
-            *(f"| {key} | {value:.4f} |" for key, value in found["metrics"].items()),
-            "",
-        ]
-    else:
-        lines += ["Nothing was held out: there are no results.", ""]
-    lines += [
+        *_result_lines(report),
         "## Training",
         "",
-        f"{found['steps']:,} steps, {found['tokens']:,} tokens, {found['seconds']:,.0f} s; "
-        "options in `options.yaml`, metrics in `metrics.jsonl`.",
+        f"{report['steps']:,} steps, {report['tokens']:,} tokens, {report['seconds']:,.0f} s. The "
+        "options are in `options.yaml`, the metrics in `metrics.jsonl`.",
         "",
         "![loss](loss.png)",
         "",
     ]
     return "\n".join(lines)
+
+
+def _data_sentence(run: PreparedRun, report: dict[str, Any]) -> str:
+    training, validation = report["training"], report["validation"]
+    files = ", ".join(Path(path).name for path in run.options.train_files)
+    sentence = (
+        f"{run.options.dataset or files}: {training['rows']:,} rows with {training['tokens']:,} "
+        "tokens for training"
+    )
+    return sentence + (f", {validation['rows']:,} for validation." if validation else ".")
+
+
+def _result_lines(report: dict[str, Any]) -> list[str]:
+    if not report["metrics"]:
+        return ["The run had no validation data.", ""]
+    return [
+        f"On the validation data, after step {report['best_step']:,} (the best by "
+        f"{report['best_metric']}):",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {key} | {value:.4f} |" for key, value in report["metrics"].items()),
+        "",
+    ]
+
+
+def _new_figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # pyplot would need a display and keep global state
+
+    figure = Figure(figsize=(6, 4))
+    return figure, figure.add_subplot()

@@ -13,7 +13,9 @@ from typing import Any
 
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.train.arguments import TrainingArguments, to_yaml
+from flax_bigbird.tasks.options import translate_saved_options
+from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.option_files import to_yaml
 from flax_bigbird.train.state import TrainerState
 
 # Options that may differ when a run is resumed.
@@ -79,14 +81,6 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         self._remove_run()
         atomic_write_text(self.options, to_yaml(options))
-
-    def truncate_metrics(self, step: int) -> None:
-        """Removes the lines of metrics.jsonl after `step`: those steps will be repeated."""
-        if not self.metrics.exists():
-            return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _step_of_line(line) <= step]
-        atomic_write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
     def remove_resume_files(self) -> None:
         """Removes what only a run that is not finished needs."""
@@ -167,16 +161,9 @@ def explain_full_disk(directory: RunDirectory, state: TrainerState) -> Iterator[
 
 def _check_same_options(directory: RunDirectory, options: TrainingArguments) -> None:
     """Raises `OptionError` if the run in the directory was started with other options."""
-    try:
-        before = load_saved_options(directory.options)
-    except OptionError as error:
-        raise OptionError(
-            f"{error}; choose another output_dir, or start again with overwrite_output_dir"
-        ) from error
+    before = _load_options(directory.options)
     now = options.as_dict()
-    different = [
-        name for name in now if name not in _CHANGEABLE and before.get(name) != now[name]
-    ]
+    different = [name for name in now if name not in _CHANGEABLE and before.get(name) != now[name]]
     if different:
         shown = "; ".join(
             f"{name} {before.get(name)!r}, now {now[name]!r}" for name in different[:5]
@@ -188,14 +175,23 @@ def _check_same_options(directory: RunDirectory, options: TrainingArguments) -> 
         )
 
 
+def _load_options(path: Path) -> dict[str, Any]:
+    """Returns the options that a run saved, by their present names."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise OptionError(
+            f"{path} must hold the options of a run; it is broken: choose another output_dir, or "
+            "start again with overwrite_output_dir"
+        )
+    return translate_saved_options(values)
+
+
 def _is_disk_full(error: BaseException) -> bool:
     """Whether an error means a full disk; native libraries say so only in their message."""
     is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return is_full or os.strerror(errno.ENOSPC) in str(error)
-
-
-def _step_of_line(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # an incomplete line of a process that was killed

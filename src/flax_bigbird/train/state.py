@@ -1,4 +1,4 @@
-"""The state of a training run beside parameters and optimizer state; a checkpoint stores it as JSON."""
+"""The counters and the history of a training run, which a checkpoint stores as JSON."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class TrainerState:
                 setattr(self, name, value)
 
     def is_finished(self, early_stopping_patience: int | None) -> bool:
-        """Whether the last step is done, or `early_stopping_patience` evaluations were no better."""
+        """Whether the last step is done, or so many evaluations were no better than the best."""
         patience = early_stopping_patience
         out_of_patience = patience is not None and self.evaluations_since_best >= patience
         return self.global_step >= self.max_steps or out_of_patience

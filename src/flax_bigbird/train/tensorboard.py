@@ -1,4 +1,4 @@
-"""A TensorBoard event file, written in the thread of the run so that its errors are raised there."""
+"""Writes TensorBoard event files in the thread of the run, so that errors are raised there."""
 
 import contextlib
 import time

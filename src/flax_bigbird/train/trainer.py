@@ -3,7 +3,6 @@
 import math
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -100,6 +99,11 @@ class Trainer:
         )
 
     @property
+    def metric_for_best_model(self) -> str:
+        """The metric that decides which model is saved."""
+        return self.options.metric_for_best_model or self.task.metric_for_best_model
+
+    @property
     def median_tokens_per_second(self) -> float:
         """The median throughput of this process between two logs; 0.0 before the first log."""
         return statistics.median(self._throughputs) if self._throughputs else 0.0
@@ -111,18 +115,25 @@ class Trainer:
           TrainingInterrupted: if a callback asked for it; the run is saved.
           TrainingError: if the loss is not finite.
         """
+        try:
+            self.callback.on_train_begin(self.state)
+            self._train()
+        finally:
+            self.callback.on_train_end(self.state)
+            self._checkpoints.close()
+
+    def _train(self) -> None:
         options, state = self.options, self.state
         losses: list[tuple[Any, Any]] = []
         log_time, log_tokens = time.perf_counter(), state.num_input_tokens_seen
-        self.callback.on_train_begin(state)
         while not state.is_finished(options.early_stopping_patience):
             losses.append(self._train_step())
             state.global_step += 1
             at_end = state.global_step == state.max_steps
+            logging = state.global_step % options.logging_steps == 0
             evaluating = state.global_step % state.eval_steps == 0 or at_end
             saving = state.global_step % options.save_steps == 0
             stopping = self.callback.should_stop()
-            logging = state.global_step % options.logging_steps == 0
             if logging or evaluating or saving or stopping:
                 loss = self._mean_loss(losses)  # waits for the device
                 now = time.perf_counter()
@@ -155,10 +166,6 @@ class Trainer:
         outputs = run_eval_step(self._eval_step, params, batches, self._sharding.place)
         outputs = self.task.merge_windows(outputs, encoded)
         return self.task.compute_metrics(outputs, encoded), outputs
-
-    def close(self) -> None:
-        """Closes the files of the checkpoints."""
-        self._checkpoints.close()
 
     def _restore(self) -> None:
         """Loads the newest checkpoint, if there is one."""
@@ -198,10 +205,11 @@ class Trainer:
     def _evaluate_and_save_best(self) -> None:
         """Evaluates the current parameters, and saves them if they are the best so far."""
         metrics, _ = self.evaluate(self.params)
-        name = self.options.metric_for_best_model or self.task.metric_for_best_model
+        name = self.metric_for_best_model
         if name not in metrics:
             raise TrainingError(
-                f"metric_for_best_model must be one of {', '.join(metrics)}; got {name}: choose one"
+                f"metric_for_best_model must be one of {', '.join(metrics)}; got {name}: choose "
+                "one of them"
             )
         lower_is_better = name in self.task.lower_is_better
         is_best = self.state.record_evaluation(metrics, name, lower_is_better)
