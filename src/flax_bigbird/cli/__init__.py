@@ -1,0 +1,1 @@
+"""The `bigbird` command: a thin layer over `flax_bigbird.train` and `flax_bigbird.inference`."""

@@ -1,28 +1,38 @@
-"""What a command cannot do, and says in one line."""
+"""The exceptions that a command reports in one line, and the check for optional dependencies."""
 
 import importlib
 from types import ModuleType
 
 
 class CommandError(Exception):
-    """The user's input or machine does not allow it: one line (rule, received, remedy), exit 2."""
+    """A command cannot be run as it was given; the exit code is 2.
+
+    The message is one line: the rule, the received value, and the remedy.
+    """
 
 
 class InterruptedWork(Exception):
-    """Ctrl-C stopped work that can go on later: one line that says how, exit 130."""
+    """Ctrl-C interrupted work that can be resumed; the exit code is 130.
+
+    The message is one line that says how to resume it.
+    """
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Imports `module`, which the optional dependencies named `extra` bring.
+    """Imports a module that belongs to the optional dependencies.
+
+    Args:
+      module: The module to import.
+      extra: The name of the optional dependencies that contain it.
 
     Raises:
-      CommandError: it is not installed; the message is the command that installs it.
+      CommandError: if the module is not installed; the message is the command that installs it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # it is there, and broken in itself
+            raise  # The module is installed; something that it imports is not.
         raise CommandError(
             f'this command needs the package {error.name}: pip install "flax-bigbird[{extra}]"'
         ) from error

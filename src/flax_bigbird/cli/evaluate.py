@@ -1,61 +1,77 @@
-"""`bigbird evaluate`: metrics of a model on labelled files."""
+"""`bigbird evaluate`: the metrics of a model on labeled data."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, require
-from flax_bigbird.cli.flags import argument, given, with_flags
-from flax_bigbird.tasks.errors import DataError, OptionError
-from flax_bigbird.train.options import EvaluateOptions
+from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
+from flax_bigbird.cli.inference_flags import task_fields, task_flags
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.inference.options import EvaluationArguments
+from flax_bigbird.tasks.options import RUN, TASK
 
 
-def command(model: str, files: list[str] | None, **flags: Any) -> None:
-    """Measure a model on labelled files: accuracy, F1, perplexity, whatever its task has.
+def evaluate_command() -> Callable[..., None]:
+    """Returns the function of `bigbird evaluate`, with its flags."""
+    parameters = [
+        argument("model", str, "The directory, shipped name or Hub id of the model."),
+        argument(
+            "files",
+            list[str] | None,
+            "JSONL, CSV, TSV or Parquet files, or directories of text files.",
+            required=False,
+        ),
+        flag(
+            "task",
+            str,
+            "The task to evaluate. By default, it is the task that the model was trained for.",
+            TASK,
+            metavar="TASK",
+        ),
+        *task_flags("evaluate", EvaluationArguments.model_fields, without={"files"}),
+        flag("output", str, "The JSON file to write the metrics to.", RUN, metavar="FILE"),
+    ]
+    return command_from_parameters(run_evaluation, parameters)
 
-    Columns, labels and lengths are those the model was trained with here, unless flags say
-    otherwise.
+
+def run_evaluation(
+    model: str, files: list[str] | None, task: str | None, output: str | None, **flags: Any
+) -> None:
+    """Evaluates a model, prints the metrics, and writes them to `output` if it is given.
+
+    Raises:
+      CommandError: if an extra is missing, or if options, model or data cannot be used.
     """
+    import json
+
     from rich.console import Console
 
+    from flax_bigbird.checkpoint import atomic_write_text
     from flax_bigbird.cli.compilation import keep_compiled_programs
-    from flax_bigbird.tasks.files import write_whole
-    from flax_bigbird.train.evaluating import evaluate, evaluate_options
-    from flax_bigbird.train.outputs import as_json
+    from flax_bigbird.inference import evaluate
 
     for module in ("datasets", "sklearn"):
         require(module, "train")
     keep_compiled_programs()
     console = Console()
     try:
-        values = given(flags) | ({"files": files} if files else {})
-        options = evaluate_options(model, **values)
-        target = Path(options.output).expanduser() if options.output else None
+        fields = {name: field for name, (field, _) in task_fields("evaluate").items()}
+        options = parse_flags(flags, EvaluationArguments.model_fields | fields)
+        target = Path(output).expanduser() if output else None
         if target and not target.absolute().parent.is_dir():
-            raise OptionError(f"output must lie in a folder that exists; got {target}: make it")
-        found = evaluate(options)
+            raise OptionError(
+                f"output must lie in a folder that exists; got {target}: create the folder"
+            )
+        result = evaluate(model, files or (), task=task, **options)
     except (OptionError, DataError) as error:
         raise CommandError(str(error)) from error
-    for note in found["notes"]:
-        console.print(f"{note}.", highlight=False)
+    for message in result["messages"]:
+        console.print(message, highlight=False)
     console.print(
-        f"{found['task']}: {found['rows']:,} rows, {found['tokens']:,} tokens", highlight=False
+        f"{result['task']}: {result['rows']:,} rows, {result['tokens']:,} tokens", highlight=False
     )
-    for name, value in found["metrics"].items():
+    for name, value in result["metrics"].items():
         console.print(f"{name}: {value:.4f}", highlight=False)
     if target:
-        write_whole(target, as_json(found))
-
-
-def signature() -> Callable[..., None]:
-    """The command as typer reads it."""
-    arguments = [
-        argument("model", str, "Folder or Hub id of the model.", "MODEL"),
-        argument(
-            "files",
-            list[str] | None,
-            "JSONL, CSV or Parquet files, or folders of text files.",
-            "[FILES]...",
-        ),
-    ]
-    return with_flags(command, "evaluate", arguments, EvaluateOptions, without={"model", "files"})
+        atomic_write_text(target, json.dumps(result, indent=2, ensure_ascii=False) + "\n")

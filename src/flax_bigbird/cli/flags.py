@@ -1,113 +1,207 @@
-"""Flags made from a dataclass of options."""
+"""Command-line flags made from the fields of options classes.
 
-import dataclasses
+A flag passes its text on: `parse_flags` converts it to the type of the option, and the options
+class checks the value. A wrong value thus has one message on the command line, in YAML files, and
+in Python.
+"""
+
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
 
-from flax_bigbird.tasks.errors import OptionError
-from flax_bigbird.tasks.options import hints
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.tasks.options import (
+    BATCHES,
+    DATA,
+    MODEL,
+    OPTIMIZATION,
+    RENAMED,
+    RUN,
+    TASK,
+    Command,
+    check_option_names,
+    field_metadata,
+)
+from flax_bigbird.tasks.registry import get_options_class, task_names
 
-SHORT = {"output_dir": "-o", "output": "-o", "config": "-c"}
+PANELS = (DATA, MODEL, TASK, BATCHES, OPTIMIZATION, RUN)
+SHORT_FLAGS = {"output_dir": "-o", "output": "-o", "config": "-c"}
+METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", list: "TEXT", dict: "KEY=VALUE"}
 
 
-def with_flags(
-    function: Callable[..., None],
-    name: str,
-    arguments: Sequence[inspect.Parameter],
-    kind: type,
-    without: Collection[str] = (),
+def command_from_parameters(
+    function: Callable[..., None], parameters: Iterable[inspect.Parameter]
 ) -> Callable[..., None]:
-    """`function` with one flag an option of `kind`, as typer reads it; None means not given.
+    """Returns `function` with the signature that typer makes arguments and flags from."""
 
-    Args:
-      arguments: what comes before the flags.
-      without: options that are no flags.
-    """
-    parameters = list(arguments)
-    for spec in dataclasses.fields(kind):
-        if spec.name in without:
-            continue
-        annotation, meta = hints(kind)[spec.name], spec.metadata
-        text = meta["help"] + _choices(meta) + _default(spec)
-        parameters.append(flag(spec.name, _cli_kind(annotation), text, meta["group"]))
-
-    def wrapped(**values: Any) -> None:
+    def command(**values: Any) -> None:
         function(**values)
 
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__doc__ = function.__doc__
-    wrapped.__name__ = name
-    return wrapped
+    command.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    command.__doc__ = function.__doc__
+    return command
 
 
-def argument(name: str, kind: Any, text: str, metavar: str | None = None) -> inspect.Parameter:
-    """A positional argument."""
-    made = typer.Argument(help=text, metavar=metavar, show_default=False)
+def argument(name: str, kind: Any, help: str, *, required: bool = True) -> inspect.Parameter:
+    """Returns a positional argument, which is None if it is optional and not given."""
+    declared = typer.Argument(help=help, show_default=False)
     return inspect.Parameter(
         name,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        annotation=typing.Annotated[kind, made],
+        default=inspect.Parameter.empty if required else None,
+        annotation=typing.Annotated[kind, declared],
     )
 
 
-def flag(name: str, kind: Any, text: str, group: str) -> inspect.Parameter:
-    """A flag that need not be given."""
+def flag(
+    name: str, kind: Any, help: str, panel: str, metavar: str | None = None
+) -> inspect.Parameter:
+    """Returns a flag whose value is None if it is not given.
+
+    Args:
+      name: The name of the parameter; the flag has dashes instead of underscores.
+      kind: `bool`, `str`, or `list[str]`.
+      help: The help, with rich's markup.
+      panel: The group of the flag in the help.
+      metavar: What the value is, for the help.
+    """
     dashed = name.replace("_", "-")
-    names = [f"--{dashed}/--no-{dashed}" if kind == bool | None else f"--{dashed}"]
-    if name in SHORT:
-        names.append(SHORT[name])
-    made = typer.Option(*names, help=text, rich_help_panel=group, show_default=False)
+    names = [f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"]
+    if name in SHORT_FLAGS:
+        names.append(SHORT_FLAGS[name])
+    declared = typer.Option(
+        *names, help=help, rich_help_panel=panel, show_default=False, metavar=metavar
+    )
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=typing.Annotated[kind, made],
+        annotation=typing.Annotated[kind | None, declared],
     )
 
 
-def given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that were given, pairs as mappings.
+def field_flags(
+    fields: Mapping[str, FieldInfo], without: Collection[str] = ()
+) -> list[inspect.Parameter]:
+    """Returns one flag per field, in the order of the panels.
+
+    Args:
+      fields: The fields of an options class.
+      without: The names of fields that are no flags.
+    """
+    names = [name for name in fields if name not in without]
+    names.sort(key=lambda name: PANELS.index(field_metadata(fields[name])["panel"]))
+    return [field_flag(name, fields[name]) for name in names]
+
+
+def field_flag(
+    name: str, field: FieldInfo, *, panel: str | None = None, suffix: str = ""
+) -> inspect.Parameter:
+    """Returns the flag of a field.
+
+    Args:
+      name: The name of the field.
+      field: The field, declared with `flax_bigbird.tasks.options.option`.
+      panel: The group of the flag in the help; by default, that of the field.
+      suffix: A sentence to add to the help.
+    """
+    metadata, kind = field_metadata(field), _value_type(field)
+    repeat = "The flag may be given more than once." if kind in (list, dict) else ""
+    text = escape(" ".join(filter(None, (field.description, repeat, suffix))))
+    for remark in (_range(field), _default(field)):
+        text += f" [dim]{escape(f'[{remark}]')}[/dim]" if remark else ""
+    choices = metadata["choices"]
+    metavar = f"[{'|'.join(choices)}]" if choices else METAVARS.get(kind)
+    flag_type = bool if kind is bool else list[str] if kind in (list, dict) else str
+    return flag(name, flag_type, text, panel or metadata["panel"], metavar)
+
+
+def parse_flags(flags: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """Returns the flags that were given, with values of the types of their options.
+
+    A text that is no number of the option's type is returned as it is, for the options class to
+    refuse.
 
     Raises:
-      OptionError: a pair without a value.
+      OptionError: if a pair lacks its value.
     """
-    found = {name: value for name, value in flags.items() if value not in (None, [])}
-    if "model_config" in found:
-        found["model_config"] = _pairs(found["model_config"])
-    return found
+    given = {name: value for name, value in flags.items() if value not in (None, [])}
+    for name, value in given.items():
+        kind = _value_type(fields[name]) if name in fields else None
+        if kind is dict:
+            given[name] = _parse_pairs(name, value)
+        elif kind in (int, float) and isinstance(value, str):
+            try:
+                given[name] = kind(value)
+            except ValueError:
+                continue
+    return given
 
 
-def _pairs(texts: list[str]) -> dict[str, Any]:
-    """`["num_hidden_layers=2"]` as a mapping, values as YAML reads them."""
+def explain_unknown_flag(flag: str, command: Command, task: str | None = None) -> str:
+    """Returns why a command does not have a flag that other tasks or earlier versions have.
+
+    Args:
+      flag: The flag as it was given.
+      command: The command.
+      task: The task, if the command belongs to one.
+
+    Returns:
+      The explanation; "" if there is no such flag anywhere.
+    """
+    name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
+    owners = [t for t in task_names() if name in get_options_class(t).model_fields]
+    if name not in RENAMED and not owners:
+        return ""
+    known = {RENAMED[name]} if name in RENAMED else ()
+    if task is None and owners:
+        task = owners[0]
+    try:
+        check_option_names([name], known, task=task, command=command)
+    except OptionError as error:
+        return str(error)
+    return ""
+
+
+def _value_type(field: FieldInfo) -> Any:
+    """Returns `bool`, `int`, `float`, `str`, `list` or `dict`: the type of a field's value."""
+    hint = field.annotation
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kind = next(kind for kind in kinds if kind is not types.NoneType)
+    return typing.get_origin(kind) or kind
+
+
+def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Returns `["num_hidden_layers=2"]` as a dictionary, with values as YAML has them."""
     import yaml
 
-    found = {}
+    pairs = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise OptionError(f"model_config must be key=value; got {text!r}: add the value")
-        found[key.strip()] = yaml.safe_load(value)
-    return found
+            raise OptionError(f"{name} must be key=value; got {text!r}: add the value")
+        pairs[key.strip()] = yaml.safe_load(value)
+    return pairs
 
 
-def _cli_kind(kind: Any) -> Any:
-    """The type of a flag: texts for lists and mappings, else the option's own, or None."""
-    if kind is list or typing.get_origin(kind) in (list, dict):
-        return list[str] | None
-    return kind if isinstance(kind, types.UnionType) else kind | None
+def _range(field: FieldInfo) -> str:
+    low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
+    high = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
+    if low is not None and high is not None:
+        return f"range: {low} to {high}"
+    return f"min: {low}" if low is not None else f"max: {high}" if high is not None else ""
 
 
-def _choices(meta: Mapping[str, Any]) -> str:
-    return f" One of {', '.join(meta['choices'])}." if meta.get("choices") else ""
-
-
-def _default(spec: dataclasses.Field[Any]) -> str:
-    value = spec.default
-    if value is dataclasses.MISSING or value is None:
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.default
+    if default is None or default in ([], {}):
         return ""
-    return f" [{'on' if value is True else 'off' if value is False else value}]"
+    return f"default: {'on' if default is True else 'off' if default is False else default}"

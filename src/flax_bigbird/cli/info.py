@@ -1,4 +1,4 @@
-"""`bigbird info`: what runs here, and what does not and why."""
+"""`bigbird info`: versions, devices, and which attention implementations are available."""
 
 import importlib.metadata
 import platform
@@ -10,7 +10,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "transformers", "safetensors", "sentencepi
 
 
 def package_version(name: str) -> str:
-    """The installed version, or "not installed"."""
+    """Returns the installed version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -18,7 +18,7 @@ def package_version(name: str) -> str:
 
 
 def lines() -> list[str]:
-    """The report, one fact a line. Starts JAX's devices."""
+    """Returns the report, one fact per line. This initializes JAX's devices."""
     import jax
 
     from flax_bigbird.attention import (
@@ -29,15 +29,15 @@ def lines() -> list[str]:
     versions = [f"flax-bigbird {__version__}", f"python {platform.python_version()}"]
     versions += [f"{name} {package_version(name)}" for name in _PACKAGES]
     devices = [f"device {device.id}: {device.device_kind}" for device in jax.devices()]
-    kinds = {
+    implementations = {
         "attention": available_implementations(),
         "full attention": available_full_implementations(),
     }
     attention = [
-        f"{kind} {name}: " + (f"not here: {reason}" if reason else "available")
-        for kind, reasons in kinds.items()
+        f"{kind} {name}: " + (f"not available: {reason}" if reason else "available")
+        for kind, reasons in implementations.items()
         for name, reason in reasons.items()
     ]
-    folder = keep_compiled_programs()
-    cache = f"compiled programs: {folder or 'not kept (no folder that can be written)'}"
+    directory = keep_compiled_programs()
+    cache = f"compiled programs: {directory or 'not kept (there is no writable directory)'}"
     return [*versions, *devices, *attention, cache]

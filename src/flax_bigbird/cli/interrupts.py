@@ -1,31 +1,32 @@
-"""Ctrl-C that comes when the work asks for it."""
+"""Ctrl-C that takes effect between two steps of the work."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 
 @contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C back: yields a function that says whether it was pressed; twice acts at once.
+    """Holds Ctrl-C back, and yields a function that tells whether it was pressed.
 
-    Raised wherever it happens to come, it may fall into a callback (of JAX, of an import) and be
-    lost there.
+    A second Ctrl-C takes effect at once. Without this, KeyboardInterrupt could be raised inside a
+    callback (of JAX, or of an import) and be lost there.
     """
     pressed: list[int] = []
 
-    def hold(number: int, frame: Any) -> None:
+    def hold(signal_number: int, frame: FrameType | None) -> None:
+        del frame
         if pressed:
             raise KeyboardInterrupt
-        pressed.append(number)
+        pressed.append(signal_number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers
+        yield lambda: False  # Only the main thread may set signal handlers.
         return
-    before = signal.signal(signal.SIGINT, hold)
+    previous = signal.signal(signal.SIGINT, hold)
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

@@ -1,29 +1,149 @@
-"""The `bigbird` command: parses the line, calls the work, turns failures into one line each."""
+"""The `bigbird` command: parses the command line, and reports every failure in one line."""
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from flax_bigbird.cli import evaluate, predict, train
 from flax_bigbird.cli.errors import CommandError, InterruptedWork
+from flax_bigbird.cli.lazy import lazy_command
+from flax_bigbird.tasks.registry import task_names, task_summary
 
-FAILED = 2  # exit code of every error
-INTERRUPTED = 130  # of Ctrl-C, as shells have it
+FAILED = 2  # The exit code of every error.
+INTERRUPTED = 130  # The exit code after Ctrl-C, as shells have it.
+
+
+class MainGroup(TyperGroup):
+    """Lists the commands in the order in which users need them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = ("train", "evaluate", "predict", "demo", "info", "version")
+        return [*names, *(name for name in super().list_commands(ctx) if name not in names)]
+
 
 app = typer.Typer(
-    help="BigBird, the long-document transformer, for JAX and Flax.",
+    cls=MainGroup,
+    help="BigBird, the transformer for long documents, for JAX and Flax.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+train_app = typer.Typer(
+    help="Train a model for a task on files or datasets: pretraining and fine-tuning. A run that "
+    "was interrupted is resumed if the same command is given again."
+)
+app.add_typer(train_app, name="train")
 
 
 @app.callback(invoke_without_command=True)
 def root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+@train_app.callback(invoke_without_command=True)
+def train(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        raise CommandError(
+            f"a task must be given; got none: choose one of {', '.join(task_names())}"
+        )
+
+
+def _load_train(task: str) -> Callable[..., None]:
+    from flax_bigbird.cli.train import train_command
+
+    return train_command(task)
+
+
+def _load_evaluate() -> Callable[..., None]:
+    from flax_bigbird.cli.evaluate import evaluate_command
+
+    return evaluate_command()
+
+
+def _load_predict() -> Callable[..., None]:
+    from flax_bigbird.cli.predict import predict_command
+
+    return predict_command()
+
+
+def _explain_unknown_flag(command: str, task: str | None, flag: str) -> str:
+    from flax_bigbird.cli.flags import explain_unknown_flag
+
+    return explain_unknown_flag(flag, command, task)  # type: ignore[arg-type]
+
+
+for _task in task_names():
+    train_app.command(
+        _task,
+        cls=lazy_command(
+            functools.partial(_load_train, _task),
+            functools.partial(_explain_unknown_flag, "train", _task),
+        ),
+        help=task_summary(_task),
+    )(lambda: None)
+
+
+@app.command(
+    cls=lazy_command(_load_evaluate, functools.partial(_explain_unknown_flag, "evaluate", None))
+)
+def evaluate() -> None:
+    """Compute the metrics of a model on labeled data: accuracy, F1, perplexity, and so on.
+
+    Columns, labels and lengths are those that the model was trained with, unless flags change them.
+    """
+
+
+@app.command(
+    cls=lazy_command(_load_predict, functools.partial(_explain_unknown_flag, "predict", None))
+)
+def predict() -> None:
+    """Write an answer for every row of files, in order, to a JSONL or Parquet file.
+
+    A prediction that was interrupted is resumed if the same command is given again. Columns and
+    lengths are those that the model was trained with, unless flags change them.
+    """
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The directory for the model and the report."),
+    ] = Path("demo-out"),
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="The seed of new parameters and of the batches."),
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="The number of training steps. By default, it is 100.")
+    ] = None,
+    from_scratch: Annotated[
+        bool,
+        typer.Option("--from-scratch", help="Start from random parameters, for comparison."),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Train for two steps on short texts, to check the installation."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune the shipped model on State of the Union addresses, in about four minutes."""
+    from flax_bigbird.cli.demo import run_demo
+
+    run_demo(output, seed=seed, steps=steps, from_scratch=from_scratch, quick=quick)
+
+
+@app.command()
+def info() -> None:
+    """Print versions, devices, and which attention implementations are available."""
+    from flax_bigbird.cli.info import lines
+
+    typer.echo("\n".join(lines()))
 
 
 @app.command()
@@ -34,48 +154,17 @@ def version() -> None:
     typer.echo(__version__)
 
 
-@app.command()
-def info() -> None:
-    """Print versions, devices, and which attention implementations run here."""
-    from flax_bigbird.cli.info import lines
-
-    typer.echo("\n".join(lines()))
-
-
-@app.command()
-def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the model and the report.")
-    ] = Path("demo-out"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Of the weights and the batches.")
-    ] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
-    from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Begin with random parameters, to compare.")
-    ] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Two steps on short texts: a check, no result.")
-    ] = False,
-) -> None:
-    """Fine-tune the shipped model on whole State of the Union addresses; about four minutes."""
-    from flax_bigbird.cli.demo.command import run_demo
-
-    run_demo(output, seed=seed, steps=steps, from_scratch=from_scratch, quick=quick)
-
-
-app.command("train")(train.signature())
-app.command("evaluate")(evaluate.signature())
-app.command("predict")(predict.signature())
-
-
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The console entry. Exits with 0, 2 after an error, 130 after Ctrl-C."""
+    """The entry point: exits with 0, with 2 after an error, or with 130 after Ctrl-C."""
     sys.exit(main(arguments))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line (default: the process's own) and returns its exit code."""
+    """Runs the command line and returns its exit code.
+
+    Args:
+      arguments: The arguments; by default, those of the process.
+    """
     try:
         result = app(args=arguments, prog_name="bigbird", standalone_mode=False)
     except CommandError as error:
@@ -86,12 +175,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except OSError as error:
-        return _fail(f"the system refused: {error}")
+        return _fail(f"the operating system reported an error: {error}")
     except Exception as error:
-        # The parser's own errors: typer brings its own copy of click, or imports click, by version.
+        # The parser's exceptions have no public name in all versions of typer.
         if not hasattr(error, "format_message"):
             raise
-        return _fail(f"{error.format_message()} (see: bigbird --help)")  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "bigbird"
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return _fail(f"{message}: see {command} --help")
     if result == INTERRUPTED:
         return _interrupted()
     return result if isinstance(result, int) else 0

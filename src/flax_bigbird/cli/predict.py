@@ -4,66 +4,95 @@ from collections.abc import Callable
 from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
-from flax_bigbird.cli.flags import argument, flag, given, with_flags
-from flax_bigbird.tasks.errors import DataError, OptionError
-from flax_bigbird.tasks.options import AnswerOptions
+from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
+from flax_bigbird.cli.inference_flags import task_fields, task_flags
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.tasks.options import DATA, RUN, TASK
 
 
-def command(model: str, inputs: list[str], **flags: Any) -> None:
-    """Answer every row of files, in order, into a JSONL or Parquet file.
+def predict_command() -> Callable[..., None]:
+    """Returns the function of `bigbird predict`, with its flags."""
+    parameters = [
+        argument("model", str, "The directory, shipped name or Hub id of the model."),
+        argument(
+            "files",
+            list[str],
+            "JSONL, CSV, TSV or Parquet files, or directories of text files.",
+        ),
+        flag(
+            "output",
+            str,
+            "The file to write, which ends in .jsonl or .parquet. It is required.",
+            RUN,
+            metavar="FILE",
+        ),
+        flag("overwrite", bool, "Replace an existing output, and start over.", RUN),
+        flag(
+            "keep",
+            list[str],
+            "A column of the input to repeat in the output. The flag may be given more than once.",
+            DATA,
+            metavar="COLUMN",
+        ),
+        flag(
+            "task",
+            str,
+            "The task to predict for. By default, it is the task that the model was trained for.",
+            TASK,
+            metavar="TASK",
+        ),
+        *task_flags("predict", {}),
+    ]
+    return command_from_parameters(run_prediction, parameters)
 
-    A prediction that was broken off goes on when the same command is given again. Columns and
-    lengths are those the model was trained with here, unless flags say otherwise.
+
+def run_prediction(
+    model: str,
+    files: list[str],
+    output: str | None,
+    overwrite: bool | None,
+    keep: list[str] | None,
+    task: str | None,
+    **flags: Any,
+) -> None:
+    """Writes the answers to `output`, with a progress bar.
+
+    Raises:
+      CommandError: if an extra is missing, or if options, model or data cannot be used.
+      InterruptedWork: if the user pressed Ctrl-C; the answers so far are saved.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from flax_bigbird.cli.compilation import keep_compiled_programs
     from flax_bigbird.cli.interrupts import held_interrupt
-    from flax_bigbird.tasks import load, predict
-    from flax_bigbird.tasks.predicting import Stopped
+    from flax_bigbird.inference import PredictionInterrupted, load_predictor, predict_files
 
-    values = given(flags)
-    output = values.pop("output", None)
     if output is None:
         raise CommandError("output must be given; got none: add --output FILE.jsonl")
-    if any(name.endswith(".parquet") for name in (*inputs, output)):
+    if any(name.endswith(".parquet") for name in (*files, output)):
         require("pyarrow", "train")
     keep_compiled_programs()
-    keep, overwrite = values.pop("keep", []), values.pop("overwrite", False)
     columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
-    with held_interrupt() as pressed, Progress(*columns, console=Console()) as progress:
+    with held_interrupt() as is_interrupted, Progress(*columns, console=Console()) as progress:
         bar = progress.add_task("", total=None)
         try:
-            rows = predict(
-                load(model, **values),
-                model,
-                inputs,
+            fields = {name: field for name, (field, _) in task_fields("predict").items()}
+            rows = predict_files(
+                load_predictor(model, task=task, **parse_flags(flags, fields)),
+                files,
                 output,
-                keep=keep,
-                overwrite=overwrite,
-                began=lambda done, total: progress.update(bar, completed=done, total=total),
-                advanced=lambda done: progress.update(bar, completed=done),
-                should_stop=pressed,
+                keep=keep or (),
+                overwrite=bool(overwrite),
+                on_start=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_progress=lambda done: progress.update(bar, completed=done),
+                should_stop=is_interrupted,
             )
         except (OptionError, DataError) as error:
             raise CommandError(str(error)) from error
-        except Stopped as stop:
+        except PredictionInterrupted as stop:
             raise InterruptedWork(
-                f"interrupted after {stop.rows:,} rows, which are kept; the same command goes on"
+                f"interrupted after {stop.rows:,} rows, which are saved; the same command resumes "
+                "the prediction"
             ) from stop
     progress.console.print(f"{rows:,} rows: {output}", highlight=False)
-
-
-def signature() -> Callable[..., None]:
-    """The command as typer reads it."""
-    arguments = [
-        argument("model", str, "Folder or Hub id of the model.", "MODEL"),
-        argument("inputs", list[str], "Files, or folders of text files.", "FILES..."),
-        flag("output", str | None, "File to write, .jsonl or .parquet.", "Run"),
-        flag("keep", list[str] | None, "Column of the input to repeat; may be given again.", "Run"),
-        flag("overwrite", bool | None, "Replace the output.", "Run"),
-        flag("task", str | None, "Default: the one the model was made for.", "Task"),
-        flag("dtype", str | None, "Of the computation: float32 or bfloat16.", "Model"),
-    ]
-    return with_flags(command, "predict", arguments, AnswerOptions)

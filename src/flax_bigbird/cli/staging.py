@@ -1,4 +1,4 @@
-"""The output folder: checked before the work, filled only when all of it is done."""
+"""The output directory of the demo: checked before the work, and filled once all of it is done."""
 
 import contextlib
 import json
@@ -8,55 +8,60 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from flax_bigbird.cli.demo.report import MADE_BY
 from flax_bigbird.cli.errors import CommandError
+from flax_bigbird.examples.state_of_the_union.report import MADE_BY
 
-REPORT = "report.json"  # written last: a folder that has it is complete
+REPORT_FILE = "report.json"  # It is moved last: a directory that has it is complete.
 
 
-def check_output(folder: Path) -> None:
-    """Raises `CommandError` unless the folder is new, empty or an earlier demo's."""
-    if folder.exists() and not folder.is_dir():
-        raise CommandError(f"--output must be a folder; {folder} is a file: name another")
+def check_output(directory: Path) -> None:
+    """Checks that the demo may write to a directory.
+
+    Raises:
+      CommandError: unless the directory is writable, and new, empty or that of an earlier demo.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise CommandError(f"--output must be a folder; {directory} is a file: name another")
     try:
-        if folder.exists() and any(folder.iterdir()) and not _is_demo(folder):
+        if directory.exists() and any(directory.iterdir()) and not _is_demo(directory):
             raise CommandError(
-                f"--output must be new, empty or an earlier demo's folder; {folder} holds other "
+                f"--output must be new, empty or an earlier demo's folder; {directory} holds other "
                 "files: name another"
             )
-        parents = (path for path in folder.absolute().parents if path.exists())
-        for place in [next(parents), *([folder] if folder.exists() else [])]:
-            with tempfile.TemporaryFile(dir=place):
+        parents = (path for path in directory.absolute().parents if path.exists())
+        for path in [next(parents), *([directory] if directory.exists() else [])]:
+            with tempfile.TemporaryFile(dir=path):
                 pass
     except OSError as error:
         raise CommandError(
-            f"--output must be writable, as must the folder it is in; {folder} is not "
+            f"--output must be writable, as must the folder that contains it; {directory} is not "
             f"({error.strerror}): name another"
         ) from error
 
 
-def _is_demo(folder: Path) -> bool:
+def _is_demo(directory: Path) -> bool:
     try:
-        return json.loads((folder / REPORT).read_text(encoding="utf-8"))["made_by"] == MADE_BY
+        report = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
+        return report["made_by"] == MADE_BY
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A scratch folder beside `folder`; its files move there when the block ends without error.
+def staging_directory(directory: Path) -> Iterator[Path]:
+    """Yields a temporary directory whose files move to `directory` if the block succeeds.
 
-    An error or Ctrl-C leaves `folder` as it was. Files of other names in it stay.
+    After an error or Ctrl-C, `directory` is as it was. Files in it that have other names stay.
     """
-    folder = folder.absolute()
-    parent = folder.parent
+    directory = directory.absolute()
+    parent = directory.parent
     parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=parent))
     try:
-        yield scratch
-        folder.mkdir(exist_ok=True)
-        names = sorted(path.name for path in scratch.iterdir())
-        for name in sorted(names, key=lambda name: name == REPORT):
-            os.replace(scratch / name, folder / name)
+        yield temporary
+        directory.mkdir(exist_ok=True)
+        names = sorted(path.name for path in temporary.iterdir())
+        for name in sorted(names, key=lambda name: name == REPORT_FILE):
+            os.replace(temporary / name, directory / name)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,18 +1,23 @@
-"""`bigbird train`: flags made from the options' dataclass, and the screen of a run."""
+"""`bigbird train TASK`: flags made from the options of the task, and the run with a progress bar."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
-from flax_bigbird.cli.flags import argument, flag, given, with_flags
-from flax_bigbird.train.options import TASKS, OptionError, TrainOptions, read_yaml
+from flax_bigbird.cli.flags import command_from_parameters, field_flags, flag, parse_flags
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.tasks.options import DATA, MODEL, RUN, field_metadata, option_fields
+from flax_bigbird.train.arguments import (
+    TrainingArguments,
+    read_yaml,
+    train_options,
+    train_options_class,
+)
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
-
-MODULES = (
+REQUIRED_MODULES = (
     "optax",
     "orbax.checkpoint",
     "datasets",
@@ -23,123 +28,96 @@ MODULES = (
 )
 
 
-def command(task: str, config: Path | None, **flags: Any) -> None:
-    """Train a model on files: from pretraining to a fine-tuned classifier.
+def train_command(task: str) -> Callable[..., None]:
+    """Returns the function of `bigbird train TASK`, with the flags that the task uses."""
 
-    A run that was broken off goes on when the same command is given again. Options may also stand
-    in a YAML file; flags win over it.
+    def command(config: str | None, **flags: Any) -> None:
+        run_training(gather_options(task, Path(config) if config else None, flags))
+
+    config_flag = flag(
+        "config",
+        str,
+        "A YAML file with options by name; flags take precedence over it.",
+        RUN,
+        metavar="FILE",
+    )
+    flags = field_flags(_in_help_order(option_fields(train_options_class(task))))
+    return command_from_parameters(command, [*flags, config_flag])
+
+
+def _in_help_order(fields: Mapping[str, FieldInfo]) -> dict[str, FieldInfo]:
+    """Returns the fields with those first that users look for first within their panel.
+
+    These are the options of `TrainingArguments` in the panels of data and model (where the columns
+    and the dtype come later), and those of the task in the others.
+    """
+
+    def comes_later(name: str) -> bool:
+        is_general = name in TrainingArguments.__annotations__
+        return is_general != (field_metadata(fields[name])["panel"] in (DATA, MODEL))
+
+    return {name: fields[name] for name in sorted(fields, key=comes_later)}
+
+
+def gather_options(task: str, config: Path | None, flags: Mapping[str, Any]) -> TrainingArguments:
+    """Returns the options that the flags give, and for the rest those of the YAML file.
+
+    Args:
+      task: The name of the task.
+      config: The YAML file.
+      flags: The values of the flags; None and [] stand for flags that were not given.
+
+    Raises:
+      CommandError: if an option is missing, unknown or invalid.
+    """
+    try:
+        values = read_yaml(config, task) if config else {}
+        values.pop("task", None)
+        values |= parse_flags(flags, option_fields(train_options_class(task)))
+        if "output_dir" not in values:
+            raise OptionError("output_dir must be given; got none: add --output-dir DIRECTORY")
+        return train_options(task, **values)
+    except OptionError as error:
+        raise CommandError(str(error)) from error
+
+
+def run_training(options: TrainingArguments) -> None:
+    """Trains with a progress bar, and prints the results.
+
+    Raises:
+      CommandError: if an extra is missing, or if the run cannot be started or finished.
+      InterruptedWork: if the user pressed Ctrl-C; the run is saved.
     """
     from rich.console import Console
 
     from flax_bigbird.cli.compilation import keep_compiled_programs
     from flax_bigbird.cli.interrupts import held_interrupt
 
-    options = gather(task, config, flags)
-    for module in MODULES:
+    for module in REQUIRED_MODULES:
         require(module, "train")
     keep_compiled_programs()
-    from flax_bigbird.train.loop import Interrupted, TrainingError
-    from flax_bigbird.train.reading import DataError
-    from flax_bigbird.train.run import train
+    from flax_bigbird.cli.progress import ProgressBarCallback
+    from flax_bigbird.train import TrainingError, TrainingInterrupted, train
 
     console = Console()
-    with held_interrupt() as pressed:
-        screen = TrainingScreen(console, pressed)
+    with held_interrupt() as is_interrupted:
+        progress_bar = ProgressBarCallback(console, is_interrupted)
         try:
-            found = train(options, screen)
+            report = train(options, [progress_bar])
         except (OptionError, DataError, TrainingError) as error:
             raise CommandError(str(error)) from error
-        except Interrupted as stop:
+        except TrainingInterrupted as stop:
             raise InterruptedWork(
-                f"interrupted after step {stop.step}, which is saved; the same command goes on"
+                f"interrupted after step {stop.step}, which is saved; the same command resumes the "
+                "run"
             ) from stop
         finally:
-            screen.close()
-    for name, value in found["metrics"].items():
+            progress_bar.close()
+    for name, value in report["metrics"].items():
         console.print(f"{name}: {value:.4f}", highlight=False)
     console.print(
-        f"{found['steps']:,} steps, {found['tokens_per_second']:,.0f} tokens/s, "
-        f"{found['mfu']:.0%} of the machine's matmul rate. Model and report: {options.output_dir}",
+        f"{report['steps']:,} steps, {report['tokens_per_second']:,.0f} tokens/s, "
+        f"{report['mfu']:.0%} of the machine's matmul rate. The model and the report are in "
+        f"{options.output_dir}.",
         highlight=False,
     )
-
-
-def gather(task: str, config: Path | None, flags: Mapping[str, Any]) -> TrainOptions:
-    """The options of flags that were given, over those of the file.
-
-    Raises:
-      CommandError: what `OptionError` says, or an option that is missing.
-    """
-    try:
-        values = read_yaml(config) if config else {}
-        if values.get("task", task) != task:
-            raise OptionError(
-                f"task must be that of {config}, {values['task']!r}; got {task!r}: give one"
-            )
-        values |= {"task": task, **given(flags)}
-        if "output_dir" not in values:
-            raise OptionError("output_dir must be given; got none: add --output-dir FOLDER")
-        return TrainOptions(**values)
-    except OptionError as error:
-        raise CommandError(str(error)) from error
-
-
-def signature() -> Callable[..., None]:
-    """The command as typer reads it."""
-    arguments = [
-        argument("task", str, f"One of {', '.join(TASKS)}.", "TASK"),
-        flag("config", Path | None, "YAML file of options.", "Run"),
-    ]
-    return with_flags(command, "train", arguments, TrainOptions, without={"task"})
-
-
-class TrainingScreen:
-    """A bar with loss, rate, speed and time to go; notes and evaluations above it."""
-
-    def __init__(self, console: "Console", pressed: Callable[[], bool]):
-        self._console, self._pressed = console, pressed
-        self._progress: Progress | None = None
-
-    def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
-
-    def begin(self, plan: Any, progress: Any) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=self._console)
-        self._progress.start()
-        self._task = self._progress.add_task(
-            "", total=plan.steps, completed=progress.step, text="compiling"
-        )
-
-    def logged(self, progress: Any, metrics: Mapping[str, float]) -> None:
-        if self._progress:
-            text = (
-                f"loss {metrics['loss']:.3f}  rate {metrics['learning_rate']:.1e}  "
-                f"{metrics['tokens_per_second']:,.0f} tokens/s  MFU {metrics['mfu']:.0%}"
-            )
-            self._progress.update(self._task, completed=progress.step, text=text)
-
-    def evaluated(self, progress: Any, metrics: Mapping[str, float], best: bool) -> None:
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.note(f"step {progress.step:,}: {shown}{' (best)' if best else ''}")
-
-    def should_stop(self) -> bool:
-        return self._pressed()
-
-    def close(self) -> None:
-        if self._progress:
-            self._progress.stop()

@@ -1,19 +1,24 @@
-"""What the model is measured against: the largest class, and words counted."""
+"""Two classifiers to compare the model with: the most frequent class, and TF-IDF of the words."""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from flax_bigbird.cli.demo.data import Speech
+from flax_bigbird.examples.state_of_the_union.speeches import Speech
 
 
 def majority_class(training: Sequence[Speech]) -> int:
-    """The class that most training speeches have."""
+    """Returns the most frequent class of the training speeches, the first of several."""
     counts = Counter(speech.label for speech in training)
     return max(sorted(counts), key=counts.__getitem__)
 
 
 def tfidf_predictions(training: Sequence[Speech], held_out: Sequence[Speech]) -> list[int]:
-    """TF-IDF of the whole texts with logistic regression, fitted on the training speeches."""
+    """Returns the classes that logistic regression predicts from TF-IDF of the whole texts.
+
+    Args:
+      training: The speeches that the classifier is fitted to.
+      held_out: The speeches to classify.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

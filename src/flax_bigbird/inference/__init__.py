@@ -1,0 +1,28 @@
+"""Prediction and evaluation with trained models, in Python and for files of any size.
+
+from flax_bigbird.inference import evaluate, load_predictor, predict_files
+
+classify = load_predictor("classifier", max_length=1024)
+classify("The jury finds ...")["label"]
+predict_files(classify, ["unlabeled.jsonl"], "answers.jsonl", keep=["id"])
+evaluate("classifier", ["labeled.jsonl"])["metrics"]
+"""
+
+from typing import TYPE_CHECKING
+
+from flax_bigbird import _lazy
+
+if TYPE_CHECKING:
+    from flax_bigbird.data.errors import DataError as DataError
+    from flax_bigbird.data.errors import OptionError as OptionError
+    from flax_bigbird.inference.evaluate import evaluate as evaluate
+    from flax_bigbird.inference.options import evaluate_options as evaluate_options
+    from flax_bigbird.inference.options import predict_options as predict_options
+    from flax_bigbird.inference.predict_files import (
+        PredictionInterrupted as PredictionInterrupted,
+    )
+    from flax_bigbird.inference.predict_files import predict_files as predict_files
+    from flax_bigbird.inference.predictor import Predictor as Predictor
+    from flax_bigbird.inference.predictor import load_predictor as load_predictor
+else:
+    __getattr__, __dir__ = _lazy.attach(__name__, __file__)

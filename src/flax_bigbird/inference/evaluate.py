@@ -1,0 +1,84 @@
+"""Evaluation: the metrics of a trained model on labeled data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax_bigbird.data.loading as data_loading
+from flax_bigbird.data.batching import assign_buckets, padding_fraction
+from flax_bigbird.data.tokenization import column_array, load_tokenizer
+from flax_bigbird.inference.options import evaluate_options, saved_option_names
+from flax_bigbird.tasks.evaluation import evaluate_dataset
+from flax_bigbird.tasks.loading import (
+    load_config,
+    load_model,
+    resolve_task,
+    with_saved_options,
+)
+
+
+def evaluate(
+    model: str | Path,
+    files: Sequence[str | Path] = (),
+    *,
+    task: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Computes the metrics of a model, as a training run computes them on its validation data.
+
+        evaluate("classifier", ["labeled.jsonl"])["metrics"]["accuracy"]
+
+    Args:
+      model: A folder, the name of a shipped model, or a Hub id.
+      files: JSONL, CSV, TSV or Parquet files, or folders of text files.
+      task: The name of the task. By default it is the task that the checkpoint was trained for.
+      options: The options of `bigbird evaluate`, such as `dataset`, `split`, `label_column` or
+        `max_length`. Options that are left out have the values of the training run that the folder
+        holds, if it holds one.
+
+    Returns:
+      A dictionary with these entries:
+
+      * `task`: the name of the task,
+      * `metrics`: the metrics by name,
+      * `rows` and `tokens`: the number of rows and of tokens of the data,
+      * `padding`: the fraction of the computed positions that are padding,
+      * `messages`: sentences about the data, such as how many texts are empty.
+
+    Raises:
+      OptionError, DataError: if the options, the model or the data cannot be used.
+    """
+    name = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else str(model)
+    config = load_config(name)
+    task_class = resolve_task(task, config, name, command="evaluate")
+    if files:
+        options["files"] = [str(path) for path in files]
+    resolved = evaluate_options(task_class.name, **options)  # Fails early on what is given.
+    names = saved_option_names(task_class.name, "evaluate")
+    resolved = evaluate_options(task_class.name, **with_saved_options(name, names, options))
+    resolved = resolved.with_max_length(config.max_position_embeddings)
+    if resolved.dataset:
+        rows = data_loading.load_dataset_split(
+            resolved.dataset, resolved.dataset_config, resolved.split
+        )
+    else:
+        rows = data_loading.load_files(resolved.files)
+    tokenizer = load_tokenizer(name)
+    loaded = load_model(
+        name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides
+    )
+    task_object = task_class(resolved, tokenizer, loaded.config)
+    encoded = task_object.encode_dataset(rows, "test")
+    lengths = column_array(encoded.examples, "length")
+    buckets = assign_buckets(
+        lengths, resolved.bucket_lengths, resolved.tokens_per_batch // encoded.inputs_per_example
+    )
+    outputs = evaluate_dataset(task_object, loaded, encoded, buckets)
+    return {
+        "task": task_class.name,
+        "metrics": task_object.compute_metrics(outputs, encoded),
+        "rows": len(rows),
+        "tokens": int(lengths.sum()),
+        "padding": padding_fraction(lengths, buckets),
+        "messages": encoded.messages,
+    }

@@ -1,0 +1,87 @@
+"""The options of `bigbird predict` and `bigbird evaluate`; importing them does not import JAX."""
+
+from typing import Any, Self, cast
+
+import pydantic
+
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.tasks.options import (
+    DATA,
+    MODEL,
+    Command,
+    Options,
+    TaskOptions,
+    command_options,
+    option,
+    option_fields,
+)
+from flax_bigbird.tasks.registry import get_options_class
+
+
+class EvaluationArguments(Options):
+    """The options of an evaluation that do not depend on the task."""
+
+    files: list[str] = option(
+        [],
+        help="The JSONL, CSV, TSV or Parquet files, or folders of text files, to evaluate on.",
+        panel=DATA,
+    )
+    dataset: str | None = option(
+        None,
+        help="A dataset of the Hugging Face Hub, or a folder that `datasets` can load, to evaluate "
+        "on instead of files.",
+        panel=DATA,
+    )
+    dataset_config: str | None = option(
+        None, help="The name of the dataset's configuration.", panel=DATA
+    )
+    split: str = option("test", help="The split of the dataset to evaluate on.", panel=DATA)
+    config_overrides: dict[str, Any] = option(
+        {},
+        help="Changes to the configuration of the model, each as key=value.",
+        panel=MODEL,
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        if bool(self.files) == bool(self.dataset):
+            given = "both" if self.dataset else "neither"
+            raise OptionError(f"the data must be files or a dataset; got {given}: give one")
+        return self
+
+
+def predict_options(task: str, **options: Any) -> TaskOptions:
+    """Returns the options of a task for prediction.
+
+    Args:
+      task: The name of the task.
+      options: The options that differ from their defaults.
+
+    Raises:
+      OptionError: if an option is unknown, invalid, or belongs to another task or command.
+    """
+    return cast(TaskOptions, command_options(task, "predict")(**options))
+
+
+def evaluate_options(task: str, **options: Any) -> Any:
+    """Returns the options of a task for evaluation, together with those of `EvaluationArguments`.
+
+    Args:
+      task: The name of the task.
+      options: The options that differ from their defaults.
+
+    Raises:
+      OptionError: if an option is unknown, invalid, or belongs to another task or command.
+    """
+    return command_options(task, "evaluate", EvaluationArguments)(**options)
+
+
+def saved_option_names(task: str, command: Command) -> frozenset[str]:
+    """Returns the options of a command whose defaults are the values of the training run.
+
+    These are the options that training has too. Prediction does not take over the dtype: it
+    computes in float32 unless it is told otherwise.
+    """
+    options_class = get_options_class(task)
+    names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
+    return frozenset(names - {"dtype"} if command == "predict" else names)

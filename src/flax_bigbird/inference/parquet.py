@@ -1,0 +1,47 @@
+"""Converts JSONL to Parquet in row groups, so that files of any size fit in memory."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_PER_GROUP = 4096
+
+
+def jsonl_to_parquet(source: Path, target: Path) -> None:
+    """Writes the rows of a JSONL file as a Parquet file, and flushes it to the disk.
+
+    The schema is that of all rows together: a column may be empty in one row group and hold numbers
+    in the next, and a row may lack columns that others have.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = None
+    for table in _row_groups(source):
+        schema = (
+            pyarrow.unify_schemas([schema, table.schema], promote_options="permissive")
+            if schema
+            else table.schema
+        )
+    with pyarrow.parquet.ParquetWriter(target, schema or pyarrow.schema([])) as writer:
+        for table in _row_groups(source):
+            missing = [f for f in writer.schema if f.name not in table.column_names]
+            for field in missing:
+                table = table.append_column(field, pyarrow.nulls(len(table), field.type))
+            writer.write_table(table.select(writer.schema.names).cast(writer.schema))
+    with target.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _row_groups(source: Path) -> Iterator["pyarrow.Table"]:
+    import pyarrow
+
+    with source.open(encoding="utf-8") as stream:
+        while group := list(itertools.islice(stream, ROWS_PER_GROUP)):
+            yield pyarrow.Table.from_pylist([json.loads(line) for line in group])

@@ -1,0 +1,216 @@
+"""Prediction for files of any size: answers in order, written in chunks, resumed if interrupted."""
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.data import files as data_files
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.inference.parquet import jsonl_to_parquet
+from flax_bigbird.inference.predictor import Predictor, Row
+from flax_bigbird.pretrained import local_path
+
+OUTPUT_FORMATS = (".jsonl", ".parquet")
+
+
+class PredictionInterrupted(Exception):
+    """Prediction was asked to stop; the answers so far are saved.
+
+    Attributes:
+      rows: The number of rows that are answered and saved.
+    """
+
+    def __init__(self, rows: int):
+        super().__init__(f"stopped after {rows} rows")
+        self.rows = rows
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialOutput:
+    """The folder `OUTPUT.part` of an unfinished prediction.
+
+    It holds the answers so far (`rows.jsonl`), how many of them are complete (`done.json`), and
+    everything that they depend on (`job.json`).
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, output: Path) -> "PartialOutput":
+        """Returns the partial output that belongs to an output file."""
+        return cls(output.with_name(f"{output.name}.part"))
+
+    @property
+    def lines(self) -> Path:
+        return self.folder / "rows.jsonl"
+
+    @property
+    def job(self) -> Path:
+        return self.folder / "job.json"
+
+    @property
+    def done(self) -> Path:
+        return self.folder / "done.json"
+
+
+def predict_files(
+    predictor: Predictor,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    keep: Sequence[str] = (),
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda rows_done, num_rows: None,
+    on_progress: Callable[[int], None] = lambda rows_done: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Writes one answer per row of `files`, in their order, to a JSONL or Parquet file.
+
+    The answers are collected in the folder `OUTPUT.part` until all of them are there. If the
+    prediction is interrupted, the same call resumes it after the last chunk that was saved, and the
+    result equals that of an uninterrupted call.
+
+    Args:
+      predictor: The model and its task.
+      files: JSONL, CSV, TSV or Parquet files, text files, or folders of text files.
+      output: The file to write; its name must end in `.jsonl` or `.parquet`.
+      keep: The columns of the input that the output repeats.
+      overwrite: Whether to replace an existing output and discard an unfinished one.
+      on_start: Called once with the number of rows that are already done and of all rows.
+      on_progress: Called after each chunk with the number of rows that are done.
+      should_stop: Called after each chunk; prediction stops if it returns True.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      OptionError, DataError: if the output or the files cannot be used (nothing is written then),
+        or if a row lacks what the task needs (the rows before it are saved then).
+      PredictionInterrupted: if `should_stop` returned True before the last row.
+    """
+    target = Path(output).expanduser()
+    _check_output(target, overwrite)
+    kind, paths = data_files.expand_paths(files)
+    data_files.check_files(paths, kind)
+    _check_keep(keep, paths, kind)
+    num_rows = data_files.count_rows(paths, kind)
+    partial = PartialOutput.of(target)
+    rows_done, size = _start_or_resume(partial, _job(predictor, paths, keep), overwrite)
+    on_start(rows_done, num_rows)
+    with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
+        # A chunk that was interrupted while it was being written is written again.
+        stream.truncate(size)
+        stream.seek(size)
+        remaining = itertools.islice(data_files.iterate_rows(paths, kind), rows_done, None)
+        rows, rows_to_answer = itertools.tee(remaining)
+        for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
+            for answer in answers:
+                line = _output_row(next(rows), keep, answer)
+                stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+            rows_done += len(answers)
+            done = {"rows": rows_done, "bytes": stream.tell()}
+            atomic_write_text(partial.done, json.dumps(done))
+            on_progress(rows_done)
+            if should_stop() and rows_done < num_rows:
+                raise PredictionInterrupted(rows_done)
+    _publish(partial, target)
+    return rows_done
+
+
+def _check_output(target: Path, overwrite: bool) -> None:
+    if target.suffix not in OUTPUT_FORMATS:
+        raise OptionError(
+            f"output must end in {' or '.join(OUTPUT_FORMATS)}; got {target.name!r}: rename it"
+        )
+    if target.exists() and not overwrite:
+        raise OptionError(
+            f"output must be new; {target} exists: choose another name, or set overwrite"
+        )
+    if not target.parent.is_dir():
+        raise OptionError(
+            f"output must lie in a folder that exists; got {target}: create the folder"
+        )
+
+
+def _check_keep(keep: Sequence[str], paths: list[Path], kind: str) -> None:
+    first_row = next(data_files.iterate_rows(paths, kind), {})
+    for name in keep:
+        if name not in first_row:
+            raise DataError(
+                f"keep must name columns of the input; got {name!r}: there are "
+                f"{', '.join(first_row)}"
+            )
+
+
+def _output_row(row: Row, keep: Sequence[str], answer: Row) -> Row:
+    """Returns the kept columns and the answer; an answer's key that clashes gets a prefix."""
+    kept = {name: row.get(name) for name in keep}
+    return kept | {f"predicted_{k}" if k in kept else k: value for k, value in answer.items()}
+
+
+def _job(predictor: Predictor, paths: list[Path], keep: Sequence[str]) -> dict[str, Any]:
+    """Returns everything that the answers depend on."""
+    folder = Path(local_path(predictor.name))
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    return {
+        "task": predictor.task.name,
+        "model": predictor.name,
+        "weights": [_fingerprint(path) for path in weights],
+        "options": predictor.options.as_dict(),
+        "dtype": str(predictor.model.dtype),
+        "inputs": [_fingerprint(path) for path in paths],
+        "keep": list(keep),
+    }
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    status = path.stat()
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+
+
+def _start_or_resume(
+    partial: PartialOutput, job: dict[str, Any], overwrite: bool
+) -> tuple[int, int]:
+    """Creates or opens the partial output; returns the rows that are done and their size in bytes.
+
+    Raises:
+      OptionError: if the partial output is that of another job.
+    """
+    job = json.loads(json.dumps(job, default=str))
+    if overwrite:
+        shutil.rmtree(partial.folder, ignore_errors=True)
+    previous_job = _load_json(partial.job)
+    if previous_job is not None and previous_job != job:
+        different = [name for name in job if previous_job.get(name) != job[name]]
+        raise OptionError(
+            f"a prediction can only be resumed with what it was started with; {partial.folder} has "
+            f"other {', '.join(different)}: use the same, name another output, or set overwrite"
+        )
+    if previous_job is None:
+        shutil.rmtree(partial.folder, ignore_errors=True)
+        partial.folder.mkdir()
+        atomic_write_text(partial.job, json.dumps(job))
+    done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
+    return done["rows"], done["bytes"]
+
+
+def _load_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _publish(partial: PartialOutput, target: Path) -> None:
+    """Moves the finished rows to the output file, converted to Parquet if its name says so."""
+    finished = partial.lines
+    if target.suffix == ".parquet":
+        finished = partial.folder / "rows.parquet"
+        jsonl_to_parquet(partial.lines, finished)
+    os.replace(finished, target)
+    shutil.rmtree(partial.folder)

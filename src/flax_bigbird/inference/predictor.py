@@ -1,0 +1,162 @@
+"""The predictor: a model with its task, called with rows and returning one answer for each."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.inference.options import predict_options
+from flax_bigbird.pretrained import DEFAULT_MODEL
+from flax_bigbird.tasks.base import Task, Window
+from flax_bigbird.tasks.loading import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_task,
+    with_saved_options,
+)
+
+Row = dict[str, Any]
+Outputs = dict[str, np.ndarray]
+
+# How many rows are encoded before any of them is predicted: windows of similar lengths then share a
+# batch. A chunk of rows ends when it has this many rows, or tokens for this many batches.
+MAX_ROWS_PER_CHUNK = 512
+MAX_BATCHES_PER_CHUNK = 16
+
+
+def load_predictor(
+    model: str | Path = DEFAULT_MODEL, *, task: str | None = None, **options: Any
+) -> "Predictor":
+    """Loads a model with its tokenizer, ready to answer rows.
+
+        classify = load_predictor("folder", max_length=1024)
+        classify("The jury finds ...")["label"]
+
+    Args:
+      model: A folder, the name of a shipped model, or a Hub id.
+      task: The name of the task. By default it is the task that the checkpoint was trained for.
+      options: The options of `bigbird predict` that shape rows and answers, such as `max_length`,
+        `text_column` or `dtype`. Options that are left out have the values of the training run that
+        the folder holds, if it holds one.
+
+    Returns:
+      The predictor.
+
+    Raises:
+      OptionError: if the checkpoint or its tokenizer cannot be loaded, if the checkpoint has no
+        head for the task, or if an option is unknown, invalid or belongs to another task.
+    """
+    name = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else str(model)
+    config = load_config(name)
+    task_class = resolve_task(task, config, name, command="predict")
+    task_class.check_config(config)
+    given = predict_options(task_class.name, **options).model_fields_set
+    resolved = predict_options(
+        task_class.name,
+        **with_saved_options(name, task_class, {key: options[key] for key in given}),
+    )
+    loaded = load_model(name, task_class.model_class, dtype=resolved.dtype)
+    resolved = resolved.with_max_length(loaded.config.max_position_embeddings)
+    return Predictor(task_class(resolved, load_tokenizer(name), loaded.config), loaded, name)
+
+
+class Predictor:
+    """A model and its task: rows in, one answer per row out, in the order of the rows.
+
+    Attributes:
+      task: The task, which encodes rows and decodes answers.
+      model: The model.
+      name: The folder, shipped name or Hub id that the model was loaded from.
+    """
+
+    def __init__(self, task: Task, model: Any, name: str = ""):
+        self.task, self.model, self.name = task, model, name
+        self._step = jax.jit(lambda params, batch: task.predict_step(model, params, batch))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the model."""
+        return self.task.tokenizer
+
+    @property
+    def options(self) -> Any:
+        """The options of the task."""
+        return self.task.options
+
+    def __call__(self, rows: Row | str | Iterable[Row | str]) -> Any:
+        """Returns the answer for a row, or the list of answers for several rows.
+
+        Args:
+          rows: A row (a mapping from column to value), a text, or an iterable of rows and texts. A
+            text stands for a row that has only the column `text_column`.
+
+        Raises:
+          DataError: if a row lacks what the task needs.
+        """
+        is_single = isinstance(rows, dict | str)
+        several: Any = [rows] if is_single else rows
+        column = getattr(self.options, "text_column", "text")
+        as_rows = ({column: row} if isinstance(row, str) else row for row in several)
+        answers = [answer for chunk in self.iterate_answers(as_rows) for answer in chunk]
+        return answers[0] if is_single else answers
+
+    def iterate_answers(self, rows: Iterable[Row], first_row: int = 1) -> Iterator[list[Row]]:
+        """Yields the answers in the order of the rows, one chunk of rows at a time.
+
+        Args:
+          rows: The rows; a chunk of them is read before its answers are yielded.
+          first_row: The number of the first row in error messages.
+
+        Raises:
+          DataError: if a row lacks what the task needs.
+        """
+        max_tokens = MAX_BATCHES_PER_CHUNK * self.options.tokens_per_batch
+        chunk: list[tuple[Row, list[Window]]] = []
+        num_tokens = 0
+        for number, row in enumerate(rows, first_row):
+            try:
+                windows = self.task.encode(row)
+            except DataError as error:
+                raise DataError(f"row {number}: {error}") from error
+            chunk.append((row, windows))
+            num_tokens += sum(len(window.input_ids) for window in windows)
+            if len(chunk) >= MAX_ROWS_PER_CHUNK or num_tokens >= max_tokens:
+                yield self._answer(chunk)
+                chunk, num_tokens = [], 0
+        if chunk:
+            yield self._answer(chunk)
+
+    def _answer(self, chunk: list[tuple[Row, list[Window]]]) -> list[Row]:
+        outputs = iter(self._run([window for _, windows in chunk for window in windows]))
+        return [
+            self.task.decode(row, windows, [next(outputs) for _ in windows])
+            for row, windows in chunk
+        ]
+
+    def _run(self, windows: list[Window]) -> list[Outputs]:
+        """Returns the outputs of every window; windows of one shape share batches."""
+        by_shape: dict[Any, list[tuple[int, dict[str, np.ndarray]]]] = {}
+        for index, window in enumerate(windows):
+            length = next(b for b in self.options.bucket_lengths if b >= len(window.input_ids))
+            arrays = self.task.collate_window(window, length)
+            shape = tuple((name, value.shape) for name, value in sorted(arrays.items()))
+            by_shape.setdefault(shape, []).append((index, arrays))
+        outputs: list[Outputs] = [{}] * len(windows)
+        for shape in sorted(by_shape):
+            same_shape = by_shape[shape]
+            length = same_shape[0][1]["input_ids"].shape[-1]
+            batch_size = max(1, self.options.tokens_per_batch // length)
+            for start in range(0, len(same_shape), batch_size):
+                part = same_shape[start : start + batch_size]
+                examples = [arrays for _, arrays in part]
+                # The last batch is filled up, so that each shape is compiled once.
+                examples += [examples[0]] * (batch_size - len(part))
+                batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+                batch_outputs = jax.device_get(self._step(self.model.params, batch))
+                for slot, (index, _) in enumerate(part):
+                    outputs[index] = {name: value[slot] for name, value in batch_outputs.items()}
+        return outputs
