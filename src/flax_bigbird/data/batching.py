@@ -1,116 +1,158 @@
-"""From rows of pieces to an endless, resumable stream of batches, by `grain`."""
+"""Groups examples of similar length into batches, for training (by `grain`) and evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+from flax_bigbird.data.types import Arrays
 
-    from flax_bigbird.train.packing import PackedRows
+CollateFn = Callable[[dict[str, Any], int, np.random.Generator], Arrays]
+"""Turns an example, the length to pad to, and a random generator into the example's arrays."""
 
-Arrays = dict[str, np.ndarray]
-Collate = Callable[[dict[str, Any], int, np.random.Generator], Arrays]
+READ_THREADS = 2
+PREFETCHED_BATCHES = 8
+_REPEATED_EXAMPLES = 2**40  # grain's mix overflows on its own "repeat forever"
 
-READING_THREADS = 2
-BATCHES_AHEAD = 8
-_ENOUGH = 2**40  # rows of a bucket; mixing overflows on grain's own "for ever"
+
+class Examples(Protocol):
+    """A sequence of examples, such as a `datasets.Dataset` or `PackedExamples`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """The rows whose length is at most `length`, and above that of the bucket before."""
+    """The examples that are padded to the same length.
+
+    Attributes:
+      length: The padded length. It is the smallest bucket length that holds these examples.
+      indices: `[num_examples]`, the indices of the examples.
+      batch_size: The number of examples per batch.
+    """
 
     length: int
-    rows: np.ndarray  # their numbers
-    batch: int  # rows a batch
+    indices: np.ndarray
+    batch_size: int
 
 
-def into_buckets(
-    lengths: Sequence[int] | np.ndarray, buckets: Sequence[int], tokens: int
+def assign_buckets(
+    lengths: Sequence[int] | np.ndarray, bucket_lengths: Sequence[int], tokens_per_batch: int
 ) -> list[Bucket]:
-    """The buckets that have rows; a batch is as many rows as `tokens` hold."""
-    which = np.searchsorted(np.asarray(buckets), np.asarray(lengths))
+    """Assigns examples to buckets.
+
+    Args:
+      lengths: `[num_examples]`, the number of tokens of each example.
+      bucket_lengths: The lengths of the buckets in ascending order.
+      tokens_per_batch: The number of tokens of a batch, with padding.
+
+    Returns:
+      The buckets that hold examples.
+    """
+    assigned = np.searchsorted(np.asarray(bucket_lengths), np.asarray(lengths))
     return [
-        Bucket(length, rows, max(1, tokens // length))
-        for number, length in enumerate(buckets)
-        if len(rows := np.flatnonzero(which == number))
+        Bucket(length, indices, max(1, tokens_per_batch // length))
+        for bucket, length in enumerate(bucket_lengths)
+        if len(indices := np.flatnonzero(assigned == bucket))
     ]
 
 
-def padding_share(lengths: Sequence[int] | np.ndarray, buckets: Sequence[Bucket]) -> float:
-    """Of the tokens of all rows in their buckets, those that are padding."""
-    padded = sum(bucket.length * len(bucket.rows) for bucket in buckets)
+def padding_fraction(lengths: Sequence[int] | np.ndarray, buckets: Sequence[Bucket]) -> float:
+    """Returns the fraction of padding among the tokens of all buckets."""
+    padded = sum(bucket.length * len(bucket.indices) for bucket in buckets)
     return 1 - float(np.sum(lengths)) / padded
 
 
-class _Rows:
-    """Rows of a dataset by number, as grain reads them."""
-
-    def __init__(self, rows: "Dataset | PackedRows", numbers: np.ndarray):
-        self._rows, self._numbers = rows, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._rows[int(self._numbers[index])]
-
-    def __repr__(self) -> str:
-        return f"{len(self)} rows"
+def batches_per_epoch(buckets: Sequence[Bucket]) -> float:
+    """Returns the number of batches in which every example occurs once."""
+    return sum(len(bucket.indices) / bucket.batch_size for bucket in buckets)
 
 
 def training_batches(
-    rows: "Dataset | PackedRows", buckets: Sequence[Bucket], collate: Collate, seed: int
+    examples: Examples, buckets: Sequence[Bucket], collate: CollateFn, seed: int
 ) -> Any:
-    """A `grain.IterDataset` of batches without end; what `iter` gives has a state to resume from.
+    """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 
-    Every pass over a bucket is in another random order. Batches of the buckets come in turn, in
-    proportion to their numbers. What is random in a row depends on `seed` and its place alone.
+    Every epoch of a bucket has another random order. The batches of the buckets are interleaved in
+    proportion to their numbers. What is random in an example depends only on `seed` and on how many
+    examples of its bucket came before.
 
     Args:
-      collate: one row, the length to pad to and a generator in; arrays of that row out.
+      examples: The examples.
+      buckets: The buckets of the examples.
+      collate: The function that makes the arrays of an example.
+      seed: The seed of the order and of what is random in an example.
     """
     import grain
 
-    parts = []
-    for number, bucket in enumerate(buckets):
+    datasets = []
+    for index, bucket in enumerate(buckets):
 
-        def padded(row: dict[str, Any], generator: np.random.Generator, length=bucket.length):
-            return collate(row, length, generator)
+        def collate_example(
+            example: Any, generator: np.random.Generator, length: int = bucket.length
+        ) -> Arrays:
+            return collate(example, length, generator)
 
-        part = grain.MapDataset.source(_Rows(rows, bucket.rows)).seed(seed + 1009 * number)
-        part = part.shuffle().repeat(_ENOUGH // len(bucket.rows))
-        part = part.random_map(padded).batch(bucket.batch)
-        parts.append(part)
-    passes = [len(bucket.rows) / bucket.batch for bucket in buckets]
-    mixed = grain.MapDataset.mix(parts, [count / sum(passes) for count in passes])
+        dataset = grain.MapDataset.source(_Subset(examples, bucket.indices)).seed(
+            seed + 1009 * index
+        )
+        dataset = dataset.shuffle().repeat(_REPEATED_EXAMPLES // len(bucket.indices))
+        dataset = dataset.random_map(collate_example).batch(bucket.batch_size)
+        datasets.append(dataset)
+    counts = [len(bucket.indices) / bucket.batch_size for bucket in buckets]
+    mixed = grain.MapDataset.mix(datasets, [count / sum(counts) for count in counts])
     return mixed.to_iter_dataset(
-        grain.ReadOptions(num_threads=READING_THREADS, prefetch_buffer_size=BATCHES_AHEAD)
+        grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=PREFETCHED_BATCHES)
     )
 
 
-def batches_per_epoch(buckets: Sequence[Bucket]) -> float:
-    """Batches in which every row comes once."""
-    return sum(len(bucket.rows) / bucket.batch for bucket in buckets)
-
-
 def evaluation_batches(
-    rows: "Dataset", buckets: Sequence[Bucket], collate: Collate, seed: int
+    examples: Examples, buckets: Sequence[Bucket], collate: CollateFn, seed: int
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
-    """Every row once, in buckets: (row numbers [n], arrays of a whole batch).
+    """Yields every example once, in batches of constant shape per bucket.
 
-    The last batch of a bucket is filled up with its first row; only the first n rows count. What
-    is random in a row depends on `seed` and the row's number.
+    What is random in an example depends only on `seed` and on the index of the example.
+
+    Args:
+      examples: The examples.
+      buckets: The buckets of the examples.
+      collate: The function that makes the arrays of an example.
+      seed: The seed of what is random in an example.
+
+    Yields:
+      The indices `[n]` of the examples in the batch, and the arrays of the batch. The last batch of
+      a bucket is padded with copies of its first example; only the first n examples count.
     """
     for bucket in buckets:
-        for start in range(0, len(bucket.rows), bucket.batch):
-            numbers = bucket.rows[start : start + bucket.batch]
-            made = [
-                collate(rows[int(n)], bucket.length, np.random.default_rng([seed, int(n)]))
-                for n in numbers
+        for start in range(0, len(bucket.indices), bucket.batch_size):
+            indices = bucket.indices[start : start + bucket.batch_size]
+            collated = [
+                collate(examples[int(i)], bucket.length, np.random.default_rng([seed, int(i)]))
+                for i in indices
             ]
-            made += [made[0]] * (bucket.batch - len(made))
-            yield numbers, {key: np.stack([row[key] for row in made]) for key in made[0]}
+            collated += [collated[0]] * (bucket.batch_size - len(collated))
+            yield indices, stack(collated)
+
+
+def stack(collated: Sequence[Arrays]) -> Arrays:
+    """Stacks the arrays of examples into the arrays of a batch, `[B, ...]` each."""
+    return {name: np.stack([arrays[name] for arrays in collated]) for name in collated[0]}
+
+
+class _Subset:
+    """Some of the examples by index, as grain reads them."""
+
+    def __init__(self, examples: Examples, indices: np.ndarray):
+        self._examples, self._indices = examples, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._examples[int(self._indices[index])]
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rows"

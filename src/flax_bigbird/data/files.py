@@ -1,16 +1,16 @@
-"""Rows of files one after the other, however many; what is wrong with them, by line, before."""
+"""Reads the rows of JSONL, CSV, Parquet, and text files one by one, and checks files by line."""
 
 import contextlib
 import csv
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from flax_bigbird.tasks.errors import DataError
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.types import Row
 
-KINDS = {
+FORMATS = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".json": "json",
@@ -19,69 +19,72 @@ KINDS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
+"""The format of a file by its suffix, under the name that `datasets` gives it."""
 
-BATCH = 256  # rows of Parquet at a time
+PARQUET_BATCH_SIZE = 256  # rows
 
 
-def expand(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
-    """(kind, files) that paths stand for: a folder for the text files below it.
+def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
+    """Lists the files that paths stand for. A folder stands for the text files below it.
+
+    Returns:
+      The format of the files, one of the values of `FORMATS`, and the files.
 
     Raises:
-      DataError: a file is missing, empty or of no known kind, or they are of several.
+      DataError: if a file is missing, empty, or of an unknown format, or if the formats differ.
     """
     files = [file for path in paths for file in _expand(Path(path).expanduser())]
-    found = {KINDS.get(file.suffix.lower()) for file in files}
-    if None in found or len(found) != 1:
+    formats = {FORMATS.get(file.suffix.lower()) for file in files}
+    if None in formats or len(formats) != 1:
         names = ", ".join(sorted({file.suffix or file.name for file in files})) or "none"
         raise DataError(
-            f"data files must be of one kind among {', '.join(KINDS)}; got {names}: convert them"
+            f"data files must be of one kind among {', '.join(FORMATS)}; got {names}: convert them"
         )
-    return str(found.pop()), files
+    return str(formats.pop()), files
 
 
-def check(files: Sequence[Path], kind: str) -> None:
-    """Raises `DataError` for what is not UTF-8, not JSON, or has a row of another width."""
-    if kind in ("json", "csv", "text"):
-        for file in files:
-            _check_text(file, kind)
+def check_files(files: Sequence[Path], format: str) -> None:
+    """Checks the syntax of files in a text format.
+
+    Raises:
+      DataError: if a file is not UTF-8, is not JSON, or has a row with the wrong number of
+        columns. The message names the line.
+    """
+    for file in files:
+        if format in ("json", "csv", "text"):
+            _check_utf8(file)
+        if format == "json":
+            _check_json(file)
+        elif format == "csv":
+            _check_csv(file)
 
 
-def count(files: Sequence[Path], kind: str) -> int:
-    """The number of rows."""
-    if kind == "parquet":  # whose footer says so
+def count_rows(files: Sequence[Path], format: str) -> int:
+    """Returns the number of rows in files of one format."""
+    if format == "parquet":  # whose footer holds the number
         import pyarrow.parquet
 
         return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    return len(files) if kind == "text" else sum(1 for _ in rows(files, kind))
+    return len(files) if format == "text" else sum(1 for _ in iterate_rows(files, format))
 
 
-def rows(files: Sequence[Path], kind: str) -> Iterator[dict[str, Any]]:
-    """Every row of every file, in order; a text file is a row with `text` and `file`."""
-    reader = {"json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "text": _text_rows}
+def iterate_rows(files: Sequence[Path], format: str) -> Iterator[Row]:
+    """Yields the rows of all files in order. A text file is a row with `text` and `file`."""
+    readers = {"json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "text": _text_rows}
     for file in files:
-        yield from reader[kind](file)
+        yield from readers[format](file)
 
 
-def separator(file: Path) -> str:
-    """Of the columns of a CSV or TSV file."""
+def column_separator(file: Path) -> str:
+    """Returns the character between the columns of a CSV or TSV file."""
     return "\t" if file.suffix.lower() == ".tsv" else ","
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file in one step: the old one or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-
-
-def _text_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _text_rows(file: Path) -> Iterator[Row]:
     yield {"text": file.read_text(encoding="utf-8-sig"), "file": file.name}
 
 
-def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(file: Path) -> Iterator[Row]:
     with file.open(encoding="utf-8-sig") as stream:
         if _is_array(stream):
             yield from json.load(stream)
@@ -91,20 +94,20 @@ def _json_rows(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _csv_rows(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream, _long_fields():
-        yield from csv.DictReader(stream, delimiter=separator(file))
+def _csv_rows(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig", newline="") as stream, _unlimited_fields():
+        yield from csv.DictReader(stream, delimiter=column_separator(file))
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH):
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(PARQUET_BATCH_SIZE):
         yield from batch.to_pylist()
 
 
-def _is_array(stream: Any) -> bool:
-    """Whether a JSON file is one array; the stream is at its beginning again."""
+def _is_array(stream: IO[Any]) -> bool:
+    """Returns whether a JSON file holds one array, and rewinds the stream."""
     first = stream.read(64).lstrip()[:1]
     stream.seek(0)
     return first == "["
@@ -112,10 +115,10 @@ def _is_array(stream: Any) -> bool:
 
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*.txt") if file.is_file())
-        if not found:
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        if not files:
             raise DataError(f"a folder of data must hold .txt files; {path} has none: name files")
-        return found
+        return files
     if not path.is_file():
         raise DataError(f"data files must exist; {path} does not: check the path")
     if path.stat().st_size == 0:
@@ -123,9 +126,7 @@ def _expand(path: Path) -> list[Path]:
     return [path]
 
 
-def _check_text(file: Path, kind: str) -> None:
-    """Raises for what is not UTF-8, not JSON, or has a row of another width, with the line."""
-    number = 0
+def _check_utf8(file: Path) -> None:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             try:
@@ -136,10 +137,6 @@ def _check_text(file: Path, kind: str) -> None:
                     f"0x{line[error.start]:02x} at column {error.start + 1}): convert it, for "
                     "example with iconv"
                 ) from error
-    if kind == "json":
-        _check_json(file)
-    elif kind == "csv":
-        _check_csv(file, separator(file))
 
 
 def _check_json(file: Path) -> None:
@@ -148,7 +145,7 @@ def _check_json(file: Path) -> None:
             try:
                 json.load(stream)
             except ValueError as error:
-                raise DataError(f"{file} must be JSON; it is not: {error}: mend it") from error
+                raise DataError(f"{file} must be JSON; it is not: {error}: correct it") from error
             return
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -158,30 +155,31 @@ def _check_json(file: Path) -> None:
             except ValueError as error:
                 raise DataError(
                     f"every line must be a JSON object; {file}, line {number} is not ({error}): "
-                    "mend or remove it"
+                    "correct or remove it"
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(
                     f"every line must be a JSON object; {file}, line {number} is "
-                    f"{line.strip()[:60]}: mend or remove it"
+                    f"{line.strip()[:60]}: correct or remove it"
                 )
 
 
-def _check_csv(file: Path, between: str) -> None:
-    with file.open(encoding="utf-8-sig", newline="") as stream, _long_fields():
-        reader = csv.reader(stream, delimiter=between)
+def _check_csv(file: Path) -> None:
+    separator = column_separator(file)
+    with file.open(encoding="utf-8-sig", newline="") as stream, _unlimited_fields():
+        reader = csv.reader(stream, delimiter=separator)
         width = len(next(reader, []))
         for row in reader:
             if row and len(row) != width:
                 raise DataError(
                     f"every row must have the header's {width} columns; {file}, line "
-                    f"{reader.line_num} has {len(row)}: quote texts that hold {between!r}"
+                    f"{reader.line_num} has {len(row)}: quote texts that hold {separator!r}"
                 )
 
 
 @contextlib.contextmanager
-def _long_fields() -> Iterator[None]:
-    """Documents are longer than the csv module's default limit of 131,072 characters."""
+def _unlimited_fields() -> Iterator[None]:
+    """Lifts the csv module's limit of 131,072 characters, which documents exceed."""
     before = csv.field_size_limit(2**31 - 1)
     try:
         yield

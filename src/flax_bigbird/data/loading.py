@@ -1,43 +1,57 @@
-"""Files, folders and `datasets` ids as a `datasets.Dataset`; what is wrong with them, by line."""
+"""Loads files and `datasets` ids as `datasets.Dataset`, splits them, and checks their columns."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from flax_bigbird.tasks import files
-from flax_bigbird.tasks.errors import DataError as DataError
-from flax_bigbird.train.options import TrainOptions
+from flax_bigbird.data import files
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.types import Dataset
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-
-def read_files(paths: Sequence[str]) -> "Dataset":
-    """The rows of files of one kind, in order; a folder stands for the text files below it.
-
-    Text files are one document each, in the column `text`. Columns keep the types that `datasets`
-    finds.
-
-    Raises:
-      DataError: a file is missing, empty, of no known kind, not UTF-8, or broken (with the line).
-    """
-    kind, found = files.expand(paths)
-    options: dict[str, Any] = {"sample_by": "document"} if kind == "text" else {}
-    if kind == "csv":
-        options["sep"] = files.separator(found[0])
-    # datasets may skip or guess where a file is broken: the line is found before.
-    files.check(found, kind)
-    return _load(kind, [str(file) for file in found], options)
+SPLIT_NAMES = {"train": "training data", "validation": "validation data", "test": "data"}
+"""What the splits are called in messages."""
 
 
-def read_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
-    """A split of a dataset of the Hub, or of a folder that `datasets` reads.
+def load_files(paths: Sequence[str]) -> Dataset:
+    """Loads the rows of files of one format, in order.
+
+    A folder stands for the text files below it. Text files are one document each, in the column
+    `text`. Columns have the types that `datasets` infers.
 
     Raises:
-      DataError: it cannot be loaded.
+      DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken. The
+        message names the line.
     """
-    datasets = _datasets()
+    format, paths_found = files.expand_paths(paths)
+    options: dict[str, Any] = {"sample_by": "document"} if format == "text" else {}
+    if format == "csv":
+        options["sep"] = files.column_separator(paths_found[0])
+    # `datasets` may skip or guess where a file is broken, so the files are checked first.
+    files.check_files(paths_found, format)
+    names = [str(file) for file in paths_found]
     try:
-        return datasets.load_dataset(name, configuration, split=split)
+        return _datasets().load_dataset(format, data_files=names, split="train", **options)
+    except Exception as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError):
+            raise cause from error  # for example a full disk, whose own message is clearer
+        raise DataError(
+            f"data files must be readable as {format}; {', '.join(names[:3])}: {_one_line(error)}"
+        ) from error
+
+
+def load_dataset_split(name: str, configuration: str | None, split: str) -> Dataset:
+    """Loads a split of a dataset on the Hugging Face Hub, or of a folder that `datasets` reads.
+
+    Args:
+      name: The dataset's id or folder.
+      configuration: The dataset's configuration; None for the default.
+      split: The name of the split.
+
+    Raises:
+      DataError: if `datasets` cannot load it.
+    """
+    try:
+        return _datasets().load_dataset(name, configuration, split=split)
     except Exception as error:  # of many libraries: files, network, splits
         raise DataError(
             f"the dataset must be one that `datasets` loads; {name} "
@@ -45,53 +59,103 @@ def read_dataset(name: str, configuration: str | None, split: str) -> "Dataset":
         ) from error
 
 
-def read_training_data(options: TrainOptions) -> tuple["Dataset", "Dataset | None"]:
-    """(training rows, validation rows or None), as the options say.
+def train_validation_split(
+    rows: Dataset, validation_fraction: float, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """Holds out a random fraction of the rows for validation.
 
-    Without validation data, `validation_share` of the rows are held out at random, by the seed.
+    Args:
+      rows: All rows.
+      validation_fraction: The fraction to hold out; 0 holds out nothing.
+      seed: The seed of the choice.
+
+    Returns:
+      The training rows and the validation rows, which are None if nothing is held out.
+
+    Raises:
+      DataError: if there are too few rows.
     """
-    if options.dataset:
-        training = read_dataset(options.dataset, options.dataset_name, options.train_split)
-    else:
-        training = read_files(options.train_files)
-    if options.validation_files:
-        return training, read_files(options.validation_files)
-    if options.dataset and options.validation_split:
-        split = options.validation_split
-        return training, read_dataset(options.dataset, options.dataset_name, split)
-    if options.validation_share == 0:
-        return training, None
-    if len(training) < 2:
+    if validation_fraction == 0:
+        return rows, None
+    if len(rows) < 2:
         raise DataError(
-            f"a share of the rows can be held out where there are two or more; got {len(training)}"
-            ": give validation_files, or validation_share=0"
+            f"a fraction of the rows can be held out of two or more; got {len(rows)}: give "
+            "validation_files, or validation_fraction=0"
         )
-    count = max(1, round(options.validation_share * len(training)))
-    parts = training.train_test_split(test_size=count, seed=options.seed)
+    count = max(1, round(validation_fraction * len(rows)))
+    parts = rows.train_test_split(test_size=count, seed=seed)
     return parts["train"], parts["test"]
 
 
-def check_columns(rows: "Dataset", names: Sequence[str], what: str) -> None:
-    """Raises `DataError` for a column that is not there, naming those that are."""
+def require_columns(rows: Dataset, names: Iterable[str], split: str) -> None:
+    """Checks that columns exist.
+
+    Args:
+      rows: The rows.
+      names: The names of the columns.
+      split: The split of the rows, a key of `SPLIT_NAMES`.
+
+    Raises:
+      DataError: if a column is missing. The message lists those that exist.
+    """
     for name in names:
         if name not in rows.column_names:
             raise DataError(
-                f"the {what} must have a column {name!r}; got {', '.join(rows.column_names)}: name "
-                "the right one with an option such as text_column or label_column"
+                f"the {SPLIT_NAMES[split]} must have a column {name!r}; got "
+                f"{', '.join(rows.column_names)}: name the right one with an option such as "
+                "text_column or label_column"
             )
 
 
-def _load(kind: str, names: list[str], options: dict[str, Any]) -> "Dataset":
-    datasets = _datasets()
-    try:
-        return datasets.load_dataset(kind, data_files=names, split="train", **options)
-    except Exception as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError):
-            raise cause from error  # a full disk says so itself
+def require_texts(rows: Dataset, names: Iterable[str], split: str) -> list[str]:
+    """Checks that columns hold a text in every row.
+
+    Args:
+      rows: The rows.
+      names: The names of the columns.
+      split: The split of the rows, a key of `SPLIT_NAMES`.
+
+    Returns:
+      A sentence for the log for each column in which some texts are empty.
+
+    Raises:
+      DataError: if a column is missing or holds something else. The message names the row.
+    """
+    names = list(names)
+    require_columns(rows, names, split)
+    return [message for name in names for message in _check_texts(rows, name, split)]
+
+
+def iterate_column(rows: Dataset, name: str) -> Iterator[Any]:
+    """Yields the values of a column without holding them all in memory."""
+    for batch in rows.select_columns(name).iter(256):
+        yield from batch[name]  # type: ignore[index]
+
+
+def _check_texts(rows: Dataset, name: str, split: str) -> list[str]:
+    dtype = getattr(rows.features[name], "dtype", None)
+    if dtype not in ("string", "large_string"):
         raise DataError(
-            f"data files must be readable as {kind}; {', '.join(names[:3])}: {_one_line(error)}"
-        ) from error
+            f"column {name!r} of the {SPLIT_NAMES[split]} must hold texts; it holds {dtype}: name "
+            "another column"
+        )
+    missing, empty = [], []
+    for row, text in enumerate(iterate_column(rows, name), 1):
+        if text is None:
+            missing.append(row)
+        elif not text or text.isspace():
+            empty.append(row)
+    if missing:
+        raise DataError(
+            f"column {name!r} of the {SPLIT_NAMES[split]} must hold a text in every row; row "
+            f"{missing[0]} has none ({len(missing)} in all): fill or remove them"
+        )
+    if not empty:
+        return []
+    return [
+        f"{len(empty):,} texts in column {name!r} of the {SPLIT_NAMES[split]} are empty, row "
+        f"{empty[0]} first"
+    ]
 
 
 def _datasets() -> Any:

@@ -1,100 +1,124 @@
-"""Which tokens a masked language model has to guess, and what it sees in their places."""
+"""Chooses the tokens that a masked language model predicts, and what it sees in their positions."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_bigbird.train.losses import IGNORED
+from flax_bigbird.data.types import Tokenizer
+from flax_bigbird.nn.losses import IGNORED_LABEL
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-WORD_START = "▁"  # SentencePiece's mark of a space before a piece
-SHOWN_AS_MASK, SHOWN_AS_ANY = 0.8, 0.1  # the rest stay as they are (BERT's shares)
+WORD_START = "▁"  # SentencePiece's mark of a space before a token
+MASK_PROBABILITY, RANDOM_PROBABILITY = 0.8, 0.1  # as in BERT; the other targets stay visible
 
 
-class Masked(NamedTuple):
-    """`ids` [T] as the model sees them; `positions` [P] and `labels` [P] of the targets.
+class MaskedExample(NamedTuple):
+    """An example with targets. Unused targets have position 0 and the label `IGNORED_LABEL`.
 
-    Unused places hold position 0 and the label `IGNORED`.
+    Attributes:
+      input_ids: `[T]`, the token ids as the model sees them.
+      positions: `[P]`, the positions of the targets.
+      labels: `[P]`, the token ids of the targets.
     """
 
-    ids: np.ndarray
+    input_ids: np.ndarray
     positions: np.ndarray
     labels: np.ndarray
 
 
-def places(length: int, rate: float) -> int:
-    """P of documents of `length` tokens: targets that `Masking` chooses at most."""
-    return max(1, round(rate * length))
+def max_targets(length: int, probability: float) -> int:
+    """Returns P, the maximum number of targets of an example of `length` tokens."""
+    return max(1, round(probability * length))
 
 
 @dataclass(frozen=True)
 class Masking:
-    """Chooses `rate` of a document's tokens, by words or by pieces.
+    """Masks a fraction of the tokens of an example, by whole words or by tokens.
 
-    80% of the targets are shown as [MASK], 10% as any ordinary piece, 10% as they are.
+    The model sees `[MASK]` in the position of 80% of the targets, a random token for 10%, and the
+    target itself for 10% (Devlin et al., 2019, section 3.1).
+
+    Attributes:
+      probability: The fraction of the tokens that are targets.
+      whole_word: Whether all tokens of a word are masked together.
+      mask_id: The id of `[MASK]`.
+      is_special: `[V]`, whether a token is special and never a target.
+      starts_word: `[V]`, whether a token starts a word.
+      ordinary_ids: The ids of the tokens that a random token is drawn from.
     """
 
-    rate: float
-    whole_words: bool
+    probability: float
+    whole_word: bool
     mask_id: int
-    special: np.ndarray  # [V], True for pieces that are never targets
-    starts: np.ndarray  # [V], True for pieces that begin a word
-    ordinary: np.ndarray  # ids that may stand for a target
+    is_special: np.ndarray
+    starts_word: np.ndarray
+    ordinary_ids: np.ndarray
 
     @classmethod
-    def of(
-        cls, tokenizer: "PreTrainedTokenizerBase", rate: float, whole_words: bool, vocabulary: int
+    def from_tokenizer(
+        cls, tokenizer: Tokenizer, probability: float, whole_word: bool, vocab_size: int
     ) -> "Masking":
-        """For a tokenizer, with the model's vocabulary size."""
-        mask_id: Any = tokenizer.mask_token_id
-        pieces = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocabulary))))
-        special = np.zeros(vocabulary, bool)
-        special[[id for id in tokenizer.all_special_ids if id < vocabulary]] = True
-        starts = np.zeros(vocabulary, bool)
-        starts[: len(pieces)] = [piece.startswith(WORD_START) for piece in pieces]
-        known = np.arange(vocabulary) < len(pieces)
-        ordinary = np.flatnonzero(known & ~special)
-        return cls(rate, whole_words, int(mask_id), special, starts, ordinary)
-
-    def __call__(self, ids: np.ndarray, limit: int, generator: np.random.Generator) -> Masked:
-        """One document's targets, at most `limit`; the same for the same generator.
+        """Returns the masking for the vocabulary of a tokenizer.
 
         Args:
-          ids: [T], with [CLS] and [SEP], without padding.
-          limit: P.
+          tokenizer: The tokenizer.
+          probability: The fraction of the tokens that are targets.
+          whole_word: Whether all tokens of a word are masked together.
+          vocab_size: V, the vocabulary size of the model, which may exceed that of the tokenizer.
         """
-        eligible = np.flatnonzero(~self.special[ids])
-        wanted = min(limit, max(1, round(self.rate * len(eligible))))
-        chosen = np.sort(self._choose(ids, eligible, wanted, generator))
-        kind = generator.random(len(chosen))
-        anything = generator.choice(self.ordinary, len(chosen))
-        shown = np.where(kind < SHOWN_AS_MASK, self.mask_id, ids[chosen])
-        shown = np.where(kind >= 1 - SHOWN_AS_ANY, anything, shown)
-        seen = ids.copy()
-        seen[chosen] = shown
+        mask_id: Any = tokenizer.mask_token_id
+        count = min(len(tokenizer), vocab_size)
+        tokens = tokenizer.convert_ids_to_tokens(list(range(count)))
+        is_special = np.zeros(vocab_size, bool)
+        is_special[[id for id in tokenizer.all_special_ids if id < vocab_size]] = True
+        starts_word = np.zeros(vocab_size, bool)
+        starts_word[:count] = [token.startswith(WORD_START) for token in tokens]
+        ordinary_ids = np.flatnonzero((np.arange(vocab_size) < count) & ~is_special)
+        return cls(probability, whole_word, int(mask_id), is_special, starts_word, ordinary_ids)
+
+    def __call__(
+        self, input_ids: np.ndarray, limit: int, generator: np.random.Generator
+    ) -> MaskedExample:
+        """Masks one example. The result is the same for the same generator.
+
+        Args:
+          input_ids: `[T]`, the token ids with `[CLS]` and `[SEP]`, without padding.
+          limit: P, the maximum number of targets.
+          generator: The source of randomness.
+        """
+        eligible = np.flatnonzero(~self.is_special[input_ids])
+        count = min(limit, max(1, round(self.probability * len(eligible))))
+        targets = np.sort(self._choose(input_ids, eligible, count, generator))
+        draw = generator.random(len(targets))
+        random_ids = generator.choice(self.ordinary_ids, len(targets))
+        shown = np.where(draw < MASK_PROBABILITY, self.mask_id, input_ids[targets])
+        shown = np.where(draw >= 1 - RANDOM_PROBABILITY, random_ids, shown)
+        masked_ids = input_ids.copy()
+        masked_ids[targets] = shown
         positions = np.zeros(limit, np.int32)
-        labels = np.full(limit, IGNORED, np.int32)
-        positions[: len(chosen)] = chosen
-        labels[: len(chosen)] = ids[chosen]
-        return Masked(seen, positions, labels)
+        labels = np.full(limit, IGNORED_LABEL, np.int32)
+        positions[: len(targets)] = targets
+        labels[: len(targets)] = input_ids[targets]
+        return MaskedExample(masked_ids, positions, labels)
 
     def _choose(
-        self, ids: np.ndarray, eligible: np.ndarray, wanted: int, generator: np.random.Generator
+        self,
+        input_ids: np.ndarray,
+        eligible: np.ndarray,
+        count: int,
+        generator: np.random.Generator,
     ) -> np.ndarray:
-        """Positions of `wanted` pieces; or of whole words, in random order, while they fit."""
-        if not self.whole_words or not len(eligible):
-            return generator.permutation(eligible)[:wanted]
-        # A word begins at a piece that says so, and behind whatever is no target.
-        gap = np.diff(eligible, prepend=-2) > 1
-        word = np.cumsum(self.starts[ids[eligible]] | gap) - 1
+        """Chooses `count` positions, or those of random whole words as long as they fit."""
+        if not self.whole_word or not len(eligible):
+            return generator.permutation(eligible)[:count]
+        # A word starts at a token that starts a word, and after whatever is not eligible.
+        follows_gap = np.diff(eligible, prepend=-2) > 1
+        word = np.cumsum(self.starts_word[input_ids[eligible]] | follows_gap) - 1
         sizes = np.bincount(word)
         order = generator.permutation(len(sizes))
-        fits = np.cumsum(sizes[order]) <= wanted
-        picked = np.zeros(len(sizes), bool)
-        picked[order[fits]] = True
-        if not fits.any():  # the first word alone is too long: part of it
-            return eligible[word == order[0]][:wanted]
-        return eligible[picked[word]]
+        fits = np.cumsum(sizes[order]) <= count
+        chosen = np.zeros(len(sizes), bool)
+        chosen[order[fits]] = True
+        if not fits.any():  # the first word alone is too long, so part of it is masked
+            return eligible[word == order[0]][:count]
+        return eligible[chosen[word]]

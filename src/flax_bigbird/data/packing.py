@@ -1,102 +1,102 @@
-"""Several documents in a row of a batch, none of which reads another (`packing`)."""
+"""Packs short documents into rows of a batch in which no document attends to another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from flax_bigbird.nn.patterns import packed_limit
-from flax_bigbird.train.pipeline import Bucket
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from flax_bigbird.data.batching import Bucket, Examples
 
 
-def fill_rows(sizes: np.ndarray, room: int) -> list[list[int]]:
-    """Which documents share a row: the longest first, each where least room is left.
+def first_fit_decreasing(sizes: np.ndarray, capacity: int) -> list[list[int]]:
+    """Assigns documents to rows: the longest first, each to the fullest row that has room for it.
 
     Args:
-      sizes: [documents], each in 1..room.
-      room: of a row.
+      sizes: `[num_documents]`, the sizes of the documents, from 1 to `capacity`.
+      capacity: The size of a row.
 
     Returns:
-      The documents' numbers, row by row; every document once.
+      The indices of the documents in each row. Every document occurs once.
     """
     rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(room + 1)]  # rows that have so much left
+    rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     for document in np.argsort(-sizes, kind="stable"):
         size = int(sizes[document])
-        left = next((left for left in range(size, room) if by_room[left]), room)
-        if left == room:
+        room = next((room for room in range(size, capacity) if rows_by_room[room]), capacity)
+        if room == capacity:
             rows.append([])
             row = len(rows) - 1
         else:
-            row = by_room[left].pop()
+            row = rows_by_room[room].pop()
         rows[row].append(int(document))
-        by_room[left - size].append(row)
+        rows_by_room[room - size].append(row)
     return rows
 
 
 @dataclass(frozen=True)
-class PackedRows:
-    """Rows of documents by number: first the dataset's own, then those that hold several.
+class PackedExamples:
+    """Documents by index: first the documents alone, then the rows that hold several of them.
 
     Attributes:
-      documents: rows with `input_ids` and `length`.
-      packs: the documents that share a row, row by row.
-      buckets: the rows to train on; a document is in one of them.
+      documents: The examples of `Task.encode_dataset`, with `input_ids` and `length`.
+      packs: The indices of the documents in each packed row.
+      buckets: The buckets to train on. Every document is in one of them.
     """
 
-    documents: "Dataset"
+    documents: Examples
     packs: list[list[int]]
     buckets: list[Bucket]
 
     def __len__(self) -> int:
         return len(self.documents) + len(self.packs)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """A document, or a row of them under `documents`."""
-        if number < len(self.documents):
-            return self.documents[number]
-        pack = self.packs[number - len(self.documents)]
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns a document, or a packed row as a list under `documents`."""
+        if index < len(self.documents):
+            return self.documents[index]
+        pack = self.packs[index - len(self.documents)]
         return {"documents": [self.documents[document] for document in pack]}
 
 
-def pack(
-    documents: "Dataset",
+def pack_examples(
+    documents: Examples,
     lengths: np.ndarray,
     buckets: Sequence[Bucket],
     length: int,
-    batch: int,
-    config: Any,
-) -> PackedRows:
-    """Puts the documents that a model reads in full into rows of `length` tokens.
+    batch_size: int,
+    *,
+    block_size: int,
+    max_blocks: int | None,
+) -> PackedExamples:
+    """Packs documents into rows of `length` tokens, in which each document starts at a block.
 
-    Longer documents, and those that fill a row, have rows of their own.
+    Documents that are too long, or that fill a row, have rows of their own.
 
     Args:
-      lengths: [documents], in tokens.
-      buckets: of the documents.
-      batch: packed rows a batch.
-      config: the model's.
+      documents: The examples, with `input_ids` and `length`.
+      lengths: `[num_documents]`, the number of tokens of each document.
+      buckets: The buckets of the documents.
+      length: The number of tokens of a packed row.
+      batch_size: The number of packed rows per batch.
+      block_size: The block size of the model.
+      max_blocks: The maximum number of blocks of a packed document, `max_packed_blocks` of the
+        model's `SparsityConfig`; None for any.
     """
-    size = config.block_size
-    room = length // size
-    limit = packed_limit(config) or room
-    blocks = -(-lengths // size)
-    short = np.flatnonzero(blocks <= min(limit, room - 1))
+    capacity = length // block_size
+    max_blocks = min(max_blocks or capacity, capacity - 1)
+    blocks = -(-lengths // block_size)
+    short = np.flatnonzero(blocks <= max_blocks)
     if not len(short):
-        return PackedRows(documents, [], list(buckets))
-    rows = fill_rows(blocks[short], room)
-    packs = [short[row].tolist() for row in rows]
+        return PackedExamples(documents, [], list(buckets))
+    packs = [short[row].tolist() for row in first_fit_decreasing(blocks[short], capacity)]
     is_short = np.zeros(len(lengths), bool)
     is_short[short] = True
     rest = [
-        Bucket(bucket.length, left, bucket.batch)
+        Bucket(bucket.length, left, bucket.batch_size)
         for bucket in buckets
-        if len(left := bucket.rows[~is_short[bucket.rows]])
+        if len(left := bucket.indices[~is_short[bucket.indices]])
     ]
-    numbers = len(documents) + np.arange(len(packs))
-    packed = Bucket(room * size, numbers, batch)
-    return PackedRows(documents, packs, [*rest, packed])
+    indices = len(documents) + np.arange(len(packs))
+    packed = Bucket(capacity * block_size, indices, batch_size)
+    return PackedExamples(documents, packs, [*rest, packed])

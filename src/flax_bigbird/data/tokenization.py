@@ -1,27 +1,94 @@
-"""Texts as pieces, once: `datasets` keeps the result, under a name made of all it depends on."""
+"""Turns texts into token ids, and caches tokenized datasets under all that they depend on."""
 
 import hashlib
+import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.text import FRAME, covering_windows, encode, framed
-
-if TYPE_CHECKING:
-    from datasets import Dataset, Features
-    from transformers import PreTrainedTokenizerBase
-
-SHORTEST = 8  # tokens of a window that is worth a row of a batch
-
-Batch = dict[str, list[Any]]
+from flax_bigbird._transformers import quiet
+from flax_bigbird.pretrained import local_path
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.types import Batch, Dataset, Features, Tokenizer
 
 
-def digest(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Changes with anything that changes the pieces of a text."""
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """Loads the tokenizer of a folder, a model inside the package, or a Hub id.
+
+    Raises:
+      OptionError: if there is none, or if it lacks a `[CLS]`, `[SEP]`, `[MASK]`, or padding token.
+    """
+    with quiet():
+        from transformers import AutoTokenizer
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(local_path(str(name)))
+    except (OSError, ValueError, KeyError) as error:
+        raise OptionError(
+            f"tokenizer must be a folder or Hub id that holds one; {name} does not "
+            f"({str(error).splitlines()[0]}): name one, or train a vocabulary with a new model"
+        ) from error
+    for kind in ("pad", "cls", "sep", "mask"):
+        if getattr(tokenizer, f"{kind}_token_id") is None:
+            raise OptionError(
+                f"the tokenizer must have a {kind} token; that of {name} has none: use BigBird's"
+            )
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the token ids of whole texts, without `[CLS]` and `[SEP]`.
+
+    White space becomes single spaces, as in SentencePiece's own normalization. The tokenizers of
+    `transformers` leave line breaks in, which are unknown to BigBird's vocabularies.
+    """
+    if not texts:
+        return []
+    spaced = [" ".join(text.split()) for text in texts]
+    return tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def tokenize_with_offsets(
+    tokenizer: Tokenizer, text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Returns the token ids of a text and the characters `[start, end)` of each token."""
+    plain = re.sub(r"\s", " ", text)
+    encoding = tokenizer(
+        plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    offsets = [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
+    return encoding["input_ids"], offsets
+
+
+def add_special_tokens(
+    parts: Sequence[Sequence[int]], tokenizer: Tokenizer, length: int
+) -> tuple[list[int], bool]:
+    """Joins parts as `[CLS] a [SEP] b [SEP]` and truncates them to `length` tokens.
+
+    The longest part is truncated first.
+
+    Returns:
+      The token ids, and whether something was truncated.
+    """
+    available = length - 1 - len(parts)
+    sizes = [len(part) for part in parts]
+    while sum(sizes) > available:
+        longest = int(np.argmax(sizes))
+        others = [size for index, size in enumerate(sizes) if index != longest]
+        # Down to the next longest at once, then in equal parts.
+        excess = sum(sizes) - available
+        step = sizes[longest] - max(others, default=0)
+        sizes[longest] -= min(excess, step) if step else -(-excess // len(sizes))
+    ids: list[Any] = [tokenizer.cls_token_id]
+    for part, size in zip(parts, sizes, strict=True):
+        ids += [*part[:size], tokenizer.sep_token_id]
+    return ids, sizes != [len(part) for part in parts]
+
+
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
+    """Returns a hash that changes with anything that changes the token ids of a text."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         files = sorted(path for path in Path(folder).iterdir() if path.is_file())
@@ -29,164 +96,37 @@ def digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def mapped(
-    rows: "Dataset",
+def map_cached(
+    rows: Dataset,
     function: Callable[..., Batch],
-    *parts: Any,
+    *key: Any,
     keep: Iterable[str] = (),
     with_indices: bool = False,
-    features: "Features | None" = None,
-) -> "Dataset":
-    """`rows.map` on batches, read back from the cache where rows and `parts` are the same.
+    features: Features | None = None,
+) -> Dataset:
+    """Applies `rows.map` to batches, and reads the result from the cache if nothing has changed.
 
     Args:
-      parts: everything that the result depends on beside the rows, as text or numbers.
-      keep: columns that stay; the function's own come on top.
-      with_indices: the function takes the rows' numbers too.
-      features: kinds of the result's columns, where its first rows may not tell.
+      rows: The rows.
+      function: A function from batches to batches.
+      *key: All that the result depends on besides the rows, as text or numbers.
+      keep: The columns of `rows` that stay beside those of the function.
+      with_indices: Whether the function takes the indices of the rows too.
+      features: The types of the result's columns, if its first rows may not show them.
     """
-    name = hashlib.sha256(repr((rows._fingerprint, parts)).encode()).hexdigest()[:32]
-    dropped = [column for column in rows.column_names if column not in set(keep)]
+    fingerprint = hashlib.sha256(repr((rows._fingerprint, key)).encode()).hexdigest()[:32]
+    removed = [column for column in rows.column_names if column not in set(keep)]
     return rows.map(
         function,
         batched=True,
         batch_size=64,
-        remove_columns=dropped,
+        remove_columns=removed,
         with_indices=with_indices,
-        new_fingerprint=name,
+        new_fingerprint=fingerprint,
         features=features,
     )
 
 
-def numbers(rows: "Dataset", column: str) -> np.ndarray:
-    """A column of numbers, [rows]."""
-    return rows.select_columns([column]).with_format("numpy")[:][column]  # type: ignore[index]
-
-
-def check_texts(rows: "Dataset", columns: Iterable[str], what: str) -> list[str]:
-    """Raises unless the columns hold texts; missing ones are named by row.
-
-    Returns:
-      A note for each column in which some are empty.
-    """
-    return [note for column in columns for note in _check_column(rows, column, what)]
-
-
-def _check_column(rows: "Dataset", column: str, what: str) -> list[str]:
-    kind = getattr(rows.features[column], "dtype", None)
-    if kind not in ("string", "large_string"):
-        raise DataError(f"column {column!r} of the {what} must hold texts; it holds {kind}")
-    missing, empty = [], []
-    for number, text in enumerate(_column(rows, column), 1):
-        if text is None:
-            missing.append(number)
-        elif not text or text.isspace():
-            empty.append(number)
-    if missing:
-        raise DataError(
-            f"column {column!r} of the {what} must hold a text in every row; row "
-            f"{missing[0]} has none ({len(missing)} in all): fill or remove them"
-        )
-    if not empty:
-        return []
-    return [
-        f"{len(empty):,} texts in column {column!r} of the {what} are empty, row {empty[0]} first"
-    ]
-
-
-def _column(rows: "Dataset", name: str) -> Iterable[Any]:
-    for batch in rows.select_columns(name).iter(256):
-        yield from batch[name]  # type: ignore[index]
-
-
-def windows(
-    rows: "Dataset", column: str, tokenizer: "PreTrainedTokenizerBase", length: int
-) -> tuple["Dataset", int]:
-    """Texts cut into `[CLS] pieces [SEP]` of at most `length` tokens.
-
-    Returns:
-      Rows with `input_ids` and `length`, and how many pieces were left out in windows too short to
-      learn from.
-    """
-    from datasets import Features, List, Value
-
-    room = length - FRAME
-    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-    number = Value("int64")
-    kinds = Features({"input_ids": List(Value("int32")), "length": number, "dropped": number})
-
-    def cut(batch: Batch) -> Batch:
-        found: Batch = {"input_ids": [], "length": [], "dropped": []}
-        for pieces in encode(tokenizer, batch[column]):
-            for start in range(0, max(1, len(pieces)), room):
-                body = pieces[start : start + room]
-                short = len(body) < SHORTEST
-                found["input_ids"].append([] if short else [first, *body, last])
-                found["length"].append(0 if short else len(body) + FRAME)
-                found["dropped"].append(len(body) if short else 0)
-        return found
-
-    key = ("windows", column, length, digest(tokenizer))
-    cut_rows = mapped(rows, cut, *key, features=kinds)
-    lengths = numbers(cut_rows, "length")
-    dropped = int(numbers(cut_rows, "dropped").sum())
-    kept = cut_rows.remove_columns("dropped")
-    return (kept if (lengths > 0).all() else kept.select(np.flatnonzero(lengths))), dropped
-
-
-def whole_texts(
-    rows: "Dataset",
-    column: str,
-    tokenizer: "PreTrainedTokenizerBase",
-    length: int,
-    keep: str,
-) -> "Dataset":
-    """Texts in windows of `length` tokens that cover them: `tasks.text.covering_windows`.
-
-    Returns:
-      Rows with `input_ids`, `length`, the column to keep, and `document`, the text's number.
-    """
-
-    def cut(batch: Batch, places: list[int]) -> Batch:
-        found: Batch = {"input_ids": [], "length": [], "document": [], keep: []}
-        made = zip(encode(tokenizer, batch[column]), batch[keep], places, strict=True)
-        for pieces, value, place in made:
-            for ids in covering_windows(pieces, tokenizer, length):
-                found["input_ids"].append(ids)
-                found["length"].append(len(ids))
-                found["document"].append(place)
-                found[keep].append(value)
-        return found
-
-    key = ("whole", column, length, digest(tokenizer), keep)
-    return mapped(rows, cut, *key, with_indices=True)
-
-
-def texts(
-    rows: "Dataset",
-    columns: tuple[str, ...],
-    tokenizer: "PreTrainedTokenizerBase",
-    length: int,
-    keep: Iterable[str] = (),
-) -> tuple["Dataset", int]:
-    """One row a text or pair, cut to `length`: `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`.
-
-    Of a pair the longer text is cut.
-
-    Returns:
-      Rows with `input_ids`, `length` and the columns to keep, and how many were cut.
-    """
-
-    def one(batch: Batch) -> Batch:
-        pairs = zip(*(encode(tokenizer, batch[name]) for name in columns), strict=True)
-        found: Batch = {"input_ids": [], "length": [], "cut": []}
-        for parts in pairs:
-            ids, was_cut = framed(list(parts), tokenizer, length)
-            found["input_ids"].append(ids)
-            found["length"].append(len(ids))
-            found["cut"].append(was_cut)
-        return found
-
-    key = ("texts", columns, length, digest(tokenizer), sorted(keep))
-    made = mapped(rows, one, *key, keep=keep)
-    return made.remove_columns("cut"), int(numbers(made, "cut").sum())
+def column_array(rows: Dataset, name: str) -> np.ndarray:
+    """Returns a column of numbers as an array `[num_rows]`."""
+    return rows.select_columns([name]).with_format("numpy")[:][name]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""The types of third-party objects that the annotations of `data` and `tasks` name.
+"""The types that the annotations of `data` and `tasks` share.
 
 `datasets` is an optional dependency, and `transformers` is slow to import, so neither is imported to
 annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
@@ -6,16 +6,14 @@ annotate a function. Type checkers see the real classes; at run time the names s
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 Row = dict[str, Any]
-"""One row of the input: a column's name to its value."""
+"""One row of the input, from the names of columns to values."""
 
 Batch = dict[str, list[Any]]
 """Several rows by column, as `datasets.Dataset.map` passes them."""
 
-Arrays = dict[str, np.ndarray]
-"""The NumPy arrays of an example or a batch, by name."""
+Arrays = dict[str, Any]
+"""The arrays of an example or a batch, by name: NumPy arrays, or JAX arrays on the device."""
 
 if TYPE_CHECKING:
     from datasets import Dataset as Dataset

@@ -1,28 +1,31 @@
-"""A SentencePiece vocabulary of the training speeches, in BigBird's layout."""
+"""Trains SentencePiece vocabularies with the special tokens of BigBird."""
 
 import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flax_bigbird._transformers import quiet
+from flax_bigbird.data.types import Tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-PIECES = 8000
+DEFAULT_VOCAB_SIZE = 8000
 _SENTENCE_END = re.compile(r"(?<=[.;:?!])\s+|\n+")
 
 
-def train_vocabulary(texts: Iterable[str], size: int = PIECES, *, or_fewer: bool = False) -> bytes:
-    """A `spiece.model` of `size` Unigram pieces: pad 0, eos 1, bos 2, unk 3, CLS 4, SEP 5, MASK 6.
+def train_vocabulary(
+    texts: Iterable[str], size: int = DEFAULT_VOCAB_SIZE, *, allow_fewer: bool = False
+) -> bytes:
+    """Trains a Unigram vocabulary and returns the content of its `spiece.model`.
+
+    The ids of the special tokens are padding 0, EOS 1, BOS 2, UNK 3, CLS 4, SEP 5, and MASK 6.
 
     Args:
-      or_fewer: where the texts do not hold enough for so many pieces, as many as they do.
+      texts: The texts to train on.
+      size: The number of tokens of the vocabulary.
+      allow_fewer: Whether the vocabulary may be smaller if the texts do not support `size` tokens.
 
     Raises:
-      ValueError: the texts hold too few different words for `size` pieces.
+      ValueError: if the texts have too few different words for `size` tokens.
     """
     import sentencepiece
 
@@ -34,10 +37,10 @@ def train_vocabulary(texts: Iterable[str], size: int = PIECES, *, or_fewer: bool
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
-            hard_vocab_limit=not or_fewer,
+            hard_vocab_limit=not allow_fewer,
             max_sentence_length=20_000,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # transformers' tokenizer does not normalise
+            normalization_rule_name="identity",  # as the tokenizer of `transformers`
             num_threads=2,
             pad_id=0,
             eos_id=1,
@@ -49,31 +52,25 @@ def train_vocabulary(texts: Iterable[str], size: int = PIECES, *, or_fewer: bool
         )
     except RuntimeError as error:
         raise ValueError(
-            f"the texts do not support a vocabulary of {size} pieces: ask for fewer ({error})"
+            f"the texts must support a vocabulary of {size} tokens; they do not ({error}): ask for "
+            "fewer"
         ) from error
     return model.getvalue()
 
 
-def save_vocabulary(model: bytes, folder: Path, max_length: int) -> "PreTrainedTokenizerBase":
-    """Writes the tokenizer's files to `folder` and returns the tokenizer loaded from there.
+def save_vocabulary(model: bytes, folder: Path, max_length: int) -> Tokenizer:
+    """Writes the files of a tokenizer to a folder, and returns the tokenizer loaded from there.
 
-    What is trained with is what a user will load, so the ids cannot differ.
+    Training with the loaded tokenizer makes sure that users get the same token ids.
+
+    Args:
+      model: The content of `spiece.model`, from `train_vocabulary`.
+      folder: An existing folder.
+      max_length: The maximum number of tokens that the model reads.
     """
     (folder / "spiece.model").write_bytes(model)
     with quiet():
-        from transformers import BigBirdTokenizer
+        from transformers import AutoTokenizer, BigBirdTokenizer
     tokenizer = BigBirdTokenizer.from_pretrained(folder, model_max_length=max_length)
     tokenizer.save_pretrained(folder)
-    return load_tokenizer(folder)
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer saved in `folder`."""
-    with quiet():
-        from transformers import AutoTokenizer
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """The pieces of a whole text, without [CLS] and [SEP]: windows add their own."""
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,111 +1,120 @@
-"""Texts as pieces, framed as models read them."""
+"""Splits token sequences that are longer than the model into windows."""
 
-import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from flax_bigbird._transformers import quiet
-from flax_bigbird.pretrained import local_path
-from flax_bigbird.tasks.errors import OptionError
+from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
+from flax_bigbird.data.types import Tokenizer
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-FRAME = 2  # [CLS] and [SEP]
+NUM_SPECIAL_TOKENS = 2  # [CLS] and [SEP]
+MAX_QUESTION_FRACTION = 1 / 4  # of a window
 
 
-def load_tokenizer(name: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder or Hub id.
+def split_windows(
+    ids: Sequence[int], tokenizer: Tokenizer, length: int, *, min_tokens: int
+) -> Iterator[tuple[list[int], int]]:
+    """Splits a text into consecutive windows `[CLS] tokens [SEP]` of at most `length` tokens.
 
-    Raises:
-      OptionError: there is none, or it lacks one of the [CLS], [SEP], [MASK] and padding pieces.
+    Args:
+      ids: The token ids of the text.
+      tokenizer: The tokenizer.
+      length: The maximum number of tokens of a window.
+      min_tokens: The minimum number of tokens of the text in a window. Shorter windows are empty.
+
+    Yields:
+      The token ids of each window, and how many tokens of the text were dropped from it.
     """
-    with quiet():
-        from transformers import AutoTokenizer
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(local_path(str(name)))
-    except (OSError, ValueError, KeyError) as error:
-        raise OptionError(
-            f"tokenizer must be a folder or Hub id that holds one; {name} does not "
-            f"({str(error).splitlines()[0]}): name one, or train a vocabulary with a new model"
-        ) from error
-    for kind in ("pad", "cls", "sep", "mask"):
-        if getattr(tokenizer, f"{kind}_token_id") is None:
-            raise OptionError(
-                f"the tokenizer must have a {kind} token; that of {name} has none: use BigBird's"
-            )
-    return tokenizer
+    size = length - NUM_SPECIAL_TOKENS
+    for start in range(0, max(1, len(ids)), size):
+        part = ids[start : start + size]
+        if len(part) < min_tokens:
+            yield [], len(part)
+        else:
+            yield _with_special_tokens(part, tokenizer), 0
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
-    """The pieces of whole texts, without [CLS] and [SEP], however long.
+def covering_windows(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[list[int]]:
+    """Splits a text into windows `[CLS] tokens [SEP]` of `length` tokens that cover it evenly.
 
-    White space is single spaces to SentencePiece's own normalisation; the tokenizers of
-    `transformers` leave line ends in, which BigBird's vocabularies do not know.
+    Neighboring windows overlap a little, so that the last one is not nearly empty.
     """
-    spaced = [" ".join(text.split()) for text in texts]
-    return tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"]
+    size = length - NUM_SPECIAL_TOKENS
+    count = max(1, -(-len(ids) // size))
+    starts = np.linspace(0, max(0, len(ids) - size), count).round().astype(int)
+    return [_with_special_tokens(ids[start : start + size], tokenizer) for start in starts]
 
 
-def framed(
-    parts: list[list[int]], tokenizer: "PreTrainedTokenizerBase", length: int
-) -> tuple[list[int], bool]:
-    """(`[CLS] a [SEP] b [SEP]` within `length` tokens, whether something was cut).
+def word_windows(words: Sequence[Sequence[int]], size: int) -> list[list[tuple[int, list[int]]]]:
+    """Groups the tokens of words into windows that split the text between words.
 
-    The longest part is cut first.
+    Args:
+      words: The token ids of each word.
+      size: The maximum number of tokens of a window. A word that is longer is truncated.
+
+    Returns:
+      The windows, each a list of pairs of a word's index and its token ids.
     """
-    room = length - 1 - len(parts)
-    sizes = [len(part) for part in parts]
-    while sum(sizes) > room:
-        longest = int(np.argmax(sizes))
-        others = [size for index, size in enumerate(sizes) if index != longest]
-        # Down to the next longest at once, then in equal parts.
-        spare = sum(sizes) - room
-        step = sizes[longest] - max(others, default=0)
-        sizes[longest] -= min(spare, step) if step else -(-spare // len(sizes))
-    ids: list[Any] = [tokenizer.cls_token_id]
-    for part, size in zip(parts, sizes, strict=True):
-        ids += [*part[:size], tokenizer.sep_token_id]
-    return ids, sizes != [len(part) for part in parts]
-
-
-def covering_windows(
-    pieces: list[int], tokenizer: "PreTrainedTokenizerBase", length: int
-) -> list[list[int]]:
-    """`[CLS] pieces [SEP]` of at most `length` tokens, in windows that together cover a text.
-
-    They are spread evenly: neighbours overlap a little rather than the last being nearly empty.
-    """
-    room = length - FRAME
-    count = max(1, -(-len(pieces) // room))
-    starts = np.linspace(0, max(0, len(pieces) - room), count).round().astype(int)
-    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-    return [[first, *pieces[start : start + room], last] for start in starts]  # type: ignore[list-item]
-
-
-def pieces_with_places(
-    tokenizer: "PreTrainedTokenizerBase", text: str
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """(ids, characters [first, one past the last) of each), whatever white space is in the text."""
-    plain = re.sub(r"\s", " ", text)
-    made = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return made["input_ids"], [(int(a), int(b)) for a, b in made["offset_mapping"]]
-
-
-def word_windows(pieces: list[list[int]], room: int) -> list[list[tuple[int, list[int]]]]:
-    """Words' pieces in windows of at most `room`, as (number of the word, its pieces).
-
-    No word is in two windows; one that is longer than a window is cut.
-    """
-    found: list[list[tuple[int, list[int]]]] = [[]]
+    windows: list[list[tuple[int, list[int]]]] = [[]]
     filled = 0
-    for number, word in enumerate(pieces):
-        kept = word[:room]
-        if filled + len(kept) > room:
-            found.append([])
+    for index, word in enumerate(words):
+        ids = list(word[:size])
+        if filled + len(ids) > size:
+            windows.append([])
             filled = 0
-        found[-1].append((number, kept))
-        filled += len(kept)
-    return found
+        windows[-1].append((index, ids))
+        filled += len(ids)
+    return windows
+
+
+class ContextWindow(NamedTuple):
+    """A window `[CLS] question [SEP] part of the context [SEP]`.
+
+    Attributes:
+      input_ids: The token ids.
+      context_start: The position of the first token of the context.
+      offsets: For each token of the context, its characters `[start, end)` in the context.
+      question_truncated: Whether the question did not fit.
+    """
+
+    input_ids: list[int]
+    context_start: int
+    offsets: list[tuple[int, int]]
+    question_truncated: bool
+
+
+def context_windows(
+    tokenizer: Tokenizer, question: str, context: str, length: int, stride: int
+) -> Iterator[ContextWindow]:
+    """Yields windows of at most `length` tokens that together hold the context.
+
+    Args:
+      tokenizer: The tokenizer, which must return offsets.
+      question: The question, truncated to a quarter of the window.
+      context: The context.
+      length: The maximum number of tokens of a window.
+      stride: The number of tokens that neighboring windows have in common.
+    """
+    (question_ids,) = tokenize(tokenizer, [question])
+    kept = question_ids[: int(length * MAX_QUESTION_FRACTION)]
+    prefix = [*_with_special_tokens(kept, tokenizer)]
+    ids, offsets = tokenize_with_offsets(tokenizer, context)
+    size = length - len(prefix) - 1
+    step = max(1, size - stride)
+    start = 0
+    while True:
+        window = [*prefix, *ids[start : start + size], tokenizer.sep_token_id]
+        yield ContextWindow(
+            window,  # type: ignore[arg-type]
+            len(prefix),
+            offsets[start : start + size],
+            len(kept) < len(question_ids),
+        )
+        if start + size >= len(ids):
+            return
+        start += step
+
+
+def _with_special_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    return [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]  # type: ignore[list-item]

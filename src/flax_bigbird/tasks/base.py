@@ -18,10 +18,6 @@ from flax_bigbird.tasks.options import TaskOptions
 
 Split = Literal["train", "validation", "test"]
 
-TracedArrays = dict[str, Any]
-"""The arrays of a batch inside or outside of `jax.jit`, by name, each `[B, ...]`."""
-
-
 class Window(NamedTuple):
     """One input sequence of the model, made from a row.
 
@@ -179,7 +175,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def loss(self, model: Any, params: Any, batch: TracedArrays, **call: Any) -> Loss:
+    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         """Returns the loss of a batch. This function is traced.
 
         Args:
@@ -190,7 +186,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def eval_step(self, model: Any, params: Any, batch: TracedArrays) -> TracedArrays:
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         """Returns what the metrics need of a batch, `[B, ...]` each. This function is traced."""
 
     def merge_windows(self, outputs: Arrays, encoded: EncodedDataset) -> Arrays:
@@ -232,7 +228,7 @@ class Task(abc.ABC):
         return self.pad(window.input_ids, length)
 
     @abc.abstractmethod
-    def predict_step(self, model: Any, params: Any, batch: TracedArrays) -> TracedArrays:
+    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         """Returns what `decode` needs of a batch of windows, `[B, ...]` each.
 
         This function is traced, unless `compiles_predict_step` is set.
