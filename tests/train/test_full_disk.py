@@ -1,4 +1,4 @@
-"""A disk that fills up: said in a line, nothing lost, and the same command goes on."""
+"""A full disk: reported in one sentence, nothing is lost, and the same command resumes."""
 
 import json
 import subprocess
@@ -6,36 +6,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_tools import labelled, options
+from tiny_runs import model_bytes, tiny_run_options, write_labeled_texts
 
-from flax_bigbird import tasks
 from flax_bigbird.cli.main import FAILED, main
-from flax_bigbird.tasks import predicting
-from flax_bigbird.train import run as run_module
-from flax_bigbird.train.run import train
-from flax_bigbird.train.watch import NoScreen
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.inference import load_predictor, predict_files
+from flax_bigbird.train import TrainerCallback, train
+from flax_bigbird.train.trainer import Trainer
 
-MEBIBYTE = 2**20
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_labeled_texts(tmp_path_factory.mktemp("data") / "a.jsonl", 40)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, data):
+    """The directory and the report of a run with enough space."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder / "run", train(tiny_run_options(folder, train_files=[data]))
 
 
 @pytest.fixture
 def disk(tmp_path):
-    """A folder on a disk of 24 MiB of its own."""
+    """A directory on a disk of its own, of 24 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
     try:
-        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        is_mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except OSError:
-        made = False
-    if not made:
+        is_mounted = False
+    if not is_mounted:
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder, leave=0):
-    """Takes what room there is, but for `leave` bytes."""
+    """Fills the disk with a file, except for `leave` bytes, and returns its path."""
     block = bytes(4096)
     path = folder / "filler"
     with path.open("wb", buffering=0) as file:
@@ -50,44 +59,40 @@ def fill(folder, leave=0):
     return path
 
 
-class Fills(NoScreen):
-    """Another program fills the disk when a step is logged."""
+class FillDisk(TrainerCallback):
+    """Fills the disk when a step is logged, as another program might."""
 
     def __init__(self, folder, step, leave):
         self.folder, self.step, self.leave = folder, step, leave
 
-    def logged(self, progress, metrics):
-        if progress.step == self.step:
+    def on_log(self, state, logs):
+        if state.global_step == self.step:
             fill(self.folder, self.leave)
 
 
 @pytest.mark.parametrize("leave", [0, 40_000])
-def test_a_run_goes_on_when_there_is_room_again(disk, tmp_path, leave):
-    data = labelled(tmp_path / "a.jsonl", 40)
-    whole = train(options(tmp_path / "whole", train_files=[data]))
-    asked = options(disk, train_files=[data])
+def test_a_run_resumes_when_there_is_space_again(disk, data, uninterrupted, leave):
+    whole_run, whole_report = uninterrupted
+    options = tiny_run_options(disk, train_files=[data])
     with pytest.raises(OSError, match="No space left") as error:
-        train(asked, Fills(disk, 3, leave))  # behind the checkpoint of step 2
-    assert "the same command goes on" in str(error.value)
+        train(options, [FillDisk(disk, 3, leave)])  # after the checkpoint of step 2
+    assert "the same command again to resume" in str(error.value)
     (disk / "filler").unlink()
-    found = train(asked)
+    report = train(options)
     for name in ("metrics", "evaluations", "tokens"):
-        assert found[name] == whole[name], name
-    np.testing.assert_array_equal(found["losses"], whole["losses"])
-    one, other = (f / "run" / "model.safetensors" for f in (tmp_path / "whole", disk))
-    assert one.read_bytes() == other.read_bytes()
+        assert report[name] == whole_report[name], name
+    np.testing.assert_array_equal(report["losses"], whole_report["losses"])
+    assert model_bytes(disk / "run") == model_bytes(whole_run)
 
 
-def test_too_small_a_disk_is_told_before_training(disk, tmp_path, monkeypatch):
-    data = labelled(tmp_path / "a.jsonl", 40)
+def test_too_small_a_disk_is_reported_before_training(disk, data, monkeypatch):
     fill(disk, 300_000)
-    monkeypatch.setattr(run_module, "_train", lambda *a: pytest.fail("trained"))
-    with pytest.raises(run_module.OptionError, match="must have room for two checkpoints"):
-        train(options(disk, train_files=[data]))
+    monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("trained"))
+    with pytest.raises(OptionError, match="must have room for two checkpoints"):
+        train(tiny_run_options(disk, train_files=[data]))
 
 
-def test_the_command_says_it_in_a_line(disk, tmp_path, capsys):
-    data = labelled(tmp_path / "a.jsonl", 40)
+def test_the_command_reports_a_full_disk_in_one_line(disk, data, capsys):
     fill(disk)
     flags = ["--train-files", data, "--output-dir", str(disk / "run"), "--max-length", "64"]
     assert main(["train", "sequence-classification", *flags]) == FAILED
@@ -97,20 +102,19 @@ def test_the_command_says_it_in_a_line(disk, tmp_path, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_answers_go_on_when_there_is_room_again(disk, tmp_path):
-    data = labelled(tmp_path / "a.jsonl", 40)
-    train(options(tmp_path, train_files=[data], max_steps=2, save_every=2))
-    task = tasks.load(tmp_path / "run")
+def test_predictions_resume_when_there_is_space_again(disk, tmp_path, data, uninterrupted):
+    run, _ = uninterrupted
+    predictor = load_predictor(run)
     many = tmp_path / "many.jsonl"
     many.write_text(60 * Path(data).read_text(encoding="utf-8"), encoding="utf-8")
     whole = tmp_path / "whole.jsonl"
-    predicting.predict(task, str(tmp_path / "run"), [str(many)], str(whole))
+    predict_files(predictor, [str(many)], str(whole))
     filler = fill(disk, 200_000)
     target = disk / "answers.jsonl"
     with pytest.raises(OSError, match="No space left"):
-        predicting.predict(task, str(tmp_path / "run"), [str(many)], str(target))
+        predict_files(predictor, [str(many)], str(target))
     assert not target.exists()
     filler.unlink()
-    predicting.predict(task, str(tmp_path / "run"), [str(many)], str(target))
+    predict_files(predictor, [str(many)], str(target))
     assert target.read_bytes() == whole.read_bytes()
     assert np.unique([json.loads(x)["label"] for x in target.read_text().splitlines()]).size

@@ -1,20 +1,19 @@
 """The training and validation data of a run: rows, examples, buckets."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from flax_bigbird.data.batching import Bucket, assign_buckets, padding_fraction
+from flax_bigbird.data.batching import Bucket, Examples, assign_buckets, padding_fraction
 from flax_bigbird.data.loading import load_dataset_split, load_files, train_validation_split
-from flax_bigbird.data.packing import PackedRows, pack_documents
+from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.tokenization import column_array
+from flax_bigbird.data.types import Dataset
+from flax_bigbird.nn.patterns import packed_limit
 from flax_bigbird.tasks.base import EncodedDataset, Task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class SplitData:
     encoded: EncodedDataset
     lengths: np.ndarray
     buckets: list[Bucket]
-    rows: Any
+    rows: Examples
 
     @property
     def num_rows(self) -> int:
-        return sum(len(bucket.rows) for bucket in self.buckets)
+        return sum(len(bucket.indices) for bucket in self.buckets)
 
     @property
     def num_tokens(self) -> int:
@@ -51,7 +50,7 @@ class SplitData:
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding}
 
 
-def load_rows(options: TrainingArguments) -> tuple["Dataset", "Dataset | None"]:
+def load_rows(options: TrainingArguments) -> tuple[Dataset, Dataset | None]:
     """Returns the training rows, and the validation rows or None.
 
     Without validation data, `validation_fraction` of the rows are held out at random.
@@ -71,15 +70,13 @@ def load_rows(options: TrainingArguments) -> tuple["Dataset", "Dataset | None"]:
         return train_rows, load_dataset_split(
             options.dataset, options.dataset_config, options.validation_split
         )
-    if options.validation_fraction == 0:
-        return train_rows, None
     return train_validation_split(train_rows, options.validation_fraction, options.seed)
 
 
 def setup_split(
     options: TrainingArguments,
     task: Task,
-    rows: "Dataset",
+    rows: Dataset,
     split: str,
     callback: TrainerCallback,
 ) -> SplitData:
@@ -113,8 +110,14 @@ def pack_split(
       callback: Gets a message that says how many there are.
     """
     rows_per_batch = max(1, options.tokens_per_batch // options.length)
-    packed: PackedRows = pack_documents(
-        data.encoded.examples, data.lengths, data.buckets, options.length, rows_per_batch, config
+    packed = pack_examples(
+        data.encoded.examples,
+        data.lengths,
+        data.buckets,
+        options.length,
+        rows_per_batch,
+        block_size=config.block_size,
+        max_blocks=packed_limit(config),
     )
     num_packed = sum(len(pack) for pack in packed.packs)
     callback.on_message(

@@ -1,0 +1,170 @@
+"""The files of a run, and directories in which a run must not start."""
+
+import json
+
+import pytest
+import yaml
+from tiny_runs import (
+    RecordingCallback,
+    model_bytes,
+    speech_text,
+    tiny_run_options,
+    write_jsonl,
+    write_labeled_texts,
+)
+
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.train import run_directory, train, train_options
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_labeled_texts(tmp_path_factory.mktemp("data") / "a.jsonl", 20)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A pretraining run on a speech: (options, report, callback that recorded it)."""
+    folder = tmp_path_factory.mktemp("finished")
+    speeches = write_jsonl(folder / "a.jsonl", [{"text": speech_text()}] * 4)
+    options = tiny_run_options(folder, "masked-lm", train_files=[speeches], vocab_size=300)
+    recorded = RecordingCallback()
+    return options, train(options, [recorded]), recorded
+
+
+@pytest.fixture
+def folder(finished_run):
+    options, _, _ = finished_run
+    return run_directory.RunDirectory(run_directory.Path(options.output_dir)).root
+
+
+def test_the_files_of_a_finished_run(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.json",
+        "model.safetensors",
+        "spiece.model",
+        "tokenizer_config.json",
+        "options.yaml",
+        "metrics.jsonl",
+        "report.json",
+        "README.md",
+        "loss.png",
+        "tensorboard",
+    } <= names
+    assert not names & {"checkpoints", "best", "tokenizer"}
+
+
+def test_the_options_are_saved(folder, finished_run):
+    options, _, _ = finished_run
+    values = yaml.safe_load((folder / "options.yaml").read_text())
+    assert values == options.as_dict()
+    assert values["task"] == "masked-lm"
+
+
+def test_metrics_are_logged_by_step(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if x["kind"] == "training"] == [1, 2, 3, 4, 5, 6]
+    assert [x["step"] for x in lines if x["kind"] == "validation"] == [3, 6]
+
+
+def test_the_report_and_the_model_card(folder, finished_run):
+    _, report, _ = finished_run
+    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: flax-bigbird\npipeline_tag: fill-mask")
+    assert f"| loss | {report['metrics']['loss']:.4f} |" in card
+
+
+def test_callbacks_hear_of_data_model_and_checkpoints(finished_run):
+    _, _, recorded = finished_run
+    assert any("rows of" in text and "padding" in text for text in recorded.messages)
+    assert any("parameters" in text for text in recorded.messages)
+    assert recorded.saved_steps == [2, 4, 6]
+    _, logs = recorded.logs[-1]
+    assert set(logs) == {"loss", "tokens_per_second", "learning_rate", "mfu", "tokens"}
+
+
+def test_a_finished_run_is_not_repeated(finished_run):
+    options, report, _ = finished_run
+    again = RecordingCallback()
+    assert train(options, [again])["metrics"] == report["metrics"]
+    assert not again.logs
+
+
+def test_a_directory_with_another_run(tmp_path, data):
+    train(tiny_run_options(tmp_path, train_files=[data]))
+    with pytest.raises(OptionError, match="seed 0, now 1: use those"):
+        train(tiny_run_options(tmp_path, train_files=[data], seed=1))
+    before = model_bytes(tmp_path / "run")
+    options = tiny_run_options(tmp_path, train_files=[data], seed=1, overwrite_output_dir=True)
+    train(options)
+    assert model_bytes(tmp_path / "run") != before
+
+
+def test_wrong_data_and_options_leave_nothing_in_the_way(tmp_path, data):
+    """Wrong data leave no directory and wrong options no run: the corrected command just runs."""
+    with pytest.raises(DataError):
+        train(tiny_run_options(tmp_path, train_files=[str(tmp_path / "none.jsonl")]))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OptionError, match="keys of BigBirdConfig"):
+        train(tiny_run_options(tmp_path, train_files=[data], config_overrides={"hidden": 3}))
+    train(tiny_run_options(tmp_path, train_files=[data]))
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path, data):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(OptionError, match="holds other files"):
+        train(tiny_run_options(tmp_path, train_files=[data]))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_too_little_disk_space(tmp_path, data, monkeypatch):
+    usage = run_directory.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OptionError, match="output_dir must have room"):
+        train(tiny_run_options(tmp_path, train_files=[data]))
+
+
+PREVIOUS_OPTIONS = """
+task: sequence-classification
+output_dir: {root}
+train_files: [a.jsonl]
+validation_share: 0.2
+epochs: 2.0
+mode: single-label
+mask_rate: 0.15
+stride: 256
+gradient_checkpointing: true
+keep_attention: true
+evaluate_every: 5
+log_every: 3
+"""
+
+
+def test_options_of_a_previous_version_are_the_same_run(tmp_path):
+    """A run that was started under the old names of the options can be resumed."""
+    root = tmp_path / "run"
+    (root / "checkpoints" / "2").mkdir(parents=True)
+    defaults = train_options("sequence-classification", train_files=["a"], output_dir="b")
+    before = yaml.safe_load(PREVIOUS_OPTIONS.format(root=root))
+    now = train_options(
+        "sequence-classification",
+        output_dir=str(root),
+        train_files=["a.jsonl"],
+        validation_fraction=0.2,
+        num_train_epochs=2.0,
+        problem_type="single_label_classification",
+        gradient_checkpointing="attention",
+        eval_steps=5,
+    )
+    renamed = {"validation_fraction", "num_train_epochs", "problem_type", "eval_steps"}
+    renamed |= {"logging_steps", "gradient_checkpointing"}
+    rest = {k: v for k, v in defaults.as_dict().items() if k not in renamed | before.keys()}
+    (root / "options.yaml").write_text(yaml.safe_dump(rest | before))
+    assert run_directory.open_run_directory(now).root == root
+    changed = now.replace(eval_steps=6)
+    with pytest.raises(OptionError, match="eval_steps 5, now 6: use those"):
+        run_directory.open_run_directory(changed)

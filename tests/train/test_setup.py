@@ -1,0 +1,91 @@
+"""What a run starts from: models, tokenizers, and options that do not fit them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_labeled_texts
+
+import flax_bigbird
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.train import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_labeled_texts(tmp_path_factory.mktemp("data") / "a.jsonl", 40)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, data):
+    """The directory of a pretrained model."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    train(tiny_run_options(folder, "masked-lm", train_files=[data], max_steps=2))
+    return folder / "run"
+
+
+def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained):
+    """Encoder and tokenizer are taken over; longer position embeddings are tiled."""
+    recorded = RecordingCallback()
+    options = tiny_run_options(
+        tmp_path,
+        train_files=[data],
+        model=str(pretrained),
+        config_overrides={"max_position_embeddings": 100},
+        max_length=100,
+        learning_rate=0.0,
+        max_steps=1,
+        eval_steps=1,
+    )
+    train(options, [recorded])
+    before = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(pretrained).params["bert"]
+    after = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, before["encoder"], after.params["bert"]["encoder"])
+    assert after.config.max_position_embeddings == 100
+    assert any("tiled from 64 to 100" in text for text in recorded.messages)
+    vocabulary = (tmp_path / "run" / "spiece.model").read_bytes()
+    assert vocabulary == (pretrained / "spiece.model").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"text_column": "body"}, "must have a column 'body'; got text, label"),
+        ({"label_column": "class"}, "must have a column 'class'; got text, label"),
+        ({"problem_type": "regression"}, "labels must be numbers .*regression; row 1 .* has '"),
+        ({"config_overrides": {"hidden": 3}}, "keys of BigBirdConfig; got 'hidden'"),
+        (
+            {"config_overrides": {"max_position_embeddings": 32}},
+            "at most the length of the model's position embeddings, 32",
+        ),
+        (
+            {"config_overrides": TINY_MODEL | {"id2label": {0: "a"}}},
+            "config_overrides must not change what the task sets; got id2label",
+        ),
+        ({"model": "nowhere/at-all"}, "must be a folder or Hub id that holds one"),
+    ],
+)
+def test_options_that_do_not_fit_model_or_data(tmp_path, data, changes, message):
+    with pytest.raises((OptionError, DataError), match=message):
+        train(tiny_run_options(tmp_path, train_files=[data], **changes))
+
+
+def test_random_attention_without_effect_on_the_initial_model(tmp_path, data, pretrained):
+    config = json.loads((pretrained / "config.json").read_text())
+    model = tmp_path / "full"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config | {"attention_type": "original_full"}))
+    options = tiny_run_options(
+        tmp_path, train_files=[data], model=str(model), random_attention="google"
+    )
+    with pytest.raises(OptionError, match="got 'google' for 'original_full'"):
+        train(options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_vocab_size_without_effect_on_the_default_model(tmp_path, data):
+    """Fine-tuning without a model starts from the shipped one, whose tokenizer is used."""
+    options = tiny_run_options(tmp_path, train_files=[data], config_overrides={})
+    with pytest.raises(OptionError, match="vocab_size is the size of a new tokenizer; got 60"):
+        train(options)

@@ -1,0 +1,42 @@
+"""FLOPs of a training token: the keys that a query attends to follow from the configuration."""
+
+import jax
+import pytest
+from tiny_runs import TINY_MODEL
+from transformers import BigBirdConfig
+
+import flax_bigbird
+from flax_bigbird.train.throughput import keys_per_query, training_flops_per_token
+
+
+def config(**changes):
+    return BigBirdConfig(
+        **TINY_MODEL | {"vocab_size": 40, "max_position_embeddings": 512} | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "length", "keys"),
+    [
+        ({}, 512, (3 + 2 + 1) * 8),
+        ({}, 40, 40),
+        ({"num_random_blocks": 3}, 512, (3 + 2 + 3) * 8),
+        ({"num_window_blocks": 7}, 512, (7 + 2 + 1) * 8),
+        ({"num_leading_global_blocks": 2, "num_trailing_global_blocks": 0}, 512, (3 + 2 + 1) * 8),
+        ({"num_window_blocks": 9, "num_leading_global_blocks": 4}, 512, (9 + 5 + 1) * 8),
+        ({"attention_type": "original_full"}, 512, 512),
+    ],
+)
+def test_keys_per_query(changes, length, keys):
+    assert keys_per_query(config(**changes), length) == keys
+
+
+def test_flops_count_every_matmul():
+    """Six FLOPs per weight of the encoder, twelve per key and feature, and the vocabulary's."""
+    model = flax_bigbird.FlaxBigBirdForMaskedLM(config(), seed=0, input_shape=(1, 8))
+    width, mlp, layers, vocabulary = 32, 64, 1, 40
+    weights = layers * (4 * width * width + 2 * width * mlp)
+    expected = 6 * weights + 12 * layers * width * 48 + 6 * 0.25 * width * (width + vocabulary)
+    flops = training_flops_per_token(model.config, model.params, 512, 0.25)
+    assert flops == pytest.approx(expected)
+    assert len(jax.tree.leaves(model.params)) > 10

@@ -1,0 +1,103 @@
+"""The training loop: accumulation, devices, early stopping, the best model, losses of NaN."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import random_words, tiny_run_options, write_jsonl, write_labeled_texts
+
+from flax_bigbird.train import TrainingError, train
+from flax_bigbird.train.trainer import Trainer
+
+WORKER = Path(__file__).with_name("training_worker.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_labeled_texts(tmp_path_factory.mktemp("data") / "a.jsonl", 40)
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    """Two batches of 128 tokens per step equal one of 256 if all examples have one length."""
+    rows = [{"text": random_words("cow ship barn", 40, random.Random(n))} for n in range(64)]
+    common = {
+        "train_files": [write_jsonl(tmp_path / "a.jsonl", rows)],
+        "validation_fraction": 0,
+        "min_bucket_length": 64,
+        "vocab_size": 20,
+        "max_length": 64,
+        "save_steps": 100,
+    }
+    losses = []
+    for name, tokens, count in (("large", 256, 1), ("accumulated", 128, 2)):
+        options = tiny_run_options(
+            tmp_path / name,
+            "masked-lm",
+            tokens_per_batch=tokens,
+            gradient_accumulation_steps=count,
+            **common,
+        )
+        losses.append([loss for _, loss in train(options)["losses"]])
+    # Masks depend on the position in the stream of examples, which is the same; sums are rounded
+    # differently.
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
+
+
+@pytest.mark.slow
+def test_two_devices_train_like_one(tmp_path, data):
+    """Batches with an even number of examples are split; of others each device gets the whole."""
+    changes = {"tokens_per_batch": 192}  # 12, 6 and 3 examples
+    one = train(tiny_run_options(tmp_path / "one", train_files=[data], **changes))
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    arguments = [tmp_path / "two", "sequence-classification", data, json.dumps(changes), "0"]
+    subprocess.run([sys.executable, WORKER, *arguments], env=environment, check=True)
+    two = json.loads((tmp_path / "two" / "run" / "report.json").read_text())
+    np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
+    assert one["metrics"]["loss"] == pytest.approx(two["metrics"]["loss"], rel=1e-4)
+    assert one["tokens"] == two["tokens"]
+
+
+def test_early_stopping(tmp_path, data):
+    report = train(
+        tiny_run_options(
+            tmp_path,
+            train_files=[data],
+            learning_rate=0.0,
+            max_steps=50,
+            eval_steps=2,
+            early_stopping_patience=2,
+        )
+    )
+    assert (report["steps"], report["best_step"]) == (6, 2)
+
+
+def test_the_report_describes_the_best_model(tmp_path):
+    """The metrics are those of the best step, computed with the model that is saved."""
+    data = write_labeled_texts(tmp_path / "a.jsonl", 60)
+    report = train(tiny_run_options(tmp_path, train_files=[data], learning_rate=1e-2, max_steps=9))
+    best = max(report["evaluations"], key=lambda entry: entry["accuracy"])
+    assert report["metrics"]["accuracy"] == best["accuracy"]
+    assert report["best_step"] == best["step"]
+    assert report["metrics"]["loss"] == pytest.approx(best["loss"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data, monkeypatch):
+    mean_loss = Trainer._mean_loss
+    monkeypatch.setattr(
+        Trainer, "_mean_loss", lambda self, losses: mean_loss(self, [(float("nan"), 1.0)])
+    )
+    with pytest.raises(TrainingError, match=r"must be finite; it is nan .* up to 1: lower"):
+        train(tiny_run_options(tmp_path, train_files=[data]))
+
+
+def test_a_best_metric_that_the_task_does_not_have(tmp_path, data):
+    with pytest.raises(TrainingError, match="metric_for_best_model must be one of loss, accuracy"):
+        train(tiny_run_options(tmp_path, train_files=[data], metric_for_best_model="f2"))
