@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird.cli.demo import data
-from flax_bigbird.cli.demo.data import Speech
-from flax_bigbird.train import TrainOptions, train
+from flax_bigbird.examples.state_of_the_union import speeches as data
+from flax_bigbird.examples.state_of_the_union.speeches import Speech
+from flax_bigbird.train import train, train_options
 
 LABELS = ("chronological", "reverse")
 LENGTH, WINDOW = 2048, 512  # tokens
@@ -102,19 +102,19 @@ def _train(
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train(
-        TrainOptions(
-            task="sequence-classification",
+        train_options(
+            "sequence-classification",
             model=str(model),
             train_files=[str(file)],
-            validation_share=0.0,
+            validation_fraction=0.0,
             output_dir=str(folder / "run"),
             max_length=window or LENGTH,
-            smallest_bucket=window or LENGTH,
+            min_bucket_length=window or LENGTH,
             whole_documents=window is not None,
             tokens_per_batch=8192,
             max_steps=STEPS[stage],
             learning_rate=5e-4,
-            log_every=1,
+            logging_steps=1,
             seed=seed,
         )
     )

