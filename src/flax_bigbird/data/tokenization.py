@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird._transformers import quiet
-from flax_bigbird.pretrained import local_path
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.types import Batch, Dataset, Features, Tokenizer
+from flax_bigbird.pretrained import local_path
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:

@@ -1,7 +1,7 @@
 """The types that the annotations of `data` and `tasks` share.
 
-`datasets` is an optional dependency, and `transformers` is slow to import, so neither is imported to
-annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
+`datasets` is an optional dependency, and `transformers` is slow to import, so neither is imported
+to annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -78,7 +78,9 @@ def gather_targets(
     return Targets(positions, jnp.where(used, gathered, IGNORED_LABEL).astype(jnp.int32))
 
 
-def cross_entropy(logits: Float[Array, "... V"], labels: Int[Array, "..."] | Any) -> Float[Array, ""]:
+def cross_entropy(
+    logits: Float[Array, "... V"], labels: Int[Array, "..."] | Any
+) -> Float[Array, ""]:
     """Returns the mean of `-log softmax(logits)[label]` over the labels, in float32.
 
     Labels that are `IGNORED_LABEL` do not count. Without any others the loss is 0.

@@ -1,21 +1,12 @@
-"""Text in, answer out: classify, tag, answer, fill masks, choose.
+"""The tasks that models are trained, evaluated, and used for.
 
-from flax_bigbird.tasks import load
-
-classify = load("folder")
-classify("The jury finds ...")  # {"label": ..., "score": ..., "scores": {...}}
+Each task is one module with a subclass of `flax_bigbird.tasks.base.Task`; `registry` lists them.
+Importing this package imports none of them.
 """
 
-from typing import TYPE_CHECKING
-
-from flax_bigbird import _lazy
-
-if TYPE_CHECKING:
-    from flax_bigbird.tasks.base import Task as Task
-    from flax_bigbird.tasks.errors import DataError as DataError
-    from flax_bigbird.tasks.errors import OptionError as OptionError
-    from flax_bigbird.tasks.loading import load as load
-    from flax_bigbird.tasks.options import AnswerOptions as AnswerOptions
-    from flax_bigbird.tasks.predicting import predict as predict
-else:
-    __getattr__, __dir__ = _lazy.attach(__name__, __file__)
+from flax_bigbird.data.errors import DataError as DataError
+from flax_bigbird.data.errors import OptionError as OptionError
+from flax_bigbird.tasks.registry import get_options_class as get_options_class
+from flax_bigbird.tasks.registry import get_task as get_task
+from flax_bigbird.tasks.registry import register_task as register_task
+from flax_bigbird.tasks.registry import task_names as task_names

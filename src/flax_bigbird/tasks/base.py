@@ -18,6 +18,7 @@ from flax_bigbird.tasks.options import TaskOptions
 
 Split = Literal["train", "validation", "test"]
 
+
 class Window(NamedTuple):
     """One input sequence of the model, made from a row.
 

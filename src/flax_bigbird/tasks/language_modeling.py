@@ -1,119 +1,203 @@
-"""What the language-model objectives share: windows of documents, lengths of pieces."""
+"""What the language-model tasks have in common: windows of documents, packing, and metrics."""
 
-from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+import abc
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.train import tokens
-from flax_bigbird.train.losses import IGNORED
-from flax_bigbird.train.masking import WORD_START
-from flax_bigbird.train.objectives.base import Arrays, Objective, Prepared
-from flax_bigbird.train.reading import check_columns
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
+from flax_bigbird.data.masking import WORD_START
+from flax_bigbird.data.tokenization import (
+    column_array,
+    map_cached,
+    tokenize,
+    tokenizer_fingerprint,
+)
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.windows import split_windows
+from flax_bigbird.nn.losses import IGNORED_LABEL, negative_log_likelihood
+from flax_bigbird.tasks.base import EncodedDataset, Split, Task
+from flax_bigbird.tasks.metrics import language_model_metrics
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+MIN_TOKENS = 8  # of a window that is worth an example
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
+_TARGETS = ("labels", "positions")
 
 
-class LanguageModel(Objective):
-    """Documents cut into windows of at most `max_length`.
+class LanguageModeling(Task):
+    """A task on documents that are split into windows of at most `max_length` tokens.
 
-    Beside the sums of losses, outputs hold how many characters the targets are: bits a character
-    compare models of different vocabularies, bits a token do not.
+    The metrics include bits per character, which compare models with different vocabularies, unlike
+    bits per token.
     """
 
-    best_metric = "loss"
+    is_pretraining = True
+    lower_is_better: ClassVar[frozenset[str]] = frozenset(
+        {"loss", "perplexity", "bits_per_token", "bits_per_character"}
+    )
 
-    def tokenizer_is(self, tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> None:
-        super().tokenizer_is(tokenizer, vocabulary)
-        self.characters = characters(tokenizer, vocabulary)
+    @classmethod
+    def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
+        return require_texts(rows, [options.text_column], split)
 
-    def read(self, rows: "Dataset") -> None:
-        check_columns(rows, [self.options.text_column], "training data")
+    @classmethod
+    def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
+        require_columns(rows, [options.text_column], "train")
+        return {}
 
-    def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        column = self.options.text_column
-        check_columns(rows, [column], what)
-        notes = tokens.check_texts(rows, [column], what)
-        found, dropped = tokens.windows(rows, column, self.tokenizer, self.options.length)
-        if not len(found):
+    @classmethod
+    def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
+        return filter(None, iterate_column(rows, options.text_column))
+
+    @property
+    def metric_for_best_model(self) -> str:
+        return "loss"
+
+    @property
+    def packing(self) -> bool:
+        return self.options.packing
+
+    @functools.cached_property
+    def token_lengths(self) -> np.ndarray:
+        """`[V]`, the number of characters that each token stands for."""
+        return token_lengths(self.tokenizer, self.config.vocab_size)
+
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        from datasets import Features, List, Value
+
+        messages = self.check_rows(self.options, rows, split)
+        column, length, tokenizer = self.options.text_column, self.options.length, self.tokenizer
+        integer = Value("int64")
+        features = Features(
+            {"input_ids": List(Value("int32")), "length": integer, "dropped": integer}
+        )
+
+        def encode_batch(batch: Batch) -> Batch:
+            encoded: Batch = {"input_ids": [], "length": [], "dropped": []}
+            for text in tokenize(tokenizer, batch[column]):
+                for ids, dropped in split_windows(text, tokenizer, length, min_tokens=MIN_TOKENS):
+                    encoded["input_ids"].append(ids)
+                    encoded["length"].append(len(ids))
+                    encoded["dropped"].append(dropped)
+            return encoded
+
+        key = ("windows", column, length, tokenizer_fingerprint(tokenizer))
+        windows = map_cached(rows, encode_batch, *key, features=features)
+        lengths = column_array(windows, "length")
+        if not lengths.any():
             raise DataError(
-                f"the {what} must hold a text of {tokens.SHORTEST} pieces or more; all are shorter"
+                f"the {SPLIT_NAMES[split]} must hold a text of {MIN_TOKENS} tokens or more; all "
+                "are shorter: check text_column"
             )
+        dropped = int(column_array(windows, "dropped").sum())
         if dropped:
-            notes.append(
-                f"{dropped:,} pieces of the {what} are left out: ends of documents shorter than "
-                f"{tokens.SHORTEST} pieces"
+            messages.append(
+                f"{dropped:,} tokens of the {SPLIT_NAMES[split]} are left out: ends of documents "
+                f"shorter than {MIN_TOKENS} tokens"
             )
-        return Prepared(found, notes)
+        examples = windows.remove_columns("dropped")
+        if not lengths.all():
+            examples = examples.select(np.flatnonzero(lengths))
+        return EncodedDataset(examples, messages)
 
-    def collate(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        if "documents" in row:
-            return self._together(row["documents"], length, generator)
-        return self.collate_document(row, length, generator)
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        if "documents" in example:
+            return self._collate_packed(example["documents"], length, generator)
+        return self.collate_document(example, length, generator)
 
-    @abstractmethod
+    @abc.abstractmethod
     def collate_document(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """A document's arrays, padded to `length`."""
+        self, document: Row, length: int, generator: np.random.Generator
+    ) -> Arrays:
+        """Returns the arrays of one document, padded to `length` tokens."""
 
-    def places_for_targets(self, length: int) -> int:
-        """Of `labels` (and `positions`) in a packed row of `length` tokens."""
+    def max_packed_targets(self, length: int) -> int:
+        """Returns the number of targets of a packed row of `length` tokens."""
         return length
 
-    def _together(
-        self, documents: list[dict[str, Any]], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """The arrays of a row in which every document begins at a block."""
+    def add_random_offset(
+        self, arrays: Arrays, length: int, generator: np.random.Generator
+    ) -> Arrays:
+        """Adds `position_ids` with a random start if `random_position_offset` is set."""
+        if self.options.random_position_offset:
+            offset = generator.integers(0, self.config.max_position_embeddings - length + 1)
+            arrays["position_ids"] = (offset + np.arange(length)).astype(np.int32)
+        return arrays
+
+    def loss_sums(self, logits: Any, labels: Any) -> Arrays:
+        """Returns the sums that the metrics need for each example. This function is traced.
+
+        Args:
+          logits: `[B, P, V]`.
+          labels: `[B, P]`, token ids or `IGNORED_LABEL`.
+
+        Returns:
+          `losses`, the summed losses in nats; `targets`, the number of targets; and `characters`,
+          the number of characters that the targets stand for; `[B]` each.
+        """
+        used = labels != IGNORED_LABEL
+        targets = jnp.where(used, labels, 0)
+        losses = negative_log_likelihood(logits, targets)
+        lengths = jnp.asarray(self.token_lengths)[targets]
+        return {
+            "losses": jnp.where(used, losses, 0).sum(-1),
+            "targets": used.sum(-1),
+            "characters": jnp.where(used, lengths, 0).sum(-1),
+        }
+
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        return language_model_metrics(outputs["losses"], outputs["targets"], outputs["characters"])
+
+    def _collate_packed(
+        self, documents: list[Row], length: int, generator: np.random.Generator
+    ) -> Arrays:
+        """Returns the arrays of a row in which every document starts at a block.
+
+        With `segment_ids` 1, 2, ... for the documents and 0 for padding, none attends to another.
+        """
+        block_size = self.config.block_size
         parts, start = [], 0
-        for number, document in enumerate(documents, 1):
-            room = -(-document["length"] // self.block_size) * self.block_size
-            part = self.collate_document(document, room, generator)
-            part.setdefault("position_ids", np.arange(room, dtype=np.int32))
-            part["segment_ids"] = number * part["attention_mask"]
+        for segment, document in enumerate(documents, 1):
+            size = -(-document["length"] // block_size) * block_size
+            part = self.collate_document(document, size, generator)
+            part.setdefault("position_ids", np.arange(size, dtype=np.int32))
+            part["segment_ids"] = segment * part["attention_mask"]
             if "positions" in part:
                 part["positions"] = part["positions"] + np.int32(start)
             parts.append(part)
-            start += room
-        fillers = {"labels": IGNORED, "input_ids": self.tokenizer.pad_token_id}
-        row = {}
+            start += size
+        padding = {"labels": IGNORED_LABEL, "input_ids": self.tokenizer.pad_token_id}
+        packed = {}
         for name in parts[0]:
-            of_targets = name in ("labels", "positions")
-            size = self.places_for_targets(length) if of_targets else length
-            row[name] = np.full(size, fillers.get(name, 0), np.int32)
+            size = self.max_packed_targets(length) if name in _TARGETS else length
+            packed[name] = np.full(size, padding.get(name, 0), np.int32)
             joined = np.concatenate([part[name] for part in parts])
-            row[name][: len(joined)] = joined
-        return row
-
-    def with_positions(
-        self, arrays: dict[str, np.ndarray], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """The arrays, with `position_ids` that begin anywhere where `random_positions` says so."""
-        if self.options.random_positions:
-            first = generator.integers(0, self.positions - length + 1)
-            arrays["position_ids"] = (first + np.arange(length)).astype(np.int32)
-        return arrays
+            packed[name][: len(joined)] = joined
+        return packed
 
 
-def inputs(batch: Arrays) -> dict[str, Any]:
-    """What of a batch the model reads."""
-    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
-    return {name: batch[name] for name in names if name in batch}
+def model_inputs(batch: Arrays) -> Arrays:
+    """Returns the arrays of a batch that the model reads."""
+    return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
 
 
-def characters(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> np.ndarray:
-    """[V], the characters that each piece stands for, the space before a word included."""
-    found = np.zeros(vocabulary, np.int32)
+def token_lengths(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+    """Returns the number of characters that each token stands for, `[V]`.
+
+    The space before a word counts, an unknown token counts as one character, and other special
+    tokens count as none.
+    """
+    lengths = np.zeros(vocab_size, np.int32)
     special = set(tokenizer.all_special_ids)
-    pieces = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocabulary))))
-    for number, piece in enumerate(pieces):
-        if number == tokenizer.unk_token_id:
-            found[number] = 1
-        elif number not in special:
-            found[number] = len(piece.replace(WORD_START, " "))
-    return found
+    tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab_size))))
+    for index, token in enumerate(tokens):
+        if index == tokenizer.unk_token_id:
+            lengths[index] = 1
+        elif index not in special:
+            lengths[index] = len(token.replace(WORD_START, " "))
+    return lengths

@@ -1,80 +1,158 @@
-"""Masked-language-model pretraining."""
+"""Masked language modeling: an encoder predicts masked tokens from both sides.
 
+Training and evaluation mask random tokens; prediction fills the `[MASK]` tokens of a text.
+"""
+
+import functools
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.train.losses import IGNORED, cross_entropy, negative_log_likelihood
-from flax_bigbird.train.masking import Masking, places
-from flax_bigbird.train.metrics import language_model_metrics
-from flax_bigbird.train.objectives.base import Arrays, Loss, Prepared
-from flax_bigbird.train.objectives.language import LanguageModel, inputs
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.masking import WORD_START, Masking, max_targets
+from flax_bigbird.data.tokenization import tokenize
+from flax_bigbird.data.types import Arrays, Row
+from flax_bigbird.data.windows import split_windows
+from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Window, get_text
+from flax_bigbird.tasks.language_modeling import LanguageModeling, model_inputs
+from flax_bigbird.tasks.task_options import MaskedLMOptions
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+NUM_CANDIDATES = 5  # tokens predicted for each [MASK]
 
 
-class MaskedLM(LanguageModel):
-    """The loss is of masked pieces alone."""
+class MaskedLM(LanguageModeling):
+    """Predicts masked tokens.
 
+    A prediction is `{"masks": [[{"token", "score"}, ...], ...]}`: the most likely tokens for every
+    `[MASK]` of the text, with their probabilities.
+    """
+
+    name = "masked-lm"
+    title = "Masked language model"
+    pipeline_tag = "fill-mask"
     model_class = "FlaxBigBirdForMaskedLM"
+    options_class = MaskedLMOptions
+
+    @functools.cached_property
+    def masking(self) -> Masking:
+        """The choice of the masked tokens."""
+        options = self.options
+        return Masking.from_tokenizer(
+            self.tokenizer,
+            options.mlm_probability,
+            options.whole_word_mask,
+            self.config.vocab_size,
+        )
 
     @property
-    def logits_share(self) -> float:  # type: ignore[override]
-        return self.options.mask_rate
-
-    def tokenizer_is(self, tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> None:
-        super().tokenizer_is(tokenizer, vocabulary)
-        options = self.options
-        self.masking = Masking.of(tokenizer, options.mask_rate, options.whole_words, vocabulary)
+    def logits_per_token(self) -> float:
+        return self.options.mlm_probability
 
     def collate_document(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        ids = np.asarray(row["input_ids"], np.int32)
-        return self.with_positions(self.masked(ids, length, generator), length, generator)
+        self, document: Row, length: int, generator: np.random.Generator
+    ) -> Arrays:
+        ids = np.asarray(document["input_ids"], np.int32)
+        return self.add_random_offset(self.mask(ids, length, generator), length, generator)
 
-    def places_for_targets(self, length: int) -> int:
-        # By blocks: rounded up for every document that there may be.
-        blocks = length // self.block_size
-        return blocks * max(1, math.ceil(self.options.mask_rate * self.block_size))
+    def max_packed_targets(self, length: int) -> int:
+        # Each document may round up its number of targets, so the sum is bounded by blocks.
+        block_size = self.config.block_size
+        targets_per_block = max(1, math.ceil(self.options.mlm_probability * block_size))
+        return length // block_size * targets_per_block
 
-    def masked(
-        self, ids: np.ndarray, length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """Padded arrays of ids with targets, and the targets' places and labels."""
-        limit = places(length, self.options.mask_rate)
-        seen, positions, labels = self.masking(ids, limit, generator)
-        return self.padded(seen, length) | {"positions": positions, "labels": labels}
+    def mask(self, input_ids: np.ndarray, length: int, generator: np.random.Generator) -> Arrays:
+        """Returns the arrays of a masked example with its targets.
+
+        Args:
+          input_ids: `[T]`, the token ids.
+          length: The number of tokens to pad to.
+          generator: The source of randomness.
+
+        Returns:
+          `input_ids` and `attention_mask`, `[length]`; `positions` and `labels`, `[P]`.
+        """
+        limit = max_targets(length, self.options.mlm_probability)
+        masked = self.masking(input_ids, limit, generator)
+        targets = {"positions": masked.positions, "labels": masked.labels}
+        return self.pad(masked.input_ids, length) | targets
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        out = self.call(model, params, batch, **call)
-        targets = (batch["labels"] != IGNORED).sum()
-        return Loss(cross_entropy(out.logits, batch["labels"]), targets)
+        logits = self.masked_lm_logits(self.apply(model, params, batch, **call))
+        num_targets = (batch["labels"] != IGNORED_LABEL).sum()
+        return Loss(cross_entropy(logits, batch["labels"]), num_targets)
 
-    def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        return self.counted(self.call(model, params, batch).logits, batch["labels"])
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        logits = self.masked_lm_logits(self.apply(model, params, batch))
+        return self.masked_lm_outputs(logits, batch["labels"])
 
-    def call(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
-        """The model's output, logits at the targets alone."""
-        return model(**inputs(batch), params=params, logits_positions=batch["positions"], **call)
+    def apply(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
+        """Calls the model, which computes the logits of the targets only."""
+        inputs = model_inputs(batch)
+        return model(**inputs, params=params, logits_positions=batch["positions"], **call)
 
-    def counted(self, logits: Any, labels: Any) -> Arrays:
-        """[B] each: the sum of losses, targets, their characters, those that are guessed."""
-        used = labels != IGNORED
-        chosen = jnp.where(used, labels, 0)
-        losses = negative_log_likelihood(logits, chosen)
-        right = used & (logits.argmax(-1) == labels)
-        return {
-            "losses": jnp.where(used, losses, 0).sum(-1),
-            "targets": used.sum(-1),
-            "characters": jnp.where(used, jnp.asarray(self.characters)[chosen], 0).sum(-1),
-            "right": right.sum(-1),
-        }
+    def masked_lm_logits(self, outputs: Any) -> Any:
+        """Returns the logits of masked tokens, `[B, P, V]`, among the outputs of the model."""
+        return outputs.logits
 
-    def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
-        targets = outputs["targets"]
-        found = language_model_metrics(outputs["losses"], targets, outputs["characters"])
-        return found | {"accuracy": float(outputs["right"].sum() / max(1, targets.sum()))}
+    def masked_lm_outputs(self, logits: Any, labels: Any) -> Arrays:
+        """Returns `loss_sums`, and the number of correct predictions as `correct`, `[B]`."""
+        correct = (labels != IGNORED_LABEL) & (logits.argmax(-1) == labels)
+        return self.loss_sums(logits, labels) | {"correct": correct.sum(-1)}
+
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        accuracy = float(outputs["correct"].sum() / max(1, outputs["targets"].sum()))
+        return super().compute_metrics(outputs, encoded) | {"accuracy": accuracy}
+
+    def encode(self, row: Row) -> list[Window]:
+        """Encodes the start of a text. The info of the window is the positions of `[MASK]`."""
+        text = get_text(row, self.options.text_column)
+        ids = self._remove_spaces(tokenize(self.tokenizer, [text])[0])
+        length = self.options.length
+        window, _ = next(split_windows(ids, self.tokenizer, length, min_tokens=0))
+        positions = [i for i, id in enumerate(window) if id == self.tokenizer.mask_token_id]
+        if not positions:
+            raise DataError(
+                f"a text must hold {self.tokenizer.mask_token} within its first {length} tokens; "
+                f"got {text[:60]!r}: put it where a token is to be predicted"
+            )
+        return [Window(window, positions)]
+
+    def collate_window(self, window: Window, length: int) -> Arrays:
+        size = 8  # or a double of it, so that few shapes are compiled
+        while size < len(window.info):
+            size *= 2
+        positions = np.zeros(size, np.int32)
+        positions[: len(window.info)] = window.info
+        return super().collate_window(window, length) | {"positions": positions}
+
+    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        logits = self.masked_lm_logits(self.apply(model, params, batch))
+        # The model's vocabulary may be padded beyond that of the tokenizer.
+        logits = logits[..., : len(self.tokenizer)].astype(jnp.float32)
+        count = min(NUM_CANDIDATES, logits.shape[-1])
+        scores, ids = jax.lax.top_k(jax.nn.softmax(logits), count)
+        return {"scores": scores, "ids": ids}
+
+    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
+        (window,), (output,) = windows, outputs
+        masks = []
+        for scores, ids in zip(output["scores"], output["ids"], strict=True):
+            tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
+            pairs = zip(tokens, scores.tolist(), strict=True)
+            masks.append([{"token": t.replace(WORD_START, " "), "score": s} for t, s in pairs])
+        return {"masks": masks[: len(window.info)]}
+
+    def _remove_spaces(self, ids: list[int]) -> list[int]:
+        """Removes the tokens that are only the space before a `[MASK]`.
+
+        `transformers` 5 makes a token of that space, which `[MASK]` stands for too.
+        """
+        space = self.tokenizer.convert_tokens_to_ids(WORD_START)
+        precedes_mask = [*(id == self.tokenizer.mask_token_id for id in ids[1:]), False]
+        pairs = zip(ids, precedes_mask, strict=True)
+        return [id for id, precedes in pairs if not (precedes and id == space)]

@@ -1,4 +1,4 @@
-"""Metrics as the field computes them, over whole validation sets."""
+"""Metrics of language models, classifiers, regressions, and taggers over whole splits."""
 
 import math
 import warnings
@@ -10,9 +10,12 @@ import numpy as np
 def language_model_metrics(
     losses: np.ndarray, targets: np.ndarray, characters: np.ndarray
 ) -> dict[str, float]:
-    """Of summed losses (nats), numbers of targets and of their characters, one a row.
+    """Returns the mean loss per token, perplexity, and bits per token and per character.
 
-    Means over all targets, and over all their characters.
+    Args:
+      losses: `[num_examples]`, the summed losses of each example in nats.
+      targets: `[num_examples]`, the number of predicted tokens.
+      characters: `[num_examples]`, the number of characters that these tokens stand for.
     """
     loss = float(np.sum(losses) / max(1, np.sum(targets)))
     return {
@@ -24,102 +27,112 @@ def language_model_metrics(
 
 
 def single_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, macro F1 and Matthews' correlation; AUROC where both labels of two occur.
+    """Returns accuracy, macro F1, and Matthews correlation.
+
+    If there are two classes and both occur, AUROC is added.
 
     Args:
-      logits: [n, classes].
-      labels: [n], numbers of classes.
+      logits: `[num_examples, num_classes]`.
+      labels: `[num_examples]`, indices of classes.
     """
-    metrics = _sklearn()
+    sklearn = _sklearn_metrics()
     predicted = logits.argmax(-1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a single label: the correlation is 0 then
-        found = {
-            "accuracy": float(metrics.accuracy_score(labels, predicted)),
+        warnings.simplefilter("ignore")  # if only one class occurs, the correlation is 0
+        metrics = {
+            "accuracy": float(sklearn.accuracy_score(labels, predicted)),
             "macro_f1": float(
-                metrics.f1_score(labels, predicted, average="macro", zero_division=0)
+                sklearn.f1_score(labels, predicted, average="macro", zero_division=0)
             ),
-            "matthews": float(metrics.matthews_corrcoef(labels, predicted)),
+            "matthews": float(sklearn.matthews_corrcoef(labels, predicted)),
         }
     if logits.shape[-1] == 2 and len(np.unique(labels)) == 2:
-        found["auroc"] = float(metrics.roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
-    return found
+        metrics["auroc"] = float(sklearn.roc_auc_score(labels, logits[:, 1] - logits[:, 0]))
+    return metrics
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Micro and macro F1 at probability 0.5, exact matches, and macro AUROC.
+    """Returns micro and macro F1 at a probability of 0.5, exact matches, and macro AUROC.
 
-    AUROC is the mean over the labels that some rows have and some have not.
+    AUROC is the mean over the labels that some examples have and others do not.
 
     Args:
-      logits, labels: [n, labels].
+      logits: `[num_examples, num_labels]`.
+      labels: `[num_examples, num_labels]`, 0 or 1.
     """
-    metrics = _sklearn()
+    sklearn = _sklearn_metrics()
     predicted = logits > 0
-    found = {
-        "micro_f1": float(metrics.f1_score(labels, predicted, average="micro", zero_division=0)),
-        "macro_f1": float(metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
+    metrics = {
+        "micro_f1": float(sklearn.f1_score(labels, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(sklearn.f1_score(labels, predicted, average="macro", zero_division=0)),
         "exact_match": float((predicted == labels).all(-1).mean()),
     }
-    mixed = [n for n in range(labels.shape[1]) if 0 < labels[:, n].mean() < 1]
+    mixed = [label for label in range(labels.shape[1]) if 0 < labels[:, label].mean() < 1]
     if mixed:
-        areas = [metrics.roc_auc_score(labels[:, n], logits[:, n]) for n in mixed]
-        found["auroc"] = float(np.mean(areas))
-    return found
+        areas = [sklearn.roc_auc_score(labels[:, label], logits[:, label]) for label in mixed]
+        metrics["auroc"] = float(np.mean(areas))
+    return metrics
 
 
-def regression_metrics(predicted: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """Mean squared and absolute error, Pearson's r and Spearman's rho (0 where undefined).
+def regression_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns mean squared and absolute error, Pearson's r, and Spearman's rho.
+
+    The correlations are 0 where they are undefined.
 
     Args:
-      predicted, wanted: [n].
+      predicted: `[num_examples]`.
+      targets: `[num_examples]`.
     """
+    from scipy import stats
+
+    constant = len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0
     return {
-        "mse": float(((predicted - wanted) ** 2).mean()),
-        "mae": float(np.abs(predicted - wanted).mean()),
-        "pearson": _correlation(predicted, wanted),
-        "spearman": _correlation(_ranks(predicted), _ranks(wanted)),
+        "mse": float(((predicted - targets) ** 2).mean()),
+        "mae": float(np.abs(predicted - targets).mean()),
+        "pearson": 0.0 if constant else float(stats.pearsonr(predicted, targets).statistic),
+        "spearman": 0.0 if constant else float(stats.spearmanr(predicted, targets).statistic),
     }
 
 
-def entity_metrics(predicted: list[list[str]], wanted: list[list[str]]) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities (micro, as CoNLL counts), accuracy of tags.
+def entity_metrics(predicted: list[list[str]], targets: list[list[str]]) -> dict[str, float]:
+    """Returns micro F1, precision, and recall of entities as in CoNLL, and the accuracy of tags.
 
     Args:
-      predicted, wanted: tags in the BIO scheme, a list a document; tags without a prefix are
-        entities where they run.
+      predicted: One list of tags per document, in the BIO scheme. Consecutive equal tags without a
+        prefix are one entity.
+      targets: The same for the true tags.
     """
     import seqeval.metrics
 
-    metrics: Any = seqeval.metrics
+    seqeval_metrics: Any = seqeval.metrics
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tags without a prefix, of documents without entities
+        warnings.simplefilter("ignore")  # about tags without a prefix and the lack of entities
         return {
-            "f1": float(metrics.f1_score(wanted, predicted, zero_division=0)),
-            "precision": float(metrics.precision_score(wanted, predicted, zero_division=0)),
-            "recall": float(metrics.recall_score(wanted, predicted, zero_division=0)),
-            "accuracy": float(metrics.accuracy_score(wanted, predicted)),
+            "f1": float(seqeval_metrics.f1_score(targets, predicted, zero_division=0)),
+            "precision": float(
+                seqeval_metrics.precision_score(targets, predicted, zero_division=0)
+            ),
+            "recall": float(seqeval_metrics.recall_score(targets, predicted, zero_division=0)),
+            "accuracy": float(seqeval_metrics.accuracy_score(targets, predicted)),
         }
 
 
-def _sklearn() -> Any:
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns how many examples of each true class are predicted as each class.
+
+    Args:
+      labels: `[num_examples]`, indices of classes.
+      predicted: `[num_examples]`, indices of classes.
+      num_classes: The number of classes.
+
+    Returns:
+      `[num_classes, num_classes]`, with a row for each true class.
+    """
+    classes = list(range(num_classes))
+    return _sklearn_metrics().confusion_matrix(labels, predicted, labels=classes)
+
+
+def _sklearn_metrics() -> Any:
     import sklearn.metrics
 
     return sklearn.metrics
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata
-
-    return rankdata(values)
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """[classes, classes]: rows that have label i and are predicted j."""
-    return _sklearn().confusion_matrix(labels, predicted, labels=list(range(classes)))

@@ -1,130 +1,169 @@
-"""BERT's pretraining: masked pieces, and whether a second text follows the first."""
+"""BERT's pretraining: masked language modeling and next-sentence prediction.
+
+A checkpoint of this task predicts as a masked language model does: it fills `[MASK]` tokens.
+"""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.text import encode
-from flax_bigbird.train import tokens
-from flax_bigbird.train.losses import IGNORED, cross_entropy
-from flax_bigbird.train.objectives.base import Arrays, Loss, Prepared
-from flax_bigbird.train.objectives.masked_lm import MaskedLM
-from flax_bigbird.train.reading import check_columns
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.loading import SPLIT_NAMES
+from flax_bigbird.data.tokenization import (
+    column_array,
+    map_cached,
+    tokenize,
+    tokenizer_fingerprint,
+)
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
+from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses, cross_entropy
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Split
+from flax_bigbird.tasks.language_modeling import MIN_TOKENS
+from flax_bigbird.tasks.masked_lm import MaskedLM
+from flax_bigbird.tasks.task_options import NextSentenceOptions
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-FRAME = 3  # [CLS] first [SEP] second [SEP]
-FOLLOWS, RANDOM = 0, 1  # as BERT numbers them
-PAIRS_SEED = 1_810_04805  # of the texts that do not follow
+NUM_SPECIAL_TOKENS = 3  # [CLS] first [SEP] second [SEP]
+IS_NEXT, IS_RANDOM = 0, 1  # labels, as in BERT
+RANDOM_PAIRS_SEED = 1_810_04805
 
 
 class NextSentence(MaskedLM):
-    """`[CLS] first [SEP] second [SEP]` of neighbouring parts of a document, both maskable.
+    """Predicts masked tokens, and whether the second of two texts follows the first.
 
-    In every pass half of the rows, drawn anew, have a part of another document as their second.
+    An example is `[CLS] first [SEP] second [SEP]` with neighboring parts of a document, in both of
+    which tokens are masked. In every epoch, a random half of the examples has a part of another
+    document as the second text.
     """
 
+    name = "next-sentence"
+    title = "Masked language model with next-sentence prediction"
     model_class = "FlaxBigBirdForPreTraining"
+    options_class = NextSentenceOptions
+    lower_is_better: ClassVar[frozenset[str]] = MaskedLM.lower_is_better | {
+        "masked_lm_loss",
+        "next_sentence_loss",
+    }
 
-    def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        column = self.options.text_column
-        check_columns(rows, [column], what)
-        notes = tokens.check_texts(rows, [column], what)
-        tokenizer, room = self.tokenizer, (self.options.length - FRAME) // 2
+    @property
+    def packing(self) -> bool:
+        return False
 
-        def cut(batch: tokens.Batch, numbers: list[int]) -> tokens.Batch:
-            found: tokens.Batch = {"part": [], "document": []}
-            for pieces, number in zip(encode(tokenizer, batch[column]), numbers, strict=True):
-                for part in _parts(pieces, room):
-                    found["part"].append(part)
-                    found["document"].append(number)
-            return found
-
-        key = ("parts", column, room, tokens.digest(tokenizer))
-        parts = tokens.mapped(rows, cut, *key, with_indices=True)
-        documents = tokens.numbers(parts, "document") if len(parts) else np.zeros(0, int)
-        if len(np.unique(documents)) < 2:
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        messages = self.check_rows(self.options, rows, split)
+        parts = self._split_documents(rows)
+        documents = column_array(parts, "document") if len(parts) else np.zeros(0, int)
+        count = len(np.unique(documents))
+        if count < 2:
             raise DataError(
-                f"the {what} must hold two documents or more that have two parts each; it holds "
-                f"{len(np.unique(documents))}: give a file, or a row, a document"
+                f"the {SPLIT_NAMES[split]} must hold two documents or more that have two parts "
+                f"each; it holds {count}: give one document per file or row"
             )
-        followed = np.flatnonzero(documents[:-1] == documents[1:])
 
-        def pair(batch: tokens.Batch) -> tokens.Batch:
-            found: tokens.Batch = {"first": [], "second": [], "other": [], "length": []}
-            for number in batch["number"]:
-                first, second = parts[number]["part"], parts[number + 1]["part"]
-                other = parts[_elsewhere(number, documents)]["part"]
-                found["first"].append(first)
-                found["second"].append(second)
-                found["other"].append(other)
-                found["length"].append(len(first) + max(len(second), len(other)) + FRAME)
-            return found
+        def pair_batch(batch: Batch) -> Batch:
+            pairs: Batch = {"first": [], "second": [], "other": [], "length": []}
+            for index in batch["number"]:
+                first, second = parts[index]["part"], parts[index + 1]["part"]
+                other = parts[choose_other_document(index, documents)]["part"]
+                longest = len(first) + max(len(second), len(other)) + NUM_SPECIAL_TOKENS
+                values = {"first": first, "second": second, "other": other, "length": longest}
+                for name, value in values.items():
+                    pairs[name].append(value)
+            return pairs
 
         import datasets
 
-        numbers = datasets.Dataset.from_dict({"number": followed.tolist()})
-        return Prepared(tokens.mapped(numbers, pair, "pairs", parts._fingerprint), notes)
+        followed = np.flatnonzero(documents[:-1] == documents[1:])
+        indices = datasets.Dataset.from_dict({"number": followed.tolist()})
+        examples = map_cached(indices, pair_batch, "pairs", parts._fingerprint)
+        return EncodedDataset(examples, messages)
 
-    def collate(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        kind = RANDOM if generator.random() < 0.5 else FOLLOWS
-        second = row["second" if kind == FOLLOWS else "other"]
-        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        ids = np.array([first, *row["first"], last, *second, last], np.int32)
-        arrays = self.masked(ids, length, generator)
-        types = np.zeros(length, np.int32)
-        types[len(row["first"]) + 2 : len(ids)] = 1
-        arrays |= {"token_type_ids": types, "kind": np.array(kind, np.int32)}
-        return self.with_positions(arrays, length, generator)
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        label = IS_RANDOM if generator.random() < 0.5 else IS_NEXT
+        second = example["second" if label == IS_NEXT else "other"]
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        ids = np.array([cls, *example["first"], sep, *second, sep], np.int32)
+        arrays = self.mask(ids, length, generator)
+        token_type_ids = np.zeros(length, np.int32)
+        token_type_ids[len(example["first"]) + 2 : len(ids)] = 1
+        arrays["token_type_ids"] = token_type_ids
+        arrays["next_sentence_label"] = np.array(label, np.int32)
+        return self.add_random_offset(arrays, length, generator)
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        """The sum of both means, as BERT's."""
-        out = self.call(model, params, batch, **call)
-        masked = cross_entropy(out.prediction_logits, batch["labels"])
-        targets = (batch["labels"] != IGNORED).sum()
-        return Loss(masked + self._kinds(out, batch).mean(), targets)
+        """Returns the sum of both mean losses, as in BERT."""
+        outputs = self.apply(model, params, batch, **call)
+        masked_lm_loss = cross_entropy(self.masked_lm_logits(outputs), batch["labels"])
+        num_targets = (batch["labels"] != IGNORED_LABEL).sum()
+        losses = self._next_sentence_losses(outputs, batch)
+        return Loss(masked_lm_loss + losses.mean(), num_targets)
 
-    def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        out = self.call(model, params, batch)
-        found = self.counted(out.prediction_logits, batch["labels"])
-        told = out.seq_relationship_logits.argmax(-1) == batch["kind"]
-        return found | {"kind_losses": self._kinds(out, batch), "told": told}
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        outputs = self.apply(model, params, batch)
+        predicted = outputs.seq_relationship_logits.argmax(-1)
+        logits = self.masked_lm_logits(outputs)
+        return self.masked_lm_outputs(logits, batch["labels"]) | {
+            "next_sentence_losses": self._next_sentence_losses(outputs, batch),
+            "next_sentence_correct": predicted == batch["next_sentence_label"],
+        }
 
-    def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
-        found = super().score(outputs, prepared)
-        found["masked_lm_loss"] = found["loss"]
-        found["next_sentence_loss"] = float(outputs["kind_losses"].mean())
-        found["next_sentence_accuracy"] = float(outputs["told"].mean())
-        return found | {"loss": found["masked_lm_loss"] + found["next_sentence_loss"]}
+    def masked_lm_logits(self, outputs: Any) -> Any:
+        return outputs.prediction_logits
 
-    def _kinds(self, out: Any, batch: Arrays) -> Any:
-        """[B], the losses of telling whether the second follows."""
-        logits = out.seq_relationship_logits.astype(jnp.float32)
-        return -jnp.take_along_axis(jax.nn.log_softmax(logits), batch["kind"][:, None], 1)[:, 0]
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        metrics = super().compute_metrics(outputs, encoded)
+        metrics["masked_lm_loss"] = metrics["loss"]
+        metrics["next_sentence_loss"] = float(outputs["next_sentence_losses"].mean())
+        metrics["next_sentence_accuracy"] = float(outputs["next_sentence_correct"].mean())
+        metrics["loss"] = metrics["masked_lm_loss"] + metrics["next_sentence_loss"]
+        return metrics
+
+    def _split_documents(self, rows: Dataset) -> Dataset:
+        """Returns the parts of all documents, with columns `part` and `document`."""
+        column, tokenizer = self.options.text_column, self.tokenizer
+        size = (self.options.length - NUM_SPECIAL_TOKENS) // 2
+
+        def split_batch(batch: Batch, indices: list[int]) -> Batch:
+            parts: Batch = {"part": [], "document": []}
+            texts = tokenize(tokenizer, batch[column])
+            for ids, document in zip(texts, indices, strict=True):
+                for part in split_in_parts(ids, size):
+                    parts["part"].append(part)
+                    parts["document"].append(document)
+            return parts
+
+        key = ("parts", column, size, tokenizer_fingerprint(tokenizer))
+        return map_cached(rows, split_batch, *key, with_indices=True)
+
+    def _next_sentence_losses(self, outputs: Any, batch: Arrays) -> Any:
+        logits = outputs.seq_relationship_logits.astype(jnp.float32)
+        return classification_losses(logits, batch["next_sentence_label"])
 
 
-def _parts(pieces: list[int], room: int) -> Iterator[list[int]]:
-    """Neighbouring parts of at most `room` pieces, two at least; none of a text too short."""
-    if len(pieces) < 2 * tokens.SHORTEST:
+def split_in_parts(ids: list[int], size: int) -> Iterator[list[int]]:
+    """Splits a document into two or more parts of at most `size` tokens.
+
+    There are no parts of a document that is too short, and no part that is.
+    """
+    if len(ids) < 2 * MIN_TOKENS:
         return
-    size = min(room, -(-len(pieces) // 2))
-    for start in range(0, len(pieces), size):
-        part = pieces[start : start + size]
-        if len(part) >= min(tokens.SHORTEST, size):
+    size = min(size, -(-len(ids) // 2))
+    for start in range(0, len(ids), size):
+        part = ids[start : start + size]
+        if len(part) >= min(MIN_TOKENS, size):
             yield part
 
 
-def _elsewhere(number: int, documents: np.ndarray) -> int:
-    """A part of another document, the same for the same number."""
-    generator = np.random.default_rng([PAIRS_SEED, number])
-    own = np.flatnonzero(documents == documents[number])
-    # The parts of a document are neighbours: what lies outside is one range, wrapped around.
-    outside = len(documents) - len(own)
-    return int((own[-1] + 1 + generator.integers(outside)) % len(documents))
+def choose_other_document(index: int, documents: np.ndarray) -> int:
+    """Returns a part of another document, which is the same for the same index.
+
+    Args:
+      index: The index of a part.
+      documents: `[num_parts]`, the document of each part. The parts of a document are neighbors.
+    """
+    generator = np.random.default_rng([RANDOM_PAIRS_SEED, index])
+    own = np.flatnonzero(documents == documents[index])
+    # All other parts are one range, wrapped around.
+    num_others = len(documents) - len(own)
+    return int((own[-1] + 1 + generator.integers(num_others)) % len(documents))

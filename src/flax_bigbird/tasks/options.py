@@ -116,9 +116,7 @@ class Options(pydantic.BaseModel):
     """The command that the options belong to, if they belong to one."""
 
     def __init__(self, **values: Any):
-        check_option_names(
-            values, option_fields(type(self)), task=self.task, command=self.command
-        )
+        check_option_names(values, option_fields(type(self)), task=self.task, command=self.command)
         try:
             super().__init__(**values)
         except pydantic.ValidationError as error:
@@ -305,7 +303,9 @@ def translate_saved_options(values: Mapping[str, Any]) -> dict[str, Any]:
         return values
     own = registry.get_options_class(task).model_fields
     others = {
-        name for other in registry.task_names() for name in registry.get_options_class(other).model_fields
+        name
+        for other in registry.task_names()
+        for name in registry.get_options_class(other).model_fields
     }
     foreign = others - set(own) - {"seed"}
     return {name: value for name, value in values.items() if name not in foreign}
@@ -339,11 +339,9 @@ def _option_error(options_class: type[Options], error: pydantic.ValidationError)
     field = options_class.model_fields[name]
     if first["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
         return OptionError(f"{name} must be {_range(field)}; got {value:g}: change it")
-    if len(first["loc"]) > 1:
-        value = f"{value!r} in it"
-    else:
-        value = repr(value)
-    return OptionError(f"{name} must be of type {_type_name(field)}; got {value}: change it")
+    where = " in it" if len(first["loc"]) > 1 else ""
+    type_name = _type_name(field)
+    return OptionError(f"{name} must be of type {type_name}; got {value!r}{where}: change it")
 
 
 def _range(field: FieldInfo) -> str:

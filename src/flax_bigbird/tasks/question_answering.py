@@ -1,166 +1,245 @@
-"""Extractive question answering: which words of a document are the answer, or that none are."""
+"""Extractive question answering: the span of a document that answers a question, if any does."""
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.spans import NOTHING, best_span, context_windows
-from flax_bigbird.train import tokens
-from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.reading import check_columns
-from flax_bigbird.train.squad import squad_metrics
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
+from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
+from flax_bigbird.data.windows import ContextWindow, context_windows
+from flax_bigbird.nn.losses import classification_losses
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span
+from flax_bigbird.tasks.squad_metrics import squad_metrics
+from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+_MASKED = -1e6  # the logit of padding, which cannot be an answer
 
 
-class QuestionAnswering(Objective):
-    """SQuAD's columns: `question`, `context`, `answers` with lists `text` and `answer_start`.
+class QuestionAnswering(Task):
+    """Finds the answer to a question in a context.
 
-    A context longer than the window is read in windows that share `stride` tokens; the answer of
-    a question is the best span of all of them. Questions without answers are allowed.
+    Rows have SQuAD's columns: `question`, `context`, and `answers` with lists `text` and
+    `answer_start`, which are empty if the context has no answer. A context longer than the model is
+    split into windows that have `stride` tokens in common; the answer is the best span of all of
+    them.
+
+    A prediction is `{"answer", "start", "end", "score", "no_answer_score"}`: the text and its
+    characters `context[start:end]`, the sum of its start and end logits, and the same sum for no
+    answer. If the latter is higher, the answer is "".
     """
 
+    name = "question-answering"
+    title = "Question answering"
+    pipeline_tag = "question-answering"
     model_class = "FlaxBigBirdForQuestionAnswering"
-    best_metric = "f1"
+    options_class = QuestionAnsweringOptions
 
-    def read(self, rows: "Dataset") -> None:
-        self._check(rows, "training data")
-
-    def texts(self, rows: "Dataset") -> Iterator[str]:
-        for batch in rows.iter(64):
-            for name in ("question", "context"):
-                yield from batch[name]  # type: ignore[index]
-
-    def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        notes = self._check(rows, what)
-        options, tokenizer = self.options, self.tokenizer
-        length, stride = options.length, options.stride
-
-        def cut(batch: tokens.Batch, numbers: list[int]) -> tokens.Batch:
-            names = ("input_ids", "length", "start", "end", "row", "context_at", "offsets", "short")
-            found: tokens.Batch = {name: [] for name in names}
-            columns = (batch["question"], batch["context"], batch["answers"], numbers)
-            for question, context, answers, number in zip(*columns, strict=True):
-                answer = _first_answer(context, answers, number, what)
-                for window in context_windows(tokenizer, question, context, length, stride):
-                    first, last = _inside(window.places, answer)
-                    values = {
-                        "input_ids": window.ids,
-                        "length": len(window.ids),
-                        "start": first + window.context_at if first >= 0 else 0,
-                        "end": last + window.context_at if first >= 0 else 0,
-                        "row": number,
-                        "context_at": window.context_at,
-                        "offsets": [list(place) for place in window.places],
-                        "short": window.question_cut,
-                    }
-                    for name, value in values.items():
-                        found[name].append(value)
-            return found
-
-        key = ("spans", length, stride, tokens.digest(tokenizer))
-        made = tokens.mapped(rows, cut, *key, with_indices=True)
-        short = int(tokens.numbers(made, "short").sum())
-        if short:
-            notes.append(
-                f"Questions of the {what} are cut to a quarter of the window in {short:,} windows"
-            )
-        return Prepared(made.remove_columns("short"), notes, rows)
-
-    def collate(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        ends = {name: np.asarray(row[name], np.int32) for name in ("start", "end")}
-        return self.padded(row["input_ids"], length) | ends
-
-    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        losses, _, _ = self._losses(model, params, batch, **call)
-        return Loss(losses.mean(), losses.shape[0])
-
-    def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        losses, start, end = self._losses(model, params, batch)
-        return {"losses": losses, "start": start, "end": end}
-
-    def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
-        predicted, no_answer = self.answers(outputs, prepared)
-        assert prepared.source is not None
-        wanted = [answers["text"] for answers in prepared.source["answers"]]
-        loss = {"loss": float(outputs["losses"].mean())}
-        return loss | squad_metrics(predicted, no_answer, wanted)
-
-    def answers(self, outputs: Arrays, prepared: Prepared) -> tuple[list[str], np.ndarray]:
-        """(the best span's text of each question, how much likelier no answer is)."""
-        assert prepared.source is not None
-        contexts = prepared.source["context"]
-        best = [NOTHING] * len(contexts)
-        null = np.full(len(contexts), np.inf)
-        rows: Any = prepared.rows
-        for row, start, end in zip(rows, outputs["start"], outputs["end"], strict=True):
-            number = row["row"]
-            null[number] = min(null[number], float(start[0] + end[0]))
-            span = best_span(
-                row["context_at"], row["offsets"], start, end, self.options.longest_answer
-            )
-            if span.score > best[number].score:
-                best[number] = span
-        found = [
-            context[s.first : s.last].strip() for context, s in zip(contexts, best, strict=True)
-        ]
-        return found, null - np.array([span.score for span in best])
-
-    def _losses(self, model: Any, params: Any, batch: Arrays, **call: Any) -> tuple[Any, Any, Any]:
-        """([B], start logits [B, T], end logits [B, T]); padding cannot be chosen."""
-        mask = batch["attention_mask"]
-        out = model(batch["input_ids"], mask, params=params, **call)
-        losses, logits = 0.0, []
-        for name in ("start", "end"):
-            value = getattr(out, f"{name}_logits").astype(jnp.float32)
-            value = jnp.where(mask > 0, value, -1e6)
-            chosen = batch[name][:, None]
-            losses -= jnp.take_along_axis(jax.nn.log_softmax(value), chosen, 1)[:, 0] / 2
-            logits.append(value)
-        return losses, *logits
-
-    def _check(self, rows: "Dataset", what: str) -> list[str]:
-        """Raises where a row is wrong; returns what is to be said of the texts."""
-        check_columns(rows, ["question", "context", "answers"], what)
-        notes = tokens.check_texts(rows, ("question", "context"), what)
-        for number, answers in enumerate(rows["answers"], 1):
+    @classmethod
+    def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
+        require_columns(rows, ["question", "context", "answers"], split)
+        messages = require_texts(rows, ["question", "context"], split)
+        for row, answers in enumerate(rows["answers"], 1):
             if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
                 raise DataError(
-                    "answers must hold the lists text and answer_start, as SQuAD's; row "
-                    f"{number} of the {what} has {str(answers)[:60]}"
+                    "answers must hold the lists text and answer_start, as in SQuAD; row "
+                    f"{row} of the {SPLIT_NAMES[split]} has {str(answers)[:60]}: correct it"
                 )
-        return notes
+        return messages
+
+    @classmethod
+    def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
+        cls.check_rows(options, rows, "train")
+        return {}
+
+    @classmethod
+    def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
+        for batch in rows.iter(64):
+            for column in ("question", "context"):
+                yield from batch[column]  # type: ignore[index]
+
+    @property
+    def metric_for_best_model(self) -> str:
+        return "f1"
+
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        messages = self.check_rows(self.options, rows, split)
+
+        def encode_batch(batch: Batch, indices: list[int]) -> Batch:
+            columns = ("input_ids", "length", "start", "end", "row")
+            columns += ("context_at", "offsets", "short")
+            encoded: Batch = {name: [] for name in columns}
+            questions = zip(
+                batch["question"], batch["context"], batch["answers"], indices, strict=True
+            )
+            for question, context, answers, index in questions:
+                answer = _first_answer(context, answers, index, split)
+                for window in self._windows(question, context):
+                    start, end = _answer_positions(window, answer)
+                    values = {
+                        "input_ids": window.input_ids,
+                        "length": len(window.input_ids),
+                        "start": start,
+                        "end": end,
+                        "row": index,
+                        "context_at": window.context_start,
+                        "offsets": [list(offset) for offset in window.offsets],
+                        "short": window.question_truncated,
+                    }
+                    for name, value in values.items():
+                        encoded[name].append(value)
+            return encoded
+
+        options, fingerprint = self.options, tokenizer_fingerprint(self.tokenizer)
+        key = ("spans", options.length, options.stride, fingerprint)
+        examples = map_cached(rows, encode_batch, *key, with_indices=True)
+        truncated = int(column_array(examples, "short").sum())
+        if truncated:
+            messages.append(
+                f"Questions of the {SPLIT_NAMES[split]} are truncated to a quarter of the window "
+                f"in {truncated:,} windows"
+            )
+        return EncodedDataset(examples.remove_columns("short"), messages, rows)
+
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        targets = {name: np.asarray(example[name], np.int32) for name in ("start", "end")}
+        return self.pad(example["input_ids"], length) | targets
+
+    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
+        losses = self._losses(self._logits(model, params, batch, **call), batch)
+        return Loss(losses.mean(), losses.shape[0])
+
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        logits = self._logits(model, params, batch)
+        return {"losses": self._losses(logits, batch)} | logits
+
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        predicted, no_answer = self.best_answers(outputs, encoded)
+        assert encoded.source is not None
+        answers = [answers["text"] for answers in encoded.source["answers"]]
+        loss = {"loss": float(outputs["losses"].mean())}
+        return loss | squad_metrics(predicted, no_answer, answers)
+
+    def best_answers(
+        self, outputs: Arrays, encoded: EncodedDataset
+    ) -> tuple[list[str], np.ndarray]:
+        """Returns the text of the best span of each question, and the log odds of no answer.
+
+        Args:
+          outputs: The outputs of `eval_step` for all windows.
+          encoded: The windows.
+
+        Returns:
+          A list of one text per question, and `[num_questions]`, how much higher the score of no
+          answer is than that of the best span.
+        """
+        assert encoded.source is not None
+        texts, log_odds = [], []
+        windows: Iterable[Any] = zip(
+            encoded.examples, outputs["start"], outputs["end"], strict=True
+        )
+        contexts = encoded.source["context"]
+        for row, group in itertools.groupby(windows, key=lambda window: window[0]["row"]):
+            span, no_answer = self._best_span(
+                (example["context_at"], example["offsets"], start, end)
+                for example, start, end in group
+            )
+            texts.append(contexts[row][span.start : span.end].strip())
+            log_odds.append(no_answer - span.score)
+        return texts, np.array(log_odds)
+
+    def encode(self, row: Row) -> list[Window]:
+        question, context = get_text(row, "question"), get_text(row, "context")
+        return [Window(window.input_ids, window) for window in self._windows(question, context)]
+
+    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        return self._logits(model, params, batch)
+
+    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
+        span, no_answer = self._best_span(
+            (window.info.context_start, window.info.offsets, output["start"], output["end"])
+            for window, output in zip(windows, outputs, strict=True)
+        )
+        has_answer = no_answer <= span.score
+        text = row["context"][span.start : span.end] if has_answer else ""
+        start = span.start + len(text) - len(text.lstrip())
+        text = text.strip()
+        return {
+            "answer": text,
+            "start": start if has_answer else None,
+            "end": start + len(text) if has_answer else None,
+            "score": span.score if span is not NO_SPAN else None,
+            "no_answer_score": no_answer,
+        }
+
+    def _windows(self, question: str, context: str) -> Iterator[ContextWindow]:
+        options = self.options
+        return context_windows(self.tokenizer, question, context, options.length, options.stride)
+
+    def _best_span(self, windows: Iterable[tuple[int, Any, Any, Any]]) -> tuple[Span, float]:
+        """Returns the best span of all windows of a context, and the score of no answer.
+
+        Args:
+          windows: For each window, the arguments of `best_span` without the last.
+        """
+        best, no_answer = NO_SPAN, float("inf")
+        for context_start, offsets, start, end in windows:
+            no_answer = min(no_answer, float(start[0] + end[0]))
+            length = self.options.max_answer_length
+            span = best_span(context_start, offsets, start, end, length)
+            best = span if span.score > best.score else best
+        return best, no_answer
+
+    def _logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Arrays:
+        """Returns the `start` and `end` logits in float32, `[B, T]` each."""
+        mask = batch["attention_mask"]
+        outputs = model(batch["input_ids"], mask, params=params, **call)
+        logits = {"start": outputs.start_logits, "end": outputs.end_logits}
+        return {
+            name: jnp.where(mask > 0, value.astype(jnp.float32), _MASKED)
+            for name, value in logits.items()
+        }
+
+    def _losses(self, logits: Arrays, batch: Arrays) -> Any:
+        """Returns the mean of the losses of the start and the end, `[B]`."""
+        return sum(classification_losses(logits[name], batch[name]) / 2 for name in logits)
 
 
 def _first_answer(
-    context: str, answers: dict[str, list[Any]], number: int, what: str
+    context: str, answers: dict[str, list[Any]], index: int, split: Split
 ) -> tuple[int, int] | None:
-    """(first character, one past the last) of the first answer; None for no answer."""
+    """Returns the characters `[start, end)` of the first answer; None if there is no answer.
+
+    Raises:
+      DataError: if the answer is not in the context where `answer_start` says.
+    """
     if not answers["text"]:
         return None
-    text, first = answers["text"][0], answers["answer_start"][0]
-    if context[first : first + len(text)] != text or not text:
+    text, start = answers["text"][0], answers["answer_start"][0]
+    if context[start : start + len(text)] != text or not text:
         raise DataError(
-            f"an answer must stand in its context where answer_start says; row {number + 1} of "
-            f"the {what} has {text[:40]!r} at {first}, where the context has "
-            f"{context[first : first + len(text)][:40]!r}: mend it"
+            f"an answer must be in its context where answer_start says; row {index + 1} of the "
+            f"{SPLIT_NAMES[split]} has {text[:40]!r} at {start}, where the context has "
+            f"{context[start : start + len(text)][:40]!r}: correct it"
         )
-    return first, first + len(text)
+    return start, start + len(text)
 
 
-def _inside(places: Sequence[tuple[int, int]], answer: tuple[int, int] | None) -> tuple[int, int]:
-    """(first piece, last piece) of an answer that lies in these pieces as a whole; else -1, -1."""
-    if answer is None or not places:
-        return -1, -1
-    if places[0][0] > answer[0] or places[-1][1] < answer[1]:
-        return -1, -1
-    first = next(n for n, place in enumerate(places) if place[1] > answer[0])
-    last = max(n for n, place in enumerate(places) if place[0] < answer[1])
-    return first, last
+def _answer_positions(window: ContextWindow, answer: tuple[int, int] | None) -> tuple[int, int]:
+    """Returns the first and the last position of an answer in a window.
+
+    Both are 0, the position of `[CLS]`, if there is no answer or the window does not hold it whole.
+    """
+    offsets = window.offsets
+    if answer is None or not offsets:
+        return 0, 0
+    if offsets[0][0] > answer[0] or offsets[-1][1] < answer[1]:
+        return 0, 0
+    first = next(i for i, offset in enumerate(offsets) if offset[1] > answer[0])
+    last = max(i for i, offset in enumerate(offsets) if offset[0] < answer[1])
+    return window.context_start + first, window.context_start + last

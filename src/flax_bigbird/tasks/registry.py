@@ -149,9 +149,7 @@ def _get_entry(name: str) -> TaskEntry:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, 1)
         remedy = f"did you mean {near[0]}?" if near else "choose one of them"
-        raise OptionError(
-            f"task must be one of {', '.join(task_names())}; got {name!r}: {remedy}"
-        )
+        raise OptionError(f"task must be one of {', '.join(task_names())}; got {name!r}: {remedy}")
     return TASKS[name]
 
 

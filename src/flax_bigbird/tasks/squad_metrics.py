@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers as SQuAD 1.1 and 2.0 count them."""
+"""Exact match and F1 of answers as SQuAD 1.1 and 2.0 define them."""
 
 import re
 import string
@@ -11,64 +11,64 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalized(text: str) -> str:
-    """Lower case, without punctuation, articles and extra white space."""
+def normalize_answer(text: str) -> str:
+    """Returns a text in lower case, without punctuation, articles, and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def exact(predicted: str, answers: Sequence[str]) -> float:
-    """1 if the prediction is one of the answers; no answers means that "" is right."""
-    return max(float(normalized(predicted) == normalized(a)) for a in answers or [""])
+def exact_match(predicted: str, answers: Sequence[str]) -> float:
+    """Returns 1 if the prediction is one of the answers; without answers, if it is ""."""
+    normalized = normalize_answer(predicted)
+    return max(float(normalized == normalize_answer(answer)) for answer in answers or [""])
 
 
-def f1(predicted: str, answers: Sequence[str]) -> float:
-    """The best overlap in words with one of the answers."""
-    return max(
-        _overlap(normalized(predicted).split(), normalized(a).split()) for a in answers or [""]
-    )
-
-
-def _overlap(predicted: list[str], answer: list[str]) -> float:
-    if not predicted or not answer:
-        return float(predicted == answer)
-    common = sum((Counter(predicted) & Counter(answer)).values())
-    return 2 * common / (len(predicted) + len(answer))
+def f1_score(predicted: str, answers: Sequence[str]) -> float:
+    """Returns the F1 of the words of the prediction and those of the most similar answer."""
+    words = normalize_answer(predicted).split()
+    return max(_word_f1(words, normalize_answer(answer).split()) for answer in answers or [""])
 
 
 def squad_metrics(
     predicted: Sequence[str], no_answer: np.ndarray, answers: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Percentages, as SQuAD's own script gives them.
+    """Returns the metrics in percent, as in SQuAD's own script.
 
     Args:
-      predicted: the best span of each question, never "".
-      no_answer: [questions], how much more likely no answer is than that span (log odds).
-      answers: of each question; none for questions that cannot be answered.
+      predicted: The best span of each question.
+      no_answer: `[num_questions]`, the log odds of no answer against that span.
+      answers: The answers of each question, none for those that cannot be answered.
 
     Returns:
-      `exact` and `f1` with "" predicted where `no_answer` is above 0. Where some questions have no
-      answer also `has_answer_f1`, `no_answer_exact`, and the `best_f1` over all thresholds with
-      its `best_f1_threshold`.
+      `exact` and `f1`, where "" is predicted if `no_answer` is above 0. If some questions have no
+      answer, also `has_answer_f1`, `no_answer_exact`, and the best F1 over all thresholds of
+      `no_answer` as `best_f1` with its `best_f1_threshold`.
     """
-    exacts = np.array([exact(p, a) for p, a in zip(predicted, answers, strict=True)])
-    f1s = np.array([f1(p, a) for p, a in zip(predicted, answers, strict=True)])
+    exact = np.array([exact_match(p, a) for p, a in zip(predicted, answers, strict=True)])
+    f1 = np.array([f1_score(p, a) for p, a in zip(predicted, answers, strict=True)])
     unanswerable = np.array([not a for a in answers])
-    silent = no_answer > 0
-    found = {
-        "exact": 100 * float(np.where(silent, unanswerable, exacts).mean()),
-        "f1": 100 * float(np.where(silent, unanswerable, f1s).mean()),
+    abstained = no_answer > 0
+    final_f1 = np.where(abstained, unanswerable, f1)
+    metrics = {
+        "exact": 100 * float(np.where(abstained, unanswerable, exact).mean()),
+        "f1": 100 * float(final_f1.mean()),
     }
     if not unanswerable.any():
-        return found
-    shown = np.where(silent, unanswerable, f1s)
+        return metrics
     if not unanswerable.all():
-        found["has_answer_f1"] = 100 * float(shown[~unanswerable].mean())
-    found["no_answer_exact"] = 100 * float(silent[unanswerable].mean())
-    # From answering nothing on, one question more is answered at a time.
+        metrics["has_answer_f1"] = 100 * float(final_f1[~unanswerable].mean())
+    metrics["no_answer_exact"] = 100 * float(abstained[unanswerable].mean())
+    # From no answered question on, each threshold answers one question more.
     order = np.argsort(no_answer, kind="stable")
-    gains = np.where(unanswerable[order], -1.0, f1s[order])
+    gains = np.where(unanswerable[order], -1.0, f1[order])
     totals = unanswerable.sum() + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(totals.argmax())
-    found["best_f1"] = 100 * float(totals[best] / len(order))
-    found["best_f1_threshold"] = float(no_answer[order[best - 1]]) if best else float("-inf")
-    return found
+    metrics["best_f1"] = 100 * float(totals[best] / len(order))
+    metrics["best_f1_threshold"] = float(no_answer[order[best - 1]]) if best else float("-inf")
+    return metrics
+
+
+def _word_f1(predicted: list[str], answer: list[str]) -> float:
+    if not predicted or not answer:
+        return float(predicted == answer)
+    common = sum((Counter(predicted) & Counter(answer)).values())
+    return 2 * common / (len(predicted) + len(answer))

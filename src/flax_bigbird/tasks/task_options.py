@@ -51,9 +51,7 @@ def _mlm_probability() -> float:
 
 
 def _whole_word_mask() -> bool:
-    return option(
-        True, help="Mask whole words instead of tokens.", panel=TASK, commands=_LABELED
-    )
+    return option(True, help="Mask whole words instead of tokens.", panel=TASK, commands=_LABELED)
 
 
 def _packing() -> bool:
@@ -150,9 +148,7 @@ class TokenClassificationOptions(TaskOptions):
 
     task = "token-classification"
 
-    words_column: str = option(
-        "tokens", help="The column of the lists of words.", panel=DATA
-    )
+    words_column: str = option("tokens", help="The column of the lists of words.", panel=DATA)
     tags_column: str = option(
         "tags", help="The column of the lists of tags.", panel=DATA, commands=_LABELED
     )

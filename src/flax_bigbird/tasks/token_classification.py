@@ -1,157 +1,225 @@
-"""A label for every word: named entities, parts of speech, sections of a document."""
+"""Token classification: a tag for each word, such as named entities or parts of speech."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.tasks import labels
-from flax_bigbird.tasks.errors import DataError
-from flax_bigbird.tasks.text import FRAME, encode, word_windows
-from flax_bigbird.train import metrics, tokens
-from flax_bigbird.train.losses import IGNORED
-from flax_bigbird.train.objectives.base import Arrays, Loss, Objective, Prepared
-from flax_bigbird.train.reading import check_columns
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.loading import SPLIT_NAMES, require_columns
+from flax_bigbird.data.tokenization import (
+    column_array,
+    map_cached,
+    tokenize,
+    tokenizer_fingerprint,
+)
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
+from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
+from flax_bigbird.tasks import metrics
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.labels import label_config, label_indices, label_names
+from flax_bigbird.tasks.task_options import TokenClassificationOptions
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+OUTSIDE = "O"  # the tag of words without tokens, if the model knows it
 
 
-class TokenClassification(Objective):
-    """A row is a list of words and one of tags; a word's first piece carries its tag.
+class TokenClassification(Task):
+    """Predicts a tag for each word, at the first token of the word.
 
-    Documents longer than `max_length` are cut between words into windows, each word in one of
-    them. Entities are counted by window, in the BIO scheme.
+    A row has a list of words and a list of tags. Documents longer than `max_length` are split
+    between words into windows, so each word is in one of them. Entities are evaluated per window,
+    in the BIO scheme.
+
+    A prediction is `{"tags", "scores"}` with one of each per word. If a row has no `words_column`,
+    its text is split at white space, and the prediction has the `words` too.
     """
 
+    name = "token-classification"
+    title = "Word tagger"
+    pipeline_tag = "token-classification"
     model_class = "FlaxBigBirdForTokenClassification"
-    best_metric = "f1"
+    options_class = TokenClassificationOptions
 
-    def read(self, rows: "Dataset") -> None:
-        check_columns(rows, self._columns, "training data")
-        self._check(rows, "training data")
-        inner = rows.features[self.options.tags_column].feature
-        class_names = getattr(inner, "names", None)
-        if class_names:
-            self.keys = list(range(len(class_names)))
-        else:
-            self.keys = sorted({tag for tags in rows[self.options.tags_column] for tag in tags})
-        if not self.keys:
-            raise DataError("the training data must hold tagged words; they hold none: check them")
-        self.names = [str(name) for name in class_names or self.keys]
-        self.number = {key: number for number, key in enumerate(self.keys)}
+    def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
+        super().__init__(options, tokenizer, config)
+        self.label_names = label_names(config)
+        self.label_indices = label_indices(config)
 
-    def know(self, config: Any) -> None:
-        self.names, self.number = labels.names(config), labels.numbers(config)
-
-    def texts(self, rows: "Dataset") -> Iterator[str]:
-        return (" ".join(words) for words in rows[self.options.words_column])
-
-    def config_keys(self) -> dict[str, Any]:
-        return {
-            "id2label": dict(enumerate(self.names)),
-            "label2id": {name: number for number, name in enumerate(self.names)},
-        }
-
-    def prepare(self, rows: "Dataset", what: str) -> Prepared:
-        check_columns(rows, self._columns, what)
-        self._check(rows, what)
-        words_column, tags_column = self._columns
-        for row, tags in enumerate(rows[tags_column]):
-            for tag in tags:
-                if tag not in self.number:
-                    raise DataError(
-                        f"tags must be among those of the training data ({', '.join(self.names)}); "
-                        f"row {row + 1} of the {what} has {tag!r}: add examples of it, or remove "
-                        "the row"
-                    )
-        tokenizer, length = self.tokenizer, self.options.length
-
-        def cut(batch: tokens.Batch) -> tokens.Batch:
-            found: tokens.Batch = {"input_ids": [], "labels": [], "length": [], "split": []}
-            for words, tags in zip(batch[words_column], batch[tags_column], strict=True):
-                numbered = [self.number[tag] for tag in tags]
-                pieces = encode(tokenizer, words) if words else []
-                windows = word_windows(pieces, length - FRAME)
-                for window in windows:
-                    ids, marks = [tokenizer.cls_token_id], [IGNORED]
-                    for number, word in window:
-                        ids += word
-                        marks += [numbered[number], *[IGNORED] * (len(word) - 1)] if word else []
-                    found["input_ids"].append([*ids, tokenizer.sep_token_id])
-                    found["labels"].append([*marks, IGNORED])
-                    found["length"].append(len(ids) + 1)
-                    found["split"].append(len(windows) > 1)
-            return found
-
-        key = ("tags", words_column, tags_column, length, tokens.digest(tokenizer), self.names)
-        made = tokens.mapped(rows, cut, *key)
-        split = int(tokens.numbers(made, "split").sum())
-        notes = []
-        if split:
-            notes.append(
-                f"Documents of the {what} longer than {length:,} tokens are read in windows, "
-                f"{split:,} in all"
-            )
-        return Prepared(made.remove_columns("split"), notes)
-
-    def collate(
-        self, row: dict[str, Any], length: int, generator: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        marks = np.full(length, IGNORED, np.int32)
-        marks[: len(row["labels"])] = row["labels"]
-        return self.padded(row["input_ids"], length) | {"labels": marks}
-
-    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        losses, used, _ = self._losses(model, params, batch, **call)
-        targets = used.sum()
-        return Loss(losses.sum() / jnp.maximum(targets, 1), targets)
-
-    def outputs(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        losses, _, logits = self._losses(model, params, batch)
-        return {
-            "losses": losses.sum(-1),
-            "predicted": logits.argmax(-1).astype(jnp.int32),
-            "labels": batch["labels"],
-        }
-
-    def score(self, outputs: Arrays, prepared: Prepared) -> dict[str, float]:
-        used = outputs["labels"] != IGNORED
-
-        def tags(key: str) -> list[list[str]]:
-            rows = zip(outputs[key], used, strict=True)
-            return [[self.names[number] for number in row[where]] for row, where in rows]
-
-        predicted, wanted = tags("predicted"), tags("labels")
-        loss = float(outputs["losses"].sum() / max(1, used.sum()))
-        return {"loss": loss} | metrics.entity_metrics(predicted, wanted)
-
-    @property
-    def _columns(self) -> tuple[str, str]:
-        return self.options.words_column, self.options.tags_column
-
-    def _losses(self, model: Any, params: Any, batch: Arrays, **call: Any) -> tuple[Any, Any, Any]:
-        """(losses [B, T], 0 where there is no tag; where there is one; logits [B, T, labels])."""
-        logits = model(batch["input_ids"], batch["attention_mask"], params=params, **call).logits
-        logits = logits.astype(jnp.float32)
-        used = batch["labels"] != IGNORED
-        chosen = jnp.where(used, batch["labels"], 0)[..., None]
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), chosen, -1)[..., 0]
-        return jnp.where(used, losses, 0), used, logits
-
-    def _check(self, rows: "Dataset", what: str) -> None:
-        words_column, tags_column = self._columns
+    @classmethod
+    def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
+        words_column, tags_column = options.words_column, options.tags_column
+        require_columns(rows, [words_column, tags_column], split)
         pairs = zip(rows[words_column], rows[tags_column], strict=True)
-        for number, (words, tags) in enumerate(pairs, 1):
+        for row, (words, tags) in enumerate(pairs, 1):
             if not isinstance(words, list) or not isinstance(tags, list):
                 raise DataError(
                     f"{words_column} and {tags_column} must be lists, of words and of their tags; "
-                    f"row {number} of the {what} has {str(words)[:40]!r} and {str(tags)[:40]!r}"
+                    f"row {row} of the {SPLIT_NAMES[split]} has {str(words)[:40]!r} and "
+                    f"{str(tags)[:40]!r}: correct it, or name other columns"
                 )
             if len(words) != len(tags):
                 raise DataError(
-                    f"every word must have one tag; row {number} of the {what} has {len(words)} "
-                    f"words and {len(tags)} tags: mend it"
+                    f"every word must have one tag; row {row} of the {SPLIT_NAMES[split]} has "
+                    f"{len(words)} words and {len(tags)} tags: correct it"
                 )
+        return []
+
+    @classmethod
+    def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
+        cls.check_rows(options, rows, "train")
+        names = _class_names(rows, options.tags_column)
+        names = names or sorted({tag for tags in rows[options.tags_column] for tag in tags})
+        if not names:
+            raise DataError(
+                "the training data must hold tagged words; it holds none: check words_column and "
+                "tags_column"
+            )
+        return label_config([str(name) for name in names])
+
+    @classmethod
+    def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
+        return (" ".join(words) for words in rows[options.words_column])
+
+    @property
+    def metric_for_best_model(self) -> str:
+        return "f1"
+
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        options, tokenizer = self.options, self.tokenizer
+        messages = self.check_rows(options, rows, split)
+        words_column, tags_column = options.words_column, options.tags_column
+        indices = self._tag_indices(rows)
+        self._check_known_tags(rows, indices, split)
+
+        def encode_batch(batch: Batch) -> Batch:
+            encoded: Batch = {"input_ids": [], "labels": [], "length": [], "split": []}
+            for words, tags in zip(batch[words_column], batch[tags_column], strict=True):
+                windows = self._encode_words(words)
+                for ids, first_tokens in windows:
+                    labels = [IGNORED_LABEL] * len(ids)
+                    for word, position in first_tokens:
+                        labels[position] = indices[tags[word]]
+                    encoded["input_ids"].append(ids)
+                    encoded["labels"].append(labels)
+                    encoded["length"].append(len(ids))
+                    encoded["split"].append(len(windows) > 1)
+            return encoded
+
+        fingerprint = tokenizer_fingerprint(tokenizer)
+        key = ("tags", words_column, tags_column, options.length, fingerprint, self.label_names)
+        examples = map_cached(rows, encode_batch, *key)
+        num_windows = int(column_array(examples, "split").sum())
+        if num_windows:
+            messages.append(
+                f"Documents of the {SPLIT_NAMES[split]} longer than {options.length:,} tokens are "
+                f"split into windows, {num_windows:,} in all"
+            )
+        return EncodedDataset(examples.remove_columns("split"), messages)
+
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        labels = np.full(length, IGNORED_LABEL, np.int32)
+        labels[: len(example["labels"])] = example["labels"]
+        return self.pad(example["input_ids"], length) | {"labels": labels}
+
+    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
+        losses, used = self._losses(self._logits(model, params, batch, **call), batch["labels"])
+        num_targets = used.sum()
+        return Loss(losses.sum() / jnp.maximum(num_targets, 1), num_targets)
+
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        logits, labels = self._logits(model, params, batch), batch["labels"]
+        losses, _ = self._losses(logits, labels)
+        predicted = logits.argmax(-1).astype(jnp.int32)
+        return {"losses": losses.sum(-1), "predicted": predicted, "labels": labels}
+
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        used = outputs["labels"] != IGNORED_LABEL
+
+        def tags(indices: np.ndarray) -> list[list[str]]:
+            rows = zip(indices, used, strict=True)
+            return [[self.label_names[index] for index in row[mask]] for row, mask in rows]
+
+        loss = float(outputs["losses"].sum() / max(1, used.sum()))
+        entities = metrics.entity_metrics(tags(outputs["predicted"]), tags(outputs["labels"]))
+        return {"loss": loss} | entities
+
+    def encode(self, row: Row) -> list[Window]:
+        return self._encode_words(self._get_words(row))
+
+    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        scores = jax.nn.softmax(self._logits(model, params, batch))
+        return {"tag": scores.argmax(-1), "score": scores.max(-1)}
+
+    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
+        words, names = self._get_words(row), self.label_names
+        tags = [OUTSIDE if OUTSIDE in names else names[0]] * len(words)
+        scores = [0.0] * len(words)
+        for window, output in zip(windows, outputs, strict=True):
+            for word, position in window.info:
+                tags[word] = names[int(output["tag"][position])]
+                scores[word] = float(output["score"][position])
+        prediction: Row = {"tags": tags, "scores": scores}
+        return prediction if self.options.words_column in row else {"words": words} | prediction
+
+    def _encode_words(self, words: list[str]) -> list[Window]:
+        """Encodes a document. The info of a window is pairs of a word and its first position."""
+        size = self.options.length - NUM_SPECIAL_TOKENS
+        windows = []
+        for group in word_windows(tokenize(self.tokenizer, words), size):
+            ids: list[Any] = [self.tokenizer.cls_token_id]
+            first_tokens = []
+            for word, word_ids in group:
+                if word_ids:
+                    first_tokens.append((word, len(ids)))
+                ids += word_ids
+            ids.append(self.tokenizer.sep_token_id)
+            windows.append(Window(ids, first_tokens))
+        return windows
+
+    def _get_words(self, row: Row) -> list[str]:
+        column = self.options.words_column
+        if column not in row:
+            return get_text(row, self.options.text_column).split()
+        words = row[column]
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError(
+                f"column {column!r} must hold lists of words; got {str(words)[:60]!r}: correct it, "
+                "or name another with words_column"
+            )
+        return words
+
+    def _logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
+        """Returns the logits in float32, `[B, T, num_labels]`."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        return model(ids, mask, params=params, **call).logits.astype(jnp.float32)
+
+    def _losses(self, logits: Any, labels: Any) -> tuple[Any, Any]:
+        """Returns the losses, 0 where there is no tag, and where there is one, both `[B, T]`."""
+        used = labels != IGNORED_LABEL
+        losses = classification_losses(logits, jnp.where(used, labels, 0))
+        return jnp.where(used, losses, 0), used
+
+    def _tag_indices(self, rows: Dataset) -> dict[Any, int]:
+        """Returns the index of each tag as the rows give it: by name, by integer, or by code."""
+        names, indices = _class_names(rows, self.options.tags_column), self.label_indices
+        if names and all(name in indices for name in names):
+            return {code: indices[name] for code, name in enumerate(names)}
+        return indices
+
+    def _check_known_tags(self, rows: Dataset, indices: dict[Any, int], split: Split) -> None:
+        for row, tags in enumerate(rows[self.options.tags_column], 1):
+            for tag in tags:
+                if tag not in indices:
+                    raise DataError(
+                        "tags must be among those of the training data "
+                        f"({', '.join(self.label_names)}); row {row} of the {SPLIT_NAMES[split]} "
+                        f"has {tag!r}: add examples of it, or remove the row"
+                    )
+
+
+def _class_names(rows: Dataset, column: str) -> list[str] | None:
+    """Returns the names of the tags if the column holds codes of a `datasets.ClassLabel`."""
+    return getattr(getattr(rows.features[column], "feature", None), "names", None)

@@ -1,0 +1,56 @@
+"""Computes the outputs of a model for all examples of a split."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from flax_bigbird.data.types import Arrays
+from flax_bigbird.nn.losses import IGNORED_LABEL
+
+EVALUATION_SEED = 20_07_14062
+"""The seed of the masked tokens in evaluations, so that all of them mask the same tokens."""
+
+
+def run_eval_step(
+    eval_step: Callable[[object, Arrays], Arrays],
+    params: object,
+    batches: Iterable[tuple[np.ndarray, Arrays]],
+    place: Callable[[Arrays], Arrays] = lambda batch: batch,
+) -> Arrays:
+    """Runs a compiled `Task.eval_step` on all batches of a split.
+
+    Args:
+      eval_step: A function of the parameters and a batch.
+      params: The parameters of the model.
+      batches: The indices of the examples and the arrays of each batch, from
+        `flax_bigbird.data.batching.evaluation_batches`.
+      place: A function that puts a batch on the devices.
+
+    Returns:
+      The outputs of all examples in the order of the examples, `[num_examples, ...]` each.
+    """
+    indices, parts = [], []
+    for batch_indices, batch in batches:
+        outputs = eval_step(params, place(batch))
+        count = len(batch_indices)  # the rest of the batch is copies of an example
+        parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
+        indices.append(batch_indices)
+    order = np.argsort(np.concatenate(indices))
+    return {name: _concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def _concatenate(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenates batches, whose token axis is padded to the longest bucket.
+
+    Integers are padded with `IGNORED_LABEL`, and floats with 0.
+    """
+    if parts[0].ndim < 2:
+        return np.concatenate(parts)
+    length = max(part.shape[1] for part in parts)
+    padding = IGNORED_LABEL if parts[0].dtype.kind == "i" else 0
+    rest = ((0, 0),) * (parts[0].ndim - 2)
+    padded = [
+        np.pad(part, ((0, 0), (0, length - part.shape[1]), *rest), constant_values=padding)
+        for part in parts
+    ]
+    return np.concatenate(padded)
