@@ -13,16 +13,20 @@ import flax_bigbird
 
 ROOT = pathlib.Path(flax_bigbird.__file__).parent
 
-# cli -> train -> tasks -> models -> {nn, checkpoint, generation} -> attention
+# cli -> examples -> {train, inference} -> tasks -> {data, models}
+# -> {nn, checkpoint, generation} -> attention
 LEVEL = {
     "attention": 0,
     "nn": 1,
     "checkpoint": 1,
     "generation": 1,
     "models": 2,
+    "data": 2,
     "tasks": 3,
     "train": 4,
-    "cli": 5,
+    "inference": 4,
+    "examples": 5,
+    "cli": 6,
 }
 ANYWHERE = {"_lazy", "_transformers", "_version", "pretrained"}
 ROOT_FILES = {"__init__.py", "pretrained"}  # which hand on what others define

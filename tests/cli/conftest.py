@@ -1,4 +1,4 @@
-"""Commands run in the tests' own process keep no compiled programs in the user's home."""
+"""Commands that run in the process of the tests cache no programs in the user's home."""
 
 import jax
 import pytest
@@ -6,9 +6,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _cache_of_their_own(tmp_path_factory):
+def _temporary_compilation_cache(tmp_path_factory):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
     yield
     jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()  # the folder is opened once and kept open otherwise
+    compilation_cache.reset_cache()  # otherwise, the directory stays open

@@ -1,4 +1,4 @@
-"""The commands' compilation cache: a second process compiles nothing, and no choice is lost."""
+"""The compilation cache of the commands: a second process compiles nothing again."""
 
 import os
 import subprocess
@@ -37,8 +37,8 @@ def run(tmp_path) -> tuple[int, str]:
     return int(last) - int(first.split()[0]), first.split()[1]
 
 
-def test_a_second_process_finds_the_programs(tmp_path):
-    """The native kernel's call comes back from the cache too, and computes the same."""
+def test_a_second_process_loads_the_programs(tmp_path):
+    """The program that calls the native kernel is loaded too, and computes the same."""
     cold_hits, cold = run(tmp_path)
     files = list((tmp_path / "flax-bigbird" / "compiled").rglob("*"))
     warm_hits, warm = run(tmp_path)
@@ -50,7 +50,7 @@ def test_a_second_process_finds_the_programs(tmp_path):
 
 @pytest.fixture
 def settings():
-    """JAX's settings as they were."""
+    """Restores the settings of JAX after the test."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     yield
@@ -58,14 +58,14 @@ def settings():
         jax.config.update(name, value)
 
 
-def test_a_folder_that_is_set_is_left_alone(settings, tmp_path):
+def test_a_configured_directory_is_left_alone(settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     assert compilation.keep_compiled_programs() == tmp_path / "mine"
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
-def test_no_folder_no_cache(settings, tmp_path, monkeypatch):
-    """A file where the folder would be: commands run without a cache, and say nothing."""
+def test_without_a_writable_directory_there_is_no_cache(settings, tmp_path, monkeypatch):
+    """A file is where the directory would be: commands run without a cache."""
     jax.config.update("jax_compilation_cache_dir", None)
     (tmp_path / "flax-bigbird").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

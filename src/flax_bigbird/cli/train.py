@@ -1,4 +1,4 @@
-"""`bigbird train TASK`: flags made from the options of the task, and the run with a progress bar."""
+"""`bigbird train TASK`: flags from the options of the task, and a run with a progress bar."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,12 +10,8 @@ from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import command_from_parameters, field_flags, flag, parse_flags
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, MODEL, RUN, field_metadata, option_fields
-from flax_bigbird.train.arguments import (
-    TrainingArguments,
-    read_yaml,
-    train_options,
-    train_options_class,
-)
+from flax_bigbird.train.arguments import TrainingArguments, train_options, train_options_class
+from flax_bigbird.train.option_files import read_yaml
 
 REQUIRED_MODULES = (
     "optax",

@@ -4,17 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax_bigbird.data.loading as data_loading
-from flax_bigbird.data.batching import assign_buckets, padding_fraction
+import jax
+
+from flax_bigbird.data.batching import assign_buckets, evaluation_batches, padding_fraction
+from flax_bigbird.data.loading import load_dataset_split, load_files
 from flax_bigbird.data.tokenization import column_array, load_tokenizer
-from flax_bigbird.inference.options import evaluate_options, saved_option_names
-from flax_bigbird.tasks.evaluation import evaluate_dataset
-from flax_bigbird.tasks.loading import (
-    load_config,
-    load_model,
-    resolve_task,
-    with_saved_options,
-)
+from flax_bigbird.inference.options import evaluate_options
+from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
+from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
+from flax_bigbird.tasks.loading import load_config, load_model
 
 
 def evaluate(
@@ -48,37 +46,37 @@ def evaluate(
     Raises:
       OptionError, DataError: if the options, the model or the data cannot be used.
     """
-    name = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else str(model)
+    name = resolve_name(model)
     config = load_config(name)
-    task_class = resolve_task(task, config, name, command="evaluate")
+    task_class = resolve_task(task, config, name)
     if files:
         options["files"] = [str(path) for path in files]
-    resolved = evaluate_options(task_class.name, **options)  # Fails early on what is given.
-    names = saved_option_names(task_class.name, "evaluate")
-    resolved = evaluate_options(task_class.name, **with_saved_options(name, names, options))
-    resolved = resolved.with_max_length(config.max_position_embeddings)
+    resolved = evaluate_options(
+        task_class.name, **resolve_options(task_class.name, "evaluate", name, options)
+    ).with_max_length(config.max_position_embeddings)
     if resolved.dataset:
-        rows = data_loading.load_dataset_split(
-            resolved.dataset, resolved.dataset_config, resolved.split
-        )
+        rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
     else:
-        rows = data_loading.load_files(resolved.files)
+        rows = load_files(resolved.files)
+    messages = task_class.check_rows(resolved, rows, "test")
     tokenizer = load_tokenizer(name)
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides
     )
-    task_object = task_class(resolved, tokenizer, loaded.config)
-    encoded = task_object.encode_dataset(rows, "test")
+    evaluated = task_class(resolved, tokenizer, loaded.config)
+    encoded = evaluated.encode_dataset(rows, "test")
     lengths = column_array(encoded.examples, "length")
     buckets = assign_buckets(
         lengths, resolved.bucket_lengths, resolved.tokens_per_batch // encoded.inputs_per_example
     )
-    outputs = evaluate_dataset(task_object, loaded, encoded, buckets)
+    step = jax.jit(lambda params, batch: evaluated.eval_step(loaded, params, batch))
+    batches = evaluation_batches(encoded.examples, buckets, evaluated.collate, EVALUATION_SEED)
+    outputs = evaluated.merge_windows(run_eval_step(step, loaded.params, batches), encoded)
     return {
         "task": task_class.name,
-        "metrics": task_object.compute_metrics(outputs, encoded),
+        "metrics": evaluated.compute_metrics(outputs, encoded),
         "rows": len(rows),
         "tokens": int(lengths.sum()),
         "padding": padding_fraction(lengths, buckets),
-        "messages": encoded.messages,
+        "messages": [*messages, *encoded.messages],
     }

@@ -12,8 +12,9 @@ from typing import Any
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.types import Row
 from flax_bigbird.inference.parquet import jsonl_to_parquet
-from flax_bigbird.inference.predictor import Predictor, Row
+from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.pretrained import local_path
 
 OUTPUT_FORMATS = (".jsonl", ".parquet")

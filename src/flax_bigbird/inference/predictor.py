@@ -1,5 +1,6 @@
 """The predictor: a model with its task, called with rows and returning one answer for each."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,13 @@ import jax
 import numpy as np
 
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.options import predict_options
+from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task, Window
-from flax_bigbird.tasks.loading import (
-    load_config,
-    load_model,
-    load_tokenizer,
-    resolve_task,
-    with_saved_options,
-)
-
-Row = dict[str, Any]
-Outputs = dict[str, np.ndarray]
+from flax_bigbird.tasks.loading import load_config, load_model
 
 # How many rows are encoded before any of them is predicted: windows of similar lengths then share a
 # batch. A chunk of rows ends when it has this many rows, or tokens for this many batches.
@@ -50,17 +45,20 @@ def load_predictor(
       OptionError: if the checkpoint or its tokenizer cannot be loaded, if the checkpoint has no
         head for the task, or if an option is unknown, invalid or belongs to another task.
     """
-    name = str(Path(model).expanduser()) if Path(model).expanduser().is_dir() else str(model)
+    name = resolve_name(model)
     config = load_config(name)
-    task_class = resolve_task(task, config, name, command="predict")
+    task_class = resolve_task(task, config, name)
     task_class.check_config(config)
-    given = predict_options(task_class.name, **options).model_fields_set
     resolved = predict_options(
-        task_class.name,
-        **with_saved_options(name, task_class, {key: options[key] for key in given}),
+        task_class.name, **resolve_options(task_class.name, "predict", name, options)
     )
+    positions = config.max_position_embeddings
+    if resolved.max_length and resolved.max_length > positions:
+        raise OptionError(
+            f"max_length must be at most the number of the model's position embeddings, "
+            f"{positions}; got {resolved.max_length}: lower it"
+        )
     loaded = load_model(name, task_class.model_class, dtype=resolved.dtype)
-    resolved = resolved.with_max_length(loaded.config.max_position_embeddings)
     return Predictor(task_class(resolved, load_tokenizer(name), loaded.config), loaded, name)
 
 
@@ -75,7 +73,8 @@ class Predictor:
 
     def __init__(self, task: Task, model: Any, name: str = ""):
         self.task, self.model, self.name = task, model, name
-        self._step = jax.jit(lambda params, batch: task.predict_step(model, params, batch))
+        step = functools.partial(task.predict_step, model)
+        self._step = step if task.compiles_predict_step else jax.jit(step)
 
     @property
     def tokenizer(self) -> Any:
@@ -137,15 +136,15 @@ class Predictor:
             for row, windows in chunk
         ]
 
-    def _run(self, windows: list[Window]) -> list[Outputs]:
+    def _run(self, windows: list[Window]) -> list[Arrays]:
         """Returns the outputs of every window; windows of one shape share batches."""
-        by_shape: dict[Any, list[tuple[int, dict[str, np.ndarray]]]] = {}
+        by_shape: dict[Any, list[tuple[int, Arrays]]] = {}
         for index, window in enumerate(windows):
             length = next(b for b in self.options.bucket_lengths if b >= len(window.input_ids))
             arrays = self.task.collate_window(window, length)
             shape = tuple((name, value.shape) for name, value in sorted(arrays.items()))
             by_shape.setdefault(shape, []).append((index, arrays))
-        outputs: list[Outputs] = [{}] * len(windows)
+        outputs: list[Arrays] = [{}] * len(windows)
         for shape in sorted(by_shape):
             same_shape = by_shape[shape]
             length = same_shape[0][1]["input_ids"].shape[-1]

@@ -1,3 +1,5 @@
+"""`bigbird demo` from end to end, in its quick form."""
+
 import json
 import os
 import signal
@@ -8,10 +10,11 @@ import time
 import numpy as np
 import pytest
 
-from flax_bigbird import FlaxBigBirdForSequenceClassification, tasks
-from flax_bigbird.cli.demo import data
-from flax_bigbird.cli.demo.report import MADE_BY
+from flax_bigbird import FlaxBigBirdForSequenceClassification
 from flax_bigbird.cli.main import main
+from flax_bigbird.examples.state_of_the_union.report import MADE_BY
+from flax_bigbird.examples.state_of_the_union.speeches import LABELS, load_speeches
+from flax_bigbird.inference import load_predictor
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +25,16 @@ def output(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_model_a_vocabulary_and_a_report(output):
+def test_the_demo_writes_a_model_a_vocabulary_and_a_report(output):
     names = {path.name for path in output.iterdir()}
     assert {"model.safetensors", "config.json", "spiece.model", "report.json"} <= names
     assert {"training.jsonl", "held_out.jsonl", "options.yaml", "run.json"} <= names
     assert f"output_dir: {output}\n" in (output / "options.yaml").read_text()
     assert [path.name for path in output.parent.iterdir()] == ["out"]
-    found = json.loads((output / "report.json").read_text())
-    assert found["made_by"] == MADE_BY
-    assert found["settings"]["seed"] == 3
-    assert [row["name"] for row in found["rows"]] == [
+    report = json.loads((output / "report.json").read_text())
+    assert report["made_by"] == MADE_BY
+    assert report["settings"]["seed"] == 3
+    assert [row["name"] for row in report["rows"]] == [
         "BigBird, whole speech in windows of 128 tokens",
         "BigBird, whole speech in windows of 256 tokens",
         "BigBird, first 256 tokens",
@@ -39,27 +42,26 @@ def test_the_demo_leaves_a_model_a_vocabulary_and_a_report(output):
         "TF-IDF and logistic regression, whole speech",
         "the largest class",
     ]
-    assert {row["total"] for row in found["rows"]} == {found["held_out_speeches"]}
-    assert sum(found["prediction"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert found["rows"][0]["name"] in (output / "report.md").read_text()
+    assert {row["total"] for row in report["rows"]} == {report["held_out_speeches"]}
+    assert sum(report["prediction"]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert report["rows"][0]["name"] in (output / "report.md").read_text()
 
 
 @pytest.mark.slow
-def test_loading_the_folder_gives_the_reports_probabilities(output):
-    found = json.loads((output / "report.json").read_text())["prediction"]
-    speech = next(s for s in data.load_speeches() if s.name == found["speech"])
+def test_the_saved_model_gives_the_probabilities_of_the_report(output):
+    prediction = json.loads((output / "report.json").read_text())["prediction"]
+    speech = next(s for s in load_speeches() if s.name == prediction["speech"])
     model = FlaxBigBirdForSequenceClassification.from_pretrained(output)
-    assert set(model.config.id2label.values()) <= set(data.LABELS)
-    task = tasks.load(output)
-    assert task.options.whole_documents
-    answer = task(speech.text[:2000])
-    probabilities = [answer["scores"].get(label, 0.0) for label in data.LABELS]
-    np.testing.assert_allclose(probabilities, list(found["probabilities"].values()), atol=1e-6)
+    assert set(model.config.id2label.values()) <= set(LABELS)
+    classify = load_predictor(output)
+    assert classify.options.whole_documents
+    answer = classify(speech.text[:2000])
+    probabilities = [answer["scores"].get(label, 0.0) for label in LABELS]
+    np.testing.assert_allclose(probabilities, list(prediction["probabilities"].values()), atol=1e-6)
 
 
 @pytest.mark.slow
-def test_the_files_are_those_of_the_commands(output):
-    """`bigbird evaluate` on the held-out speeches finds what the demo found."""
+def test_evaluate_gives_the_accuracy_of_the_report(output):
     row = json.loads((output / "report.json").read_text())["rows"][0]
     files = [str(output / "held_out.jsonl"), "--output", str(output / "again.json")]
     assert main(["evaluate", str(output), *files]) == 0
@@ -68,7 +70,7 @@ def test_the_files_are_those_of_the_commands(output):
 
 
 @pytest.mark.slow
-def test_the_seed_decides_the_result(output, tmp_path):
+def test_the_same_seed_gives_the_same_model(output, tmp_path):
     again = tmp_path / "again"
     assert main(["demo", "--quick", "--output", str(again), "--seed", "3"]) == 0
     model = (again / "model.safetensors").read_bytes()
@@ -76,7 +78,7 @@ def test_the_seed_decides_the_result(output, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_training_leaves_nothing_behind(tmp_path):
+def test_ctrl_c_in_training_leaves_no_files(tmp_path):
     folder = tmp_path / "out"
     code = "from flax_bigbird.cli.main import run; run()"
     command = [sys.executable, "-c", code, "demo", "--quick", "--steps", "100000"]

@@ -1,18 +1,20 @@
+"""The output directory of the demo changes only if the whole demo succeeds."""
+
 import json
 
 import pytest
 
-from flax_bigbird.cli.demo.output import REPORT, check_output, staged
-from flax_bigbird.cli.demo.report import MADE_BY
 from flax_bigbird.cli.errors import CommandError
+from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_directory
+from flax_bigbird.examples.state_of_the_union.report import MADE_BY
 
 
 def _earlier_demo(folder):
     folder.mkdir()
-    (folder / REPORT).write_text(json.dumps({"made_by": MADE_BY}))
+    (folder / REPORT_FILE).write_text(json.dumps({"made_by": MADE_BY}))
 
 
-def test_new_empty_and_earlier_folders_are_taken(tmp_path):
+def test_new_empty_and_earlier_folders_are_accepted(tmp_path):
     check_output(tmp_path / "new" / "deeper")
     assert list(tmp_path.iterdir()) == []
     check_output(tmp_path)
@@ -21,8 +23,8 @@ def test_new_empty_and_earlier_folders_are_taken(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"made_by": "someone"}'])
-def test_folders_of_others_are_refused(tmp_path, content):
-    (tmp_path / REPORT).write_text(content)
+def test_folders_with_other_files_are_refused(tmp_path, content):
+    (tmp_path / REPORT_FILE).write_text(content)
     with pytest.raises(CommandError, match="holds other files: name another"):
         check_output(tmp_path)
 
@@ -35,38 +37,38 @@ def test_files_and_folders_inside_files_are_refused(tmp_path):
         check_output(tmp_path / "file" / "inside")
 
 
-def test_files_appear_together_and_others_stay(tmp_path):
+def test_files_appear_together_and_other_files_stay(tmp_path):
     folder = tmp_path / "out"
     _earlier_demo(folder)
     (folder / "notes.txt").write_text("mine")
-    with staged(folder) as scratch:
-        (scratch / REPORT).write_text("new")
-        (scratch / "model").write_text("new")
+    with staging_directory(folder) as directory:
+        (directory / REPORT_FILE).write_text("new")
+        (directory / "model").write_text("new")
         assert not (folder / "model").exists()
-    assert (folder / REPORT).read_text() == "new"
+    assert (folder / REPORT_FILE).read_text() == "new"
     assert (folder / "model").read_text() == "new"
     assert (folder / "notes.txt").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def _break(folder, error):
-    with staged(folder) as scratch:
-        (scratch / REPORT).write_text("half")
+def _fail(folder, error):
+    with staging_directory(folder) as directory:
+        (directory / REPORT_FILE).write_text("half")
         raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_a_broken_run_changes_nothing(tmp_path, error):
+def test_a_failed_demo_changes_nothing(tmp_path, error):
     folder = tmp_path / "out"
     _earlier_demo(folder)
-    before = (folder / REPORT).read_text()
+    before = (folder / REPORT_FILE).read_text()
     with pytest.raises(error):
-        _break(folder, error)
-    assert (folder / REPORT).read_text() == before
+        _fail(folder, error)
+    assert (folder / REPORT_FILE).read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_broken_first_run_leaves_no_folder(tmp_path):
+def test_a_failed_first_demo_leaves_no_folder(tmp_path):
     with pytest.raises(RuntimeError):
-        _break(tmp_path / "out", RuntimeError)
+        _fail(tmp_path / "out", RuntimeError)
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,10 @@
+"""The speeches of the demo: their classes, their texts without dates, and the split."""
+
 import re
 
 import pytest
 
-from flax_bigbird.cli.demo import data
+from flax_bigbird.examples.state_of_the_union import speeches
 
 
 @pytest.mark.parametrize(
@@ -19,13 +21,13 @@ from flax_bigbird.cli.demo import data
     ],
 )
 def test_each_class_is_a_quarter_century_and_the_last_is_open(year, label):
-    assert data.LABELS[data.quarter_century(year)] == label
-    assert len(data.LABELS) == 10
+    assert speeches.LABELS[speeches.quarter_century(year)] == label
+    assert len(speeches.LABELS) == 10
 
 
 def test_a_year_before_the_first_class_is_refused():
     with pytest.raises(ValueError, match="1775 or later; got 1774"):
-        data.quarter_century(1774)
+        speeches.quarter_century(1774)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +55,11 @@ def test_a_year_before_the_first_class_is_refused():
     ],
 )
 def test_masking_leaves_no_stated_date(text, masked):
-    assert data.mask_dates(text) == masked
+    assert speeches.mask_dates(text) == masked
 
 
-def test_no_speech_keeps_a_digit_or_its_signature():
-    for speech in data.load_speeches():
+def test_no_speech_has_a_digit_or_its_signature():
+    for speech in speeches.load_speeches():
         assert not re.search(r"[1-9]", speech.text), speech.name
         surname = speech.name.split("-")[1].upper()
         assert not speech.text.rstrip(".").endswith(surname), speech.name
@@ -65,20 +67,21 @@ def test_no_speech_keeps_a_digit_or_its_signature():
 
 
 def test_the_split_is_stratified_by_whole_years_and_always_the_same():
-    speeches = data.load_speeches()
-    training, held_out = data.split(speeches)
-    assert {s.name for s in training} | {s.name for s in held_out} == {s.name for s in speeches}
+    everything = speeches.load_speeches()
+    training, held_out = speeches.split_by_year(everything)
+    names = {s.name for s in training} | {s.name for s in held_out}
+    assert names == {s.name for s in everything}
     assert not {s.year for s in training} & {s.year for s in held_out}
-    for label in range(len(data.LABELS)):
-        years = {s.year for s in speeches if s.label == label}
-        held = {s.year for s in held_out if s.label == label}
-        assert len(held) == max(1, round(data.HELD_OUT_SHARE * len(years)))
-    assert data.split(reversed(speeches))[1] == held_out[::-1]
-    assert data.split(speeches, seed=1)[1] != held_out
+    for label in range(len(speeches.LABELS)):
+        years = {s.year for s in everything if s.label == label}
+        held_out_years = {s.year for s in held_out if s.label == label}
+        assert len(held_out_years) == max(1, round(speeches.HELD_OUT_FRACTION * len(years)))
+    assert speeches.split_by_year(reversed(everything))[1] == held_out[::-1]
+    assert speeches.split_by_year(everything, seed=1)[1] != held_out
 
 
-def test_every_class_with_one_year_is_held_out_rather_than_lost():
-    one = [data.Speech("a", 1790, "x"), data.Speech("b", 1810, "y"), data.Speech("c", 1811, "z")]
-    training, held_out = data.split(one)
+def test_the_only_year_of_a_class_is_held_out():
+    years = (1790, 1810, 1811)
+    training, held_out = speeches.split_by_year([speeches.Speech("", y, "") for y in years])
     assert len(held_out) == 2
     assert len(training) == 1

@@ -1,0 +1,56 @@
+"""Finds out what a checkpoint is for: its task, and the options that it was trained with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flax_bigbird.inference.options import saved_option_names
+from flax_bigbird.tasks.base import Task
+from flax_bigbird.tasks.loading import load_saved_options
+from flax_bigbird.tasks.options import Command
+from flax_bigbird.tasks.registry import get_task, task_for_config
+
+
+def resolve_name(model: str | Path) -> str:
+    """Returns the name of a model as a string, with `~` expanded if it is a folder."""
+    path = Path(model).expanduser()
+    return str(path) if path.is_dir() else str(model)
+
+
+def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
+    """Returns the class of the task that a model is used for.
+
+    Args:
+      task: The name of the task. By default, it is the task of the training run in the model's
+        folder, or else the task whose head the checkpoint has.
+      config: The model's configuration.
+      model: The folder, shipped name or Hub id of the model.
+
+    Raises:
+      OptionError: if there is no such task, or if the checkpoint does not tell its task.
+    """
+    return get_task(task or load_saved_options(model).get("task") or task_for_config(config, model))
+
+
+def resolve_options(
+    task: str, command: Command, model: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the options that are given, and for the rest those of the model's training run.
+
+    Args:
+      task: The name of the task.
+      command: The command whose options these are.
+      model: The folder, shipped name or Hub id of the model.
+      given: The options that are given.
+
+    Raises:
+      OptionError: if the saved options cannot be read.
+    """
+    names = saved_option_names(task, command)
+    saved = {key: value for key, value in load_saved_options(model).items() if key in names}
+    options = saved | dict(given)
+    if "tokens_per_batch" in saved and "tokens_per_batch" not in given:
+        # A longer max_length than that of the run needs a batch that holds one such document.
+        longest = given.get("max_length") or 0
+        options["tokens_per_batch"] = max(options["tokens_per_batch"], longest)
+    return options

@@ -1,0 +1,63 @@
+"""`bigbird predict` and `bigbird evaluate` from the command line to the files that they write."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import Checkpoints, read_jsonl, sentence, write_jsonl
+
+from flax_bigbird.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> str:
+    return Checkpoints(tmp_path_factory.mktemp("models"))("FlaxBigBirdForSequenceClassification")
+
+
+@pytest.fixture
+def rows(tmp_path) -> str:
+    texts = [{"id": f"n{n}", "text": sentence(n, 1 + 7 * (n % 5))} for n in range(10)]
+    return write_jsonl(tmp_path / "in.jsonl", texts)
+
+
+def test_predict_writes_answers_and_evaluate_metrics(classifier, rows, tmp_path, capsys):
+    target = tmp_path / "out.jsonl"
+    assert main(["predict", classifier, rows, "-o", str(target), "--keep", "id"]) == 0
+    assert "10 rows" in capsys.readouterr().out
+    assert [row["id"] for row in read_jsonl(target)] == [f"n{n}" for n in range(10)]
+    answers = read_jsonl(target)
+    labels = ["neither", *(answer["label"] for answer in answers[1:])]
+    examples = [
+        {"text": row["text"], "label": label}
+        for row, label in zip(read_jsonl(rows), labels, strict=True)
+    ]
+    labeled = write_jsonl(tmp_path / "labeled.jsonl", examples)
+    out = tmp_path / "metrics.json"
+    assert main(["evaluate", classifier, labeled, "-o", str(out)]) == 0
+    right = 10 if answers[0]["label"] == "neither" else 9
+    metrics = json.loads(out.read_text())["metrics"]
+    assert metrics["accuracy"] == pytest.approx(right / 10)
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_predict_needs_a_new_output(classifier, rows, tmp_path, capsys):
+    target = tmp_path / "out.jsonl"
+    target.write_text("")
+    assert main(["predict", classifier, rows, "-o", str(target)]) == 2
+    assert "output must be new" in capsys.readouterr().err
+    assert main(["predict", classifier, rows]) == 2
+    assert "add --output FILE.jsonl" in capsys.readouterr().err
+
+
+def test_evaluate_names_an_unknown_label(classifier, tmp_path, capsys):
+    unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "barn"}])
+    assert main(["evaluate", classifier, unknown]) == 2
+    assert "row 1 of the test data has 'barn'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_an_option_of_another_task_is_refused(classifier, rows, tmp_path, command, capsys):
+    line = [command, classifier, rows, "-o", str(tmp_path / "out.jsonl"), "--stride", "8"]
+    assert main(line) == 2
+    assert "stride is an option of question-answering; got it for" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [Path(rows)]

@@ -1,0 +1,130 @@
+"""Prediction for files: in order, resumed after interruptions, and checked before any work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import read_jsonl, write_jsonl
+
+from flax_bigbird.inference import DataError, OptionError, PredictionInterrupted, predict_files
+
+
+def test_files_are_answered_in_order(classify, rows, tmp_path, small_chunks):
+    target = tmp_path / "out.jsonl"
+    progress = []
+    count = predict_files(classify, [rows], target, keep=["id"], on_progress=progress.append)
+    answers, texts = read_jsonl(target), read_jsonl(rows)
+    assert count == len(answers) == 10
+    assert progress == [3, 6, 9, 10]
+    assert [row["id"] for row in answers] == [row["id"] for row in texts]
+    for answer, row in zip(answers, texts, strict=True):
+        assert answer["scores"] == pytest.approx(classify(row)["scores"], abs=1e-5)
+    assert not (tmp_path / "out.jsonl.part").exists()
+
+
+def test_a_resumed_prediction_has_the_bytes_of_an_uninterrupted_one(
+    classify, rows, tmp_path, small_chunks
+):
+    """Interrupted after a chunk, with half a line of the next chunk written."""
+    predict_files(classify, [rows], tmp_path / "uninterrupted.jsonl")
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(PredictionInterrupted, match="stopped after 3 rows"):
+        predict_files(classify, [rows], target, should_stop=lambda: True)
+    assert not target.exists()
+    with (tmp_path / "out.jsonl.part" / "rows.jsonl").open("ab") as stream:
+        stream.write(b'{"label": "mead' + b"." * 100_000)  # longer than all that is to come
+    starts = []
+    predict_files(classify, [rows], target, on_start=lambda *counts: starts.append(counts))
+    assert starts == [(3, 10)]
+    assert target.read_bytes() == (tmp_path / "uninterrupted.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_is_resumed(classifier, rows, tmp_path):
+    """Killed as soon as the unfinished output has more bytes than each of several sizes."""
+    worker = [sys.executable, str(Path(__file__).with_name("predict_worker.py")), classifier, rows]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([*worker, str(tmp_path / "uninterrupted.jsonl")], check=True, env=environment)
+    target = tmp_path / "out.jsonl"
+    lines = tmp_path / "out.jsonl.part" / "rows.jsonl"
+    for size in (0, 1, 500):
+        process = subprocess.Popen([*worker, str(target)], env=environment)
+        while process.poll() is None:
+            if lines.exists() and lines.stat().st_size > size:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        process.wait()
+    if not target.exists():
+        subprocess.run([*worker, str(target)], check=True, env=environment)
+    assert target.read_bytes() == (tmp_path / "uninterrupted.jsonl").read_bytes()
+
+
+def test_parquet_files(classify, rows, tmp_path):
+    import pyarrow.parquet
+
+    # The first row group has only empty values in a column.
+    texts = [row | {"score": None if n < 9 else 1.5} for n, row in enumerate(read_jsonl(rows))]
+    source = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(texts), source)
+    target = tmp_path / "out.parquet"
+    predict_files(classify, [str(source)], target, keep=["id", "score"])
+    answers = pyarrow.parquet.read_table(target).to_pylist()
+    assert [row["id"] for row in answers] == [row["id"] for row in texts]
+    assert [row["score"] for row in answers] == [row["score"] for row in texts]
+    assert all(row["predicted_score"] > 0 for row in answers)
+
+
+def test_csv_and_text_files(classify, tmp_path):
+    (tmp_path / "in.csv").write_text('text,n\n"the cow, the ship",1\nnoon,2\n')
+    predict_files(classify, [str(tmp_path / "in.csv")], tmp_path / "a.jsonl")
+    assert len(read_jsonl(tmp_path / "a.jsonl")) == 2
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in "ba":
+        (folder / f"{name}.txt").write_text("the cow\n\ngrazes")
+    predict_files(classify, [str(folder)], tmp_path / "b.jsonl", keep=["file"])
+    assert [row["file"] for row in read_jsonl(tmp_path / "b.jsonl")] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": "out.csv"}, "output must end in .jsonl or .parquet; got 'out.csv'"),
+        ({"output": "none/out.jsonl"}, "output must lie in a folder that exists"),
+        ({"output": "in.jsonl"}, "output must be new; .*in.jsonl exists"),
+        ({"keep": ["name"]}, "keep must name columns of the input; got 'name': there are id, text"),
+        ({"inputs": ["in.docx"]}, "data files must exist; .*in.docx does not"),
+        ({"lines": '{"text": "a"}\n{"text": \n'}, "in.jsonl, line 2 is not"),
+    ],
+)
+def test_invalid_calls_write_nothing(classify, rows, tmp_path, change, message):
+    if "lines" in change:
+        Path(rows).write_text(change["lines"])
+    before = sorted(tmp_path.rglob("*"))
+    inputs = [str(tmp_path / name) for name in change.get("inputs", ["in.jsonl"])]
+    target = tmp_path / change.get("output", "out.jsonl")
+    with pytest.raises((OptionError, DataError), match=message):
+        predict_files(classify, inputs, target, keep=change.get("keep", ()))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_row_without_the_column_is_named(classify, tmp_path):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"body": "b"}])
+    message = "row 2: column 'text' must hold a text; got None; there are body"
+    with pytest.raises(DataError, match=message):
+        predict_files(classify, [source], tmp_path / "out.jsonl")
+
+
+def test_another_job_does_not_resume_a_prediction(classify, rows, tmp_path, small_chunks):
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(PredictionInterrupted):
+        predict_files(classify, [rows], target, should_stop=lambda: True)
+    with pytest.raises(OptionError, match=r"only be resumed with what .* has other keep"):
+        predict_files(classify, [rows], target, keep=["id"])
+    predict_files(classify, [rows], target, keep=["id"], overwrite=True)
+    assert len(read_jsonl(target)) == 10
