@@ -49,5 +49,5 @@ def test_the_same_texts_give_the_same_vocabulary(model, texts):
 
 
 def test_too_few_words_are_refused():
-    with pytest.raises(ValueError, match="do not support a vocabulary of 5000"):
+    with pytest.raises(ValueError, match="must support a vocabulary of 5000 tokens; they do not"):
         train_vocabulary(["a few words only"], size=5000)

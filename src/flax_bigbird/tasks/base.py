@@ -247,7 +247,7 @@ class Task(abc.ABC):
 
     # Helpers for subclasses.
 
-    def pad(self, input_ids: Sequence[int], length: int) -> Arrays:
+    def pad(self, input_ids: Sequence[int] | np.ndarray, length: int) -> Arrays:
         """Returns `input_ids` and `attention_mask`, both `[length]`."""
         padded = np.full(length, self.tokenizer.pad_token_id, np.int32)
         padded[: len(input_ids)] = input_ids

@@ -83,8 +83,9 @@ def regression_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, 
       predicted: `[num_examples]`.
       targets: `[num_examples]`.
     """
-    from scipy import stats
+    import scipy.stats
 
+    stats: Any = scipy.stats
     constant = len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0
     return {
         "mse": float(((predicted - targets) ** 2).mean()),

@@ -1,4 +1,4 @@
-"""Losses on labelled positions alone: equal to those of all logits, forward and gradient."""
+"""Losses of labeled positions equal those of all logits, in value and gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,12 @@ import pytest
 import tiny_models
 from tiny_models import B, T, V
 
-from flax_bigbird.train.losses import IGNORED, cross_entropy, gather_targets
+from flax_bigbird.nn.losses import (
+    IGNORED_LABEL,
+    classification_losses,
+    cross_entropy,
+    gather_targets,
+)
 
 
 @pytest.fixture
@@ -16,31 +21,31 @@ def rng():
     return np.random.default_rng(0)
 
 
-def some_labels(rng, share: float = 0.2) -> np.ndarray:
+def random_labels(rng, fraction: float = 0.2) -> np.ndarray:
     labels = rng.integers(0, V, (B, T))
-    return np.where(rng.random((B, T)) < share, labels, IGNORED)
+    return np.where(rng.random((B, T)) < fraction, labels, IGNORED_LABEL)
 
 
 def test_gather_targets(rng):
-    labels = some_labels(rng)
+    labels = random_labels(rng)
     targets = gather_targets(labels, limit=20)
     assert targets.positions.shape == targets.labels.shape == (B, 20)
-    for row, positions, chosen in zip(labels, *map(np.asarray, targets), strict=True):
-        used = np.flatnonzero(row != IGNORED)
+    for row, positions, gathered in zip(labels, *map(np.asarray, targets), strict=True):
+        used = np.flatnonzero(row != IGNORED_LABEL)
         np.testing.assert_array_equal(positions[: len(used)], used)
-        np.testing.assert_array_equal(chosen[: len(used)], row[used])
+        np.testing.assert_array_equal(gathered[: len(used)], row[used])
         assert (positions[len(used) :] == 0).all()
-        assert (chosen[len(used) :] == IGNORED).all()
+        assert (gathered[len(used) :] == IGNORED_LABEL).all()
     traced = jax.jit(lambda x: gather_targets(x, limit=20))(labels)
     np.testing.assert_array_equal(traced.positions, targets.positions)
     np.testing.assert_array_equal(traced.labels, targets.labels)
 
 
-def test_gather_targets_finds_the_limit(rng):
-    labels = some_labels(rng)
-    most = (labels != IGNORED).sum(1).max()
-    assert gather_targets(labels).labels.shape == (B, most)
-    assert gather_targets(np.full((1, 5), IGNORED)).labels.shape == (1, 1)
+def test_gather_targets_computes_the_limit(rng):
+    labels = random_labels(rng)
+    largest = (labels != IGNORED_LABEL).sum(1).max()
+    assert gather_targets(labels).labels.shape == (B, largest)
+    assert gather_targets(np.full((1, 5), IGNORED_LABEL)).labels.shape == (1, 1)
 
 
 def test_gather_targets_bad_input(rng):
@@ -55,11 +60,11 @@ def test_gather_targets_bad_input(rng):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_cross_entropy(dtype, rng):
-    """Against optax in float32, value and gradient; logits far from 0 too."""
+    """Value and gradient are those of optax in float32, also for logits far from 0."""
     logits = jnp.asarray(rng.normal(size=(3, 7, V)) * 5 + 80, dtype)
     labels = rng.integers(0, V, (3, 7))
-    labels[0, 2:] = labels[2, 0] = IGNORED
-    used = labels != IGNORED
+    labels[0, 2:] = labels[2, 0] = IGNORED_LABEL
+    used = labels != IGNORED_LABEL
 
     def reference(logits):
         safe = jnp.where(used, labels, 0)
@@ -77,18 +82,25 @@ def test_cross_entropy(dtype, rng):
     )
 
 
+def test_classification_losses_are_those_of_optax(rng):
+    logits = jnp.asarray(rng.normal(size=(2, 3, 5)) * 5, jnp.float32)
+    labels = jnp.asarray(rng.integers(0, 5, (2, 3)))
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(classification_losses(logits, labels), expected, rtol=1e-6)
+
+
 def test_cross_entropy_without_labels():
     logits = jnp.ones((2, 3, V))
-    loss, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.full((2, 3), IGNORED))
+    loss, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.full((2, 3), IGNORED_LABEL))
     assert loss == 0
     assert not gradient.any()
 
 
 @pytest.mark.parametrize("task", ["ForMaskedLM", "ForPreTraining", "ForCausalLM"])
 def test_logits_positions(task, rng):
-    """The logits of those positions, and the same parameter gradients of the loss."""
+    """The logits are those at the positions, and the gradients of the loss are the same."""
     model = tiny_models.model(task, is_decoder=task == "ForCausalLM")
-    inputs, labels = tiny_models.inputs(), some_labels(rng)
+    inputs, labels = tiny_models.inputs(), random_labels(rng)
     targets = gather_targets(labels, limit=20)
 
     @jax.jit

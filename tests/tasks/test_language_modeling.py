@@ -1,0 +1,54 @@
+"""The characters of tokens, random position offsets, and windows of language models."""
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("datasets")
+
+from flax_bigbird.data.errors import DataError  # noqa: E402
+from flax_bigbird.nn.losses import IGNORED_LABEL  # noqa: E402
+from flax_bigbird.tasks.language_modeling import token_lengths  # noqa: E402
+
+
+def test_the_tokens_of_a_text_have_its_number_of_characters(tokenizer):
+    """The space before the text counts, and an unknown token counts as one character."""
+    lengths = token_lengths(tokenizer, 64)
+    for text in ("the quick brown fox", "mill", "mill?"):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert lengths[ids].sum() == len(text) + 1
+    assert lengths[[tokenizer.mask_token_id, tokenizer.pad_token_id]].sum() == 0
+
+
+@pytest.mark.parametrize("name", ["masked-lm", "causal-lm"])
+def test_every_packed_document_has_its_own_random_offset(make_task, name):
+    task = make_task(name, {"random_position_offset": True}, max_position_embeddings=1000)
+    document = {"input_ids": [4, *range(8, 17), 5], "length": 11}
+    row = {"documents": [document, document]}
+    arrays = task.collate(row, 40, np.random.default_rng(0))
+    positions = arrays["position_ids"]
+    assert (np.diff(positions[:16]) == 1).all()
+    assert (np.diff(positions[16:32]) == 1).all()
+    assert positions[0] != positions[16]
+    assert arrays["segment_ids"].tolist() == [1] * 11 + [0] * 5 + [2] * 11 + [0] * 13
+
+
+def test_a_causal_lm_predicts_every_token_but_the_first(make_task):
+    task = make_task("causal-lm")
+    arrays = task.collate({"input_ids": [4, 9, 8, 5], "length": 4}, 6, np.random.default_rng(0))
+    assert arrays["labels"].tolist() == [9, 8, 5, *[IGNORED_LABEL] * 3]
+
+
+def test_texts_that_are_too_short(make_task):
+    task = make_task("masked-lm")
+    rows = datasets.Dataset.from_dict({"text": ["dog", ""]})
+    with pytest.raises(DataError, match="training data must hold a text of 8 tokens or more"):
+        task.encode_dataset(rows, "train")
+
+
+def test_short_ends_are_reported(make_task, text):
+    task = make_task("masked-lm")
+    rows = datasets.Dataset.from_dict({"text": ["dog", text]})
+    encoded = task.encode_dataset(rows, "validation")
+    (message,) = encoded.messages
+    assert "tokens of the validation data are left out" in message
+    assert min(encoded.examples["length"]) >= 8 + 2

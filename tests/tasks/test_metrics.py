@@ -1,0 +1,75 @@
+"""Metrics of cases that were computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from flax_bigbird.tasks import metrics
+
+
+def test_language_model():
+    result = metrics.language_model_metrics(
+        np.array([2.0, 4.0]), np.array([1, 2]), np.array([9, 3])
+    )
+    assert result == pytest.approx(
+        {
+            "loss": 2,
+            "bits_per_token": 2 / math.log(2),
+            "bits_per_character": 0.5 / math.log(2),
+            "perplexity": math.e**2,
+        }
+    )
+
+
+def test_single_label_classification():
+    logits = np.array([[2.0, 0], [1, 0], [0, 3], [1, 0]])
+    result = metrics.single_label_metrics(logits, np.array([0, 0, 1, 1]))
+    assert result["accuracy"] == 0.75
+    # F1: class 0 has 2/3 precision and recall 1, class 1 precision 1 and recall 1/2.
+    assert result["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert result["matthews"] == pytest.approx(1 / math.sqrt(3))
+    assert result["auroc"] == pytest.approx(0.875)  # one tie of four pairs
+
+
+def test_auroc_is_left_out_where_it_is_undefined():
+    assert "auroc" not in metrics.single_label_metrics(np.eye(2)[[0, 0]], np.array([0, 0]))
+    assert "auroc" not in metrics.single_label_metrics(np.eye(3), np.array([0, 1, 2]))
+
+
+def test_multi_label_classification():
+    logits = np.array([[1.0, -1, 1], [-1, -1, 1], [1, 1, 1]])
+    labels = np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 1]])
+    result = metrics.multi_label_metrics(logits, labels)
+    assert result["micro_f1"] == pytest.approx(2 * 5 / (2 * 5 + 1 + 1))
+    assert result["exact_match"] == pytest.approx(1 / 3)
+    assert result["macro_f1"] == pytest.approx((1 + 0 + 1) / 3)
+    assert result["auroc"] == pytest.approx((1 + 0.25) / 2)  # the third label has no negatives
+
+
+def test_regression():
+    result = metrics.regression_metrics(np.array([1.0, 2, 4]), np.array([1.0, 3, 9]))
+    assert result["mse"] == pytest.approx((0 + 1 + 25) / 3)
+    assert result["mae"] == 2
+    assert result["spearman"] == pytest.approx(1)
+    assert result["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [1, 3, 9])[0, 1])
+    assert metrics.regression_metrics(np.ones(3), np.arange(3.0))["pearson"] == 0
+    assert metrics.regression_metrics(np.ones(3), np.arange(3.0))["spearman"] == 0
+
+
+def test_confusion():
+    assert metrics.confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 3).tolist() == [
+        [1, 1, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+
+
+def test_entities():
+    targets = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC"]]
+    predicted = [["B-PER", "I-PER", "O", "O"], ["B-PER", "B-LOC"]]
+    result = metrics.entity_metrics(predicted, targets)
+    assert result["precision"] == pytest.approx(2 / 3)
+    assert result["recall"] == pytest.approx(2 / 3)
+    assert result["f1"] == pytest.approx(2 / 3)
+    assert result["accuracy"] == pytest.approx(4 / 6)

@@ -1,0 +1,75 @@
+"""Answers as positions of tokens, and positions of tokens as answers."""
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("datasets")
+
+from flax_bigbird.data.errors import DataError  # noqa: E402
+from flax_bigbird.data.windows import context_windows  # noqa: E402
+from flax_bigbird.tasks.question_answering import _answer_positions  # noqa: E402
+from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span  # noqa: E402
+
+
+@pytest.mark.parametrize("search_from", [0, 80, 240])
+def test_every_window_that_holds_an_answer_has_its_positions(tokenizer, text, search_from):
+    """The tokens between start and end spell the answer."""
+    start = text.index("lazy dog", search_from)
+    answer = (start, start + len("lazy dog"))
+    windows = list(context_windows(tokenizer, "what sleeps", text, 40, 12))
+    assert len(windows) > 3
+    labeled = [(window, *_answer_positions(window, answer)) for window in windows]
+    assert any(first > 0 for _, first, _ in labeled)
+    for window, first, last in labeled:
+        assert len(window.input_ids) <= 40
+        is_whole = window.offsets[0][0] <= start and answer[1] <= window.offsets[-1][1]
+        assert (first > 0) == (last > 0) == is_whole
+        if is_whole:
+            characters = [window.offsets[i - window.context_start] for i in (first, last)]
+            assert text[characters[0][0] : characters[1][1]].strip() == "lazy dog"
+
+
+def test_the_best_span_is_in_the_context_and_not_too_long():
+    offsets = [(0, 3), (3, 6), (6, 9)]
+    start = np.array([99.0, 99, 1, 5, 0, 99])
+    end = np.array([99.0, 99, 9, 0, 4, 99])
+    # The most likely end is before the most likely start.
+    assert best_span(2, offsets, start, end, 30) == Span(0, 3, 10.0)
+    end[2] = -9
+    assert best_span(2, offsets, start, end, 30) == Span(3, 9, 9.0)
+    assert best_span(2, offsets, start, end, 1) == Span(3, 6, 5.0)
+    assert best_span(2, [], start, end, 30) == NO_SPAN
+
+
+def test_prediction_and_evaluation_encode_the_same_windows(make_task, text):
+    task = make_task("question-answering", {"stride": 12, "max_length": 40})
+    answers = {"text": ["lazy dog"], "answer_start": [text.index("lazy dog")]}
+    row = {"question": "what sleeps", "context": text, "answers": answers}
+    encoded = task.encode_dataset(datasets.Dataset.from_list([row]), "validation")
+    windows = task.encode(row)
+    assert [window.input_ids for window in windows] == list(encoded.examples["input_ids"])
+
+    # The best span of all windows is the answer, in the metrics and in the prediction.
+    shape = (len(windows), 40)
+    outputs = {name: np.zeros(shape, np.float32) for name in ("start", "end")}
+    for index, example in enumerate(encoded.examples):
+        for name in outputs:
+            outputs[name][index, example[name]] = 9 if example["start"] else 1
+    texts, no_answer = task.best_answers(outputs, encoded)
+    assert texts == ["lazy dog"]
+    assert no_answer < 0
+    per_window = [{name: value[i] for name, value in outputs.items()} for i in range(len(windows))]
+    prediction = task.decode(row, windows, per_window)
+    assert prediction["answer"] == "lazy dog"
+    assert text[prediction["start"] : prediction["end"]] == "lazy dog"
+
+
+def test_an_answer_must_be_where_answer_start_says(make_task, text):
+    task = make_task("question-answering", {"stride": 12, "max_length": 40})
+    row = {
+        "question": "what",
+        "context": text,
+        "answers": {"text": ["dog"], "answer_start": [3]},
+    }
+    with pytest.raises(DataError, match="an answer must be in its context where answer_start says"):
+        task.encode_dataset(datasets.Dataset.from_list([row]), "train")
