@@ -212,9 +212,9 @@ def table(found: dict[str, Any]) -> str:
         "# Training, files to parameters, on a CPU",
         "",
         f"Masked language model, {SIZE['num_hidden_layers']} layers of {SIZE['hidden_size']}, "
-        f"a vocabulary of {VOCABULARY:,}, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, float32; "
-        "windows of "
-        f"State of the Union addresses. {found['machine']['cores']} cores, "
+        f"a vocabulary of {VOCABULARY:,}, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, "
+        "float32; windows of State of the Union addresses. "
+        f"{found['machine']['cores']} cores, "
         f"{found['machine']['processor']}; `{found['command']}`. The median over steps, and over "
         "rounds.",
         "",

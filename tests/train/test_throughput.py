@@ -11,7 +11,7 @@ from flax_bigbird.train.throughput import keys_per_query, training_flops_per_tok
 
 def config(**changes):
     return BigBirdConfig(
-        **TINY_MODEL | {"vocab_size": 40, "max_position_embeddings": 512} | changes
+        **TINY_MODEL | {"vocab_size": 80, "max_position_embeddings": 512} | changes
     )
 
 
@@ -34,7 +34,7 @@ def test_keys_per_query(changes, length, keys):
 def test_flops_count_every_matmul():
     """Six FLOPs per weight of the encoder, twelve per key and feature, and the vocabulary's."""
     model = flax_bigbird.FlaxBigBirdForMaskedLM(config(), seed=0, input_shape=(1, 8))
-    width, mlp, layers, vocabulary = 32, 64, 1, 40
+    width, mlp, layers, vocabulary = 32, 64, 1, 80
     weights = layers * (4 * width * width + 2 * width * mlp)
     expected = 6 * weights + 12 * layers * width * 48 + 6 * 0.25 * width * (width + vocabulary)
     flops = training_flops_per_token(model.config, model.params, 512, 0.25)

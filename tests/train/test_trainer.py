@@ -55,7 +55,7 @@ def test_two_devices_train_like_one(tmp_path, data):
     one = train(tiny_run_options(tmp_path / "one", train_files=[data], **changes))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
     arguments = [tmp_path / "two", "sequence-classification", data, json.dumps(changes), "0"]
     subprocess.run([sys.executable, WORKER, *arguments], env=environment, check=True)

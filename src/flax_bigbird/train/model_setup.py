@@ -87,7 +87,7 @@ def setup_tokenizer(
                 shutil.copy2(vocabulary_file, partial)
         return tokenizer
     try:
-        vocabulary = train_vocabulary(texts, options.vocab_size, or_fewer=True)
+        vocabulary = train_vocabulary(texts, options.vocab_size, allow_fewer=True)
     except ValueError as error:
         raise OptionError(f"vocab_size: {error}") from error
     with atomic_directory(directory) as partial:

@@ -69,22 +69,16 @@ def prepare_run(
     given_options, options = options, resolve_max_length(options, initial_model)
 
     train_rows, validation_rows = load_rows(options)
-    messages = task_class.check_rows(options, train_rows, "train")
-    if validation_rows is not None:
-        messages += task_class.check_rows(options, validation_rows, "validation")
     task_config = task_class.infer_config(options, train_rows)
     directory.create(given_options)
 
     texts = task_class.iterate_texts(options, train_rows)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
-    model, model_messages = setup_model(
+    model, messages = setup_model(
         options, initial_model, task_class.model_class, task_config, tokenizer
     )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
     task = task_class(options, tokenizer, model.config)
-    for message in messages:
-        callback.on_message(f"{message}.")
-
     train_data = setup_split(options, task, train_rows, "train", callback)
     if task.packing:
         train_data = pack_split(options, train_data, model.config, callback)
@@ -93,7 +87,7 @@ def prepare_run(
         validation_data = setup_split(options, task, validation_rows, "validation", callback)
     max_steps, eval_steps = count_steps(options, train_data)
 
-    for message in model_messages:
+    for message in messages:
         callback.on_message(message)
     if not (options.tokenizer or initial_model):
         callback.on_message(f"A new tokenizer with {len(tokenizer):,} tokens.")

@@ -57,14 +57,12 @@ def training_flops_per_token(
 
 
 def keys_per_query(config: Any, length: int) -> int:
-    """Returns how many keys an ordinary query attends to, padding and causal masks not considered.
+    """Returns how many keys an ordinary query attends to, without regard to padding and causality.
 
     In block-sparse attention these are the keys of its window, of the global blocks and of its
     random blocks.
     """
     if config.attention_type == "original_full":
         return length
-    layout = layout_of(config)
-    window = 2 * layout.side + 1
-    blocks = layout.leading + window + layout.trailing + config.num_random_blocks
+    blocks = layout_of(config).width + config.num_random_blocks
     return min(length, blocks * config.block_size)
