@@ -19,7 +19,12 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 # Shapes and types of every call into these packages are checked against their annotations.
-TYPECHECKED: tuple[str, ...] = ()
+TYPECHECKED: tuple[str, ...] = (
+    "flax_bigbird.data",
+    "flax_bigbird.tasks",
+    "flax_bigbird.inference",
+    "flax_bigbird.cli",
+)
 jaxtyping.install_import_hook(TYPECHECKED, "beartype.beartype")
 
 pytest.register_assert_rewrite("attention_suite", "tiny_models")

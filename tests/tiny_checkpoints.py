@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_models import drawn_params
 
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
@@ -35,7 +36,7 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self._folder = folder
         texts = [sentence(seed, 40) for seed in range(50)]
-        self._vocabulary = train_vocabulary(texts, 60, or_fewer=True)
+        self._vocabulary = train_vocabulary(texts, 60, allow_fewer=True)
 
     def __call__(self, model_class: str, **changes: Any) -> str:
         """Returns the folder of a checkpoint with the given head and changes of its config."""
@@ -55,7 +56,9 @@ class Checkpoints:
                 "id2label": LABELS,
                 **changes,
             }
-            model = getattr(flax_bigbird, model_class)(bigbird_config_class()(**config), seed=1)
-            model.save_pretrained(target)
+            bigbird_config = bigbird_config_class()(**config)
+            # Parameters from NumPy: to compile the initializers takes longer than most tests.
+            model = getattr(flax_bigbird, model_class)(bigbird_config, _do_init=False)
+            model.save_pretrained(target, params=drawn_params(model, seed=1))
             save_vocabulary(self._vocabulary, target, POSITIONS)
         return str(target)

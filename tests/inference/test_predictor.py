@@ -1,9 +1,11 @@
 """Predictions of every task: the answers are what the model's outputs say, row by row."""
 
+import jax
 import numpy as np
 import pytest
 from tiny_checkpoints import LABELS, sentence, write_jsonl
 
+from flax_bigbird.data.batching import stack
 from flax_bigbird.inference import DataError, OptionError, load_predictor
 
 
@@ -52,7 +54,7 @@ def test_the_tag_of_a_word_is_the_likeliest_at_its_first_token(predictor):
     words = sentence(3, 150).split()[:9]
     answer = tag({"tokens": words})
     (window,) = tag.task.encode({"tokens": words})
-    logits = tag.model(np.array([window.input_ids])).logits[0]
+    logits = jax.jit(tag.model)(np.array([window.input_ids])).logits[0]
     label_ids = [int(logits[position].argmax()) for _, position in window.info]
     assert answer["tags"] == [LABELS[label_id] for label_id in label_ids]
     assert len(set(label_ids)) > 1
@@ -75,11 +77,11 @@ def test_an_answer_is_the_likeliest_span_of_all_windows(predictor):
         assert answer["start"] is None
     windows = find.task.encode({"question": "the cow", "context": context})
     assert len(windows) > 3
+    batch = stack([find.task.collate_window(window, 64) for window in windows])
+    out = jax.jit(find.model)(batch["input_ids"], batch["attention_mask"])
+    start_logits, end_logits = np.array(out.start_logits), np.array(out.end_logits)
     scores = []
-    for window in windows:
-        batch = {k: v[None] for k, v in find.task.collate_window(window, 64).items()}
-        out = find.model(batch["input_ids"], batch["attention_mask"])
-        start, end = np.array(out.start_logits[0]), np.array(out.end_logits[0])
+    for window, start, end in zip(windows, start_logits, end_logits, strict=True):
         first = window.info.context_start
         last = first + len(window.info.offsets)
         best = max(
@@ -106,7 +108,7 @@ def test_masks_are_filled_with_tokens(predictor, head):
 def test_texts_are_continued_as_generate_does_it(predictor):
     """Row by row; only the end of a long text is read."""
     complete = predictor("FlaxBigBirdForCausalLM", max_new_tokens=6)
-    texts = [sentence(1, 5), sentence(2, 12), sentence(3, 200), ""]
+    texts = [sentence(1, 5), sentence(3, 200), ""]
     answers = complete(texts)
     tokenizer = complete.tokenizer
     for text, answer in zip(texts, answers, strict=True):
@@ -122,12 +124,11 @@ def test_texts_are_continued_as_generate_does_it(predictor):
 
 def test_sampled_continuations_depend_on_the_seed_only(make_checkpoint):
     folder = make_checkpoint("FlaxBigBirdForCausalLM", is_decoder=True)
-    texts = [sentence(1, 5), sentence(2, 12), sentence(3, 200), ""]
-    sampled = [
-        load_predictor(folder, max_new_tokens=6, temperature=2.0, seed=seed)(texts)
-        for seed in (0, 0, 1)
-    ]
-    assert sampled[0] == sampled[1] != sampled[2]
+    texts = [sentence(1, 5), sentence(2, 12), ""]
+    sample, sample_with_other_seed = (
+        load_predictor(folder, max_new_tokens=6, temperature=2.0, seed=seed) for seed in (0, 1)
+    )
+    assert sample(texts) == sample(texts) != sample_with_other_seed(texts)
 
 
 def test_models_that_cannot_continue_texts_are_refused(make_checkpoint):

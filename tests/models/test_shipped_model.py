@@ -1,4 +1,4 @@
-"""`bigbird-sotu-mini`: inside the package, found by name, and it has learned language."""
+"""`bigbird-sotu-mini` is part of the package, is loaded by name, and has learned language."""
 
 import functools
 import json
@@ -11,12 +11,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import flax_bigbird
-from flax_bigbird import FlaxBigBirdForMaskedLM, tasks
-from flax_bigbird.cli.demo import data
+from flax_bigbird import FlaxBigBirdForMaskedLM
+from flax_bigbird.data.tokenization import load_tokenizer, tokenize
+from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
+from flax_bigbird.inference import load_predictor
+from flax_bigbird.nn.losses import negative_log_likelihood
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
-from flax_bigbird.tasks.text import encode, load_tokenizer
-from flax_bigbird.train import TrainOptions
-from flax_bigbird.train.losses import negative_log_likelihood
+from flax_bigbird.tasks.registry import get_task
+from flax_bigbird.train import train, train_options
+from flax_bigbird.train.model_setup import resolve_initial_model
 
 
 @functools.cache
@@ -25,11 +28,11 @@ def loaded():
 
 
 @functools.cache
-def pieces():
-    """(training, held out): pieces of some speeches of each part of the split."""
+def token_ids():
+    """Returns the token ids of some of the training speeches and of the held-out speeches."""
     tokenizer = load_tokenizer(DEFAULT_MODEL)
-    parts = data.split(data.load_speeches())
-    return tuple(encode(tokenizer, [s.text for s in part[::5]]) for part in parts)
+    splits = split_by_year(load_speeches())
+    return tuple(tokenize(tokenizer, [s.text for s in speeches[::5]]) for speeches in splits)
 
 
 def test_it_is_small_and_of_the_stated_kind():
@@ -51,9 +54,9 @@ def test_its_card_states_where_it_comes_from():
 
 
 @pytest.mark.parametrize("length", [256, 2048])
-def test_it_guesses_masked_pieces_far_better_than_their_frequencies(length):
+def test_it_predicts_masked_tokens_far_better_than_their_frequencies(length):
     """Of held-out speeches; with dates as the demo masks them, which it was not trained on."""
-    known, unseen = pieces()
+    known, unseen = token_ids()
     tokenizer, model = load_tokenizer(DEFAULT_MODEL), loaded()
     params = model.to_fp32(model.params)
     counts = np.bincount(np.concatenate(known), minlength=model.config.vocab_size) + 1
@@ -94,33 +97,32 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert local_path(f"someone/{DEFAULT_MODEL}") == f"someone/{DEFAULT_MODEL}"
 
 
-def test_it_fills_masks_without_a_line_of_jax():
-    found = tasks.load()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
-    assert found["masks"][0][0]["token"] == " Representatives"
-    assert found["masks"][0][0]["score"] > 0.5
+def test_it_is_the_default_model_of_predictions():
+    answer = load_predictor()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
+    assert answer["masks"][0][0]["token"] == " Representatives"
+    assert answer["masks"][0][0]["score"] > 0.5
 
 
-def test_it_is_what_fine_tuning_starts_from(tmp_path):
+def test_fine_tuning_starts_from_it_by_default(tmp_path):
     def start(task, **changes):
         given = {"output_dir": str(tmp_path), "train_files": ["x"]} | changes
-        return TrainOptions(task=task, **given).start
+        return resolve_initial_model(train_options(task, **given), get_task(task))
 
     assert start("sequence-classification") == DEFAULT_MODEL
-    assert start("question-answering", model="other") == "other"
+    other = local_path(DEFAULT_MODEL)
+    assert start("question-answering", model=other) == other
     assert start("masked-lm") is None
-    assert start("token-classification", model_config={"hidden_size": 8}) is None
-    assert start("token-classification", tokenizer="other") is None
+    assert start("token-classification", config_overrides={"hidden_size": 8}) is None
+    assert start("token-classification", tokenizer=other) is None
 
 
 def test_a_head_is_trained_in_float32_from_it(tmp_path):
-    from flax_bigbird.train.run import train
-
     rows = [{"text": f"word {n} of some", "label": "ab"[n % 2]} for n in range(40)]
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train(
-        TrainOptions(
-            task="sequence-classification",
+        train_options(
+            "sequence-classification",
             output_dir=str(tmp_path / "run"),
             train_files=[str(file)],
             max_length=128,
@@ -129,12 +131,12 @@ def test_a_head_is_trained_in_float32_from_it(tmp_path):
             learning_rate=1e-6,
         )
     )
-    made = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path / "run")
-    leaves = flatten_dict(made.params)
+    trained = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path / "run")
+    leaves = flatten_dict(trained.params)
     assert {leaf.dtype for leaf in leaves.values()} == {jnp.dtype("float32")}
     old, new = (
         flatten_dict(tree)[("bert", "embeddings", "word_embeddings", "embedding")]
-        for tree in (loaded().params, made.params)
+        for tree in (loaded().params, trained.params)
     )
     # A step of 1e-6 is less than bfloat16 can hold.
     assert 0 < np.abs(np.asarray(new) - np.asarray(old, np.float32)).max() < 1e-5

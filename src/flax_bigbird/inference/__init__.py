@@ -15,13 +15,13 @@ from flax_bigbird import _lazy
 if TYPE_CHECKING:
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
-    from flax_bigbird.inference.evaluate import evaluate as evaluate
-    from flax_bigbird.inference.options import evaluate_options as evaluate_options
-    from flax_bigbird.inference.options import predict_options as predict_options
-    from flax_bigbird.inference.predict_files import (
+    from flax_bigbird.inference.bulk_prediction import (
         PredictionInterrupted as PredictionInterrupted,
     )
-    from flax_bigbird.inference.predict_files import predict_files as predict_files
+    from flax_bigbird.inference.bulk_prediction import predict_files as predict_files
+    from flax_bigbird.inference.evaluation import evaluate as evaluate
+    from flax_bigbird.inference.options import evaluate_options as evaluate_options
+    from flax_bigbird.inference.options import predict_options as predict_options
     from flax_bigbird.inference.predictor import Predictor as Predictor
     from flax_bigbird.inference.predictor import load_predictor as load_predictor
 else:

@@ -1,6 +1,6 @@
 """The options of `bigbird predict` and `bigbird evaluate`; importing them does not import JAX."""
 
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import pydantic
 
@@ -43,7 +43,7 @@ class EvaluationArguments(Options):
     )
 
     @pydantic.model_validator(mode="after")
-    def _check_one_source(self) -> Self:
+    def _check_one_source(self) -> "EvaluationArguments":
         if bool(self.files) == bool(self.dataset):
             given = "both" if self.dataset else "neither"
             raise OptionError(f"the data must be files or a dataset; got {given}: give one")

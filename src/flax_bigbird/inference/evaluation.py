@@ -58,7 +58,6 @@ def evaluate(
         rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
     else:
         rows = load_files(resolved.files)
-    messages = task_class.check_rows(resolved, rows, "test")
     tokenizer = load_tokenizer(name)
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides
@@ -78,5 +77,5 @@ def evaluate(
         "rows": len(rows),
         "tokens": int(lengths.sum()),
         "padding": padding_fraction(lengths, buckets),
-        "messages": [*messages, *encoded.messages],
+        "messages": encoded.messages,
     }
