@@ -115,7 +115,7 @@ def test_validation_rows_follow_from_the_seed(tmp_path):
 
 def test_a_validation_fraction_of_0(tmp_path):
     rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])])
-    train, validation = train_validation_split(rows, 0, seed=0)
+    train, validation = train_validation_split(rows, 0.0, seed=0)
     assert (len(train), validation) == (1, None)
     with pytest.raises(DataError, match="two or more; got 1"):
         train_validation_split(rows, 0.1, seed=0)

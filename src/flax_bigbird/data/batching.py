@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ PREFETCHED_BATCHES = 8
 _REPEATED_EXAMPLES = 2**40  # grain's mix overflows on its own "repeat forever"
 
 
+@runtime_checkable
 class Examples(Protocol):
     """A sequence of examples, such as a `datasets.Dataset` or `PackedExamples`."""
 

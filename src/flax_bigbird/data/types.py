@@ -4,13 +4,14 @@
 to annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
 """
 
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 Row = dict[str, Any]
 """One row of the input, from the names of columns to values."""
 
-Batch = dict[str, list[Any]]
-"""Several rows by column, as `datasets.Dataset.map` passes them."""
+Batch = MutableMapping[str, list[Any]]
+"""Several rows by column, as `datasets.Dataset.map` passes and takes them."""
 
 Arrays = dict[str, Any]
 """The arrays of an example or a batch, by name: NumPy arrays, or JAX arrays on the device."""

@@ -10,7 +10,7 @@ import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -19,6 +19,10 @@ from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks import registry
 
 Command = Literal["train", "evaluate", "predict"]
+# typing.Self cannot be checked at run time.
+OptionsT = TypeVar("OptionsT", bound="Options")
+TaskOptionsT = TypeVar("TaskOptionsT", bound="TaskOptions")
+
 COMMANDS: tuple[Command, ...] = ("train", "evaluate", "predict")
 
 REQUIRED: Any = ...
@@ -72,8 +76,8 @@ def option(
     *,
     help: str,
     panel: str,
-    ge: float | None = None,
-    le: float | None = None,
+    ge: int | float | None = None,
+    le: int | float | None = None,
     choices: Sequence[str] | None = None,
     commands: Sequence[Command] = COMMANDS,
 ) -> Any:
@@ -123,7 +127,7 @@ class Options(pydantic.BaseModel):
             raise _option_error(type(self), error) from error
 
     @pydantic.model_validator(mode="after")
-    def _check_choices(self) -> Self:
+    def _check_choices(self) -> "Options":
         for name, field in type(self).model_fields.items():
             choices, value = field_metadata(field)["choices"], getattr(self, name)
             if choices and value is not None and value not in choices:
@@ -133,7 +137,7 @@ class Options(pydantic.BaseModel):
                 )
         return self
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: OptionsT, **changes: Any) -> OptionsT:
         """Returns a copy with some values changed, which is checked as a new one is."""
         return type(self)(**self.model_dump(exclude_unset=True) | changes)
 
@@ -174,7 +178,7 @@ class TaskOptions(Options):
     )
 
     @pydantic.model_validator(mode="after")
-    def _check_tokens_per_batch(self) -> Self:
+    def _check_tokens_per_batch(self) -> "TaskOptions":
         if self.max_length is not None and self.tokens_per_batch < self.max_length:
             raise OptionError(
                 f"tokens_per_batch must hold one document of max_length={self.max_length} tokens; "
@@ -182,7 +186,7 @@ class TaskOptions(Options):
             )
         return self
 
-    def with_max_length(self, positions: int) -> Self:
+    def with_max_length(self: TaskOptionsT, positions: int) -> TaskOptionsT:
         """Returns these options with a `max_length`, which is `positions` if none was given."""
         return self if self.max_length else self.replace(max_length=positions)
 

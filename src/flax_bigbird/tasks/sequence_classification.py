@@ -127,7 +127,8 @@ class SequenceClassification(Task):
                     encoded["length"].append(len(ids))
                     encoded[label_column].append(label)
                     info.append(index if options.whole_documents else truncated)
-            return encoded | {"document" if options.whole_documents else "cut": info}
+            encoded["document" if options.whole_documents else "cut"] = info
+            return encoded
 
         fingerprint = tokenizer_fingerprint(tokenizer)
         if options.whole_documents:

@@ -4,7 +4,7 @@ They are kept apart from the tasks so that `bigbird predict --help` can list the
 JAX. A task of your own may define its options class in its own module.
 """
 
-from typing import Self
+from typing import Any
 
 import pydantic
 
@@ -17,19 +17,19 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 _LABELED = ("train", "evaluate")
 
 
-def _text_column() -> str:
+def _text_column() -> Any:
     return option("text", help="The column of the text.", panel=DATA)
 
 
-def _text_pair_column() -> str | None:
+def _text_pair_column() -> Any:
     return option(None, help="The column of a second text.", panel=DATA)
 
 
-def _label_column() -> str:
+def _label_column() -> Any:
     return option("label", help="The column of the label.", panel=DATA, commands=_LABELED)
 
 
-def _random_position_offset() -> bool:
+def _random_position_offset() -> Any:
     return option(
         False,
         help="Start the positions of texts shorter than the position embeddings at a random "
@@ -39,7 +39,7 @@ def _random_position_offset() -> bool:
     )
 
 
-def _mlm_probability() -> float:
+def _mlm_probability() -> Any:
     return option(
         0.15,
         help="The fraction of tokens to predict.",
@@ -50,11 +50,11 @@ def _mlm_probability() -> float:
     )
 
 
-def _whole_word_mask() -> bool:
+def _whole_word_mask() -> Any:
     return option(True, help="Mask whole words instead of tokens.", panel=TASK, commands=_LABELED)
 
 
-def _packing() -> bool:
+def _packing() -> Any:
     return option(
         False,
         help="Pack short documents into rows of max_length tokens; none attends to another.",
@@ -134,7 +134,7 @@ class SequenceClassificationOptions(TaskOptions):
     )
 
     @pydantic.model_validator(mode="after")
-    def _check_whole_documents(self) -> Self:
+    def _check_whole_documents(self) -> "SequenceClassificationOptions":
         if self.whole_documents and self.text_pair_column:
             raise OptionError(
                 "whole_documents reads windows of one text; got text_pair_column="
@@ -177,7 +177,7 @@ class QuestionAnsweringOptions(TaskOptions):
     )
 
     @pydantic.model_validator(mode="after")
-    def _check_stride(self) -> Self:
+    def _check_stride(self) -> "QuestionAnsweringOptions":
         if self.max_length is not None and self.stride >= self.max_length // 2:
             raise OptionError(
                 f"stride must be less than half of max_length={self.max_length}; got "

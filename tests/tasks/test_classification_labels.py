@@ -1,0 +1,96 @@
+"""Labels of classifiers: names, integers, codes, and how the model's configuration keeps them."""
+
+import numpy as np
+import pytest
+
+datasets = pytest.importorskip("datasets")
+
+from flax_bigbird.data.errors import DataError  # noqa: E402
+from flax_bigbird.tasks.registry import get_task  # noqa: E402
+
+
+def classify(make_task, labels, **options):
+    """Infers the configuration from rows with these labels, and returns the task and the rows."""
+    task_class = get_task("sequence-classification")
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * len(labels), "label": labels})
+    config = task_class.infer_config(task_class.options_class(**options), rows)
+    return make_task("sequence-classification", options, **config), rows
+
+
+def collated_labels(task, rows):
+    encoded = task.encode_dataset(rows, "train")
+    generator = np.random.default_rng(0)
+    return [task.collate(e, 16, generator)["labels"].tolist() for e in encoded.examples]
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem_type", "names", "expected"),
+    [
+        (["b", "a", "b"], "single_label_classification", ["a", "b"], [1, 0, 1]),
+        ([10, 2, 10], "single_label_classification", ["2", "10"], [1, 0, 1]),
+        ([-1, 1], "single_label_classification", ["-1", "1"], [0, 1]),
+        ([["b"], ["a", "b"]], "multi_label_classification", ["a", "b"], [[0, 1], [1, 1]]),
+        ([0.5, -2.0], "regression", ["value"], [0.5, -2.0]),
+    ],
+)
+def test_labels_become_indices(make_task, labels, problem_type, names, expected):
+    task, rows = classify(make_task, labels)
+    assert (task.problem_type, task.label_names) == (problem_type, names)
+    assert collated_labels(task, rows) == expected
+
+
+@pytest.mark.parametrize("names", [["zebra", "ape"], ["3", "1"]])
+def test_codes_of_class_labels_keep_their_names(make_task, names):
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 3, "label": [0, 1, 0]})
+    rows = rows.cast_column("label", datasets.ClassLabel(names=names))
+    task_class = get_task("sequence-classification")
+    config = task_class.infer_config(task_class.options_class(), rows)
+    task = make_task("sequence-classification", **config)
+    assert task.label_names == names
+    assert collated_labels(task, rows) == [0, 1, 0]
+
+
+@pytest.mark.parametrize("names", [["O", "B-PER"], ["7", "3"]])
+def test_codes_of_tags_keep_their_names(make_task, names):
+    feature = datasets.List(datasets.ClassLabel(names=names))
+    features = datasets.Features(
+        {"tokens": datasets.List(datasets.Value("string")), "tags": feature}
+    )
+    table = {"tokens": [["the", "dog"]], "tags": [[0, 1]]}
+    rows = datasets.Dataset.from_dict(table, features=features)
+    task_class = get_task("token-classification")
+    config = task_class.infer_config(task_class.options_class(), rows)
+    task = make_task("token-classification", **config)
+    labels = np.array(task.encode_dataset(rows, "train").examples[0]["labels"])
+    assert task.label_names == names
+    assert labels[labels >= 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (["a", "a"], {}, r"classes must be two or more; column 'label' .* holds \['a'\]"),
+        (["a", None], {}, "must hold a label in every row; row 2 has none"),
+        (["a", "b"], {"problem_type": "regression"}, "labels must be numbers .*; row 1 .* has 'a'"),
+    ],
+)
+def test_labels_that_cannot_be_used(make_task, labels, options, message):
+    with pytest.raises(DataError, match=message):
+        classify(make_task, labels, **options)
+
+
+def test_labels_of_other_splits_must_be_known(make_task):
+    task, _ = classify(make_task, ["a", "b"])
+    rows = datasets.Dataset.from_dict({"text": ["the dog"], "label": ["c"]})
+    with pytest.raises(DataError, match=r"training data \(a, b\); row 1 of the data has 'c'"):
+        task.encode_dataset(rows, "test")
+
+
+def test_prediction_and_evaluation_encode_the_same_windows(make_task, text):
+    for options in ({"max_length": 16}, {"max_length": 16, "whole_documents": True}):
+        task, _ = classify(make_task, ["a", "b"], **options)
+        rows = datasets.Dataset.from_dict({"text": [text, "the dog"], "label": ["a", "b"]})
+        encoded = task.encode_dataset(rows, "test")
+        windows = [window.input_ids for row in rows for window in task.encode(row)]
+        assert windows == list(encoded.examples["input_ids"])
+        assert len(encoded.messages) == 1
