@@ -63,7 +63,7 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
             {"config_overrides": TINY_MODEL | {"id2label": {0: "a"}}},
             "config_overrides must not change what the task sets; got id2label",
         ),
-        ({"model": "nowhere/at-all"}, "must be a folder or Hub id that holds one"),
+        ({"model": "nowhere/at-all"}, "model must be a BigBird checkpoint; nowhere/at-all"),
     ],
 )
 def test_options_that_do_not_fit_model_or_data(tmp_path, data, changes, message):

@@ -1,5 +1,6 @@
 """Model FLOPs utilization: the FLOPs of a training token, and those this machine can do."""
 
+import functools
 import time
 from typing import Any
 
@@ -12,10 +13,11 @@ from flax_bigbird.nn.patterns import layout_of
 _MATRIX_SIZE = 2048
 
 
+@functools.cache
 def matmul_flops_per_second(dtype: str) -> float:
     """Returns the rate of a 2048 x 2048 matmul on one device, times the number of devices.
 
-    The fastest of five runs counts.
+    The fastest of five runs counts. The machine is measured once per process.
 
     Args:
       dtype: The dtype of the matrices.
