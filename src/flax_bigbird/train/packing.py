@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flax_bigbird.nn.patterns import packed_limit
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.train.pipeline import Bucket
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def pack(
     """
     size = config.block_size
     room = length // size
-    limit = packed_limit(config) or room
+    limit = SparsityConfig.from_hf(config).max_packed_blocks or room
     blocks = -(-lengths // size)
     short = np.flatnonzero(blocks <= min(limit, room - 1))
     if not len(short):

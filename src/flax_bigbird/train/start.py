@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
-from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.loading import read_config
 from flax_bigbird.tasks.text import load_tokenizer
@@ -142,7 +142,7 @@ def _new_config(
         "vocab_size": -(-len(tokenizer) // 8) * 8,
         "max_position_embeddings": options.length,
     }
-    known = bigbird_config_class()().to_dict().keys() | set(OWN_CONFIG_KEYS)
+    known = bigbird_config_class()().to_dict().keys() | set(SparsityConfig.KEYS)
     for key in options.model_config:
         if key not in known:
             raise OptionError(
