@@ -22,7 +22,7 @@ def extensions() -> list[Extension]:
     sources = Path("csrc")
     return [
         Extension(
-            "flax_bigbird.attention._cpu",
+            "flax_bigbird.attention.backends._cpu",
             sources=sorted(str(path) for path in sources.glob("*.cc")),
             depends=sorted(str(path) for path in (*sources.glob("*.h"), *sources.glob("*.inc"))),
             include_dirs=[str(folder) for folder in headers],

@@ -22,9 +22,9 @@ from flax_bigbird.attention import (
     BlockPattern,
     bigbird_pattern,
     block_sparse_attention,
-    cpu,
     random_blocks,
 )
+from flax_bigbird.attention.backends import cpu
 
 HEADS, WIDTH, BLOCK, RANDOM = 12, 64, 64, 3
 

@@ -5,8 +5,9 @@ import pytest
 from attention_suite import AttentionSuite, make_pattern
 from named_shapes import Shape
 
-from flax_bigbird.attention import BlockPattern, available_implementations, tpu
-from flax_bigbird.attention.interpreting import interpreted
+from flax_bigbird.attention import BlockPattern, available_implementations
+from flax_bigbird.attention.backends import mosaic_tpu
+from flax_bigbird.attention.backends.interpret_mode import interpreted
 
 REASONS = available_implementations()
 
@@ -25,8 +26,8 @@ class TestCpu(AttentionSuite):
     declines = ("float64", "float16")
 
 
-class TestGpu(AttentionSuite):
-    implementation = "gpu"
+class TestTriton(AttentionSuite):
+    implementation = "triton"
     declines = ("float64",)
 
     @pytest.fixture(autouse=True)
@@ -51,8 +52,8 @@ class TestGpu(AttentionSuite):
         self.check(shape, BlockPattern.from_lists(lists, shape.W), ["holes"], rng)
 
 
-class TestTpu(AttentionSuite):
-    implementation = "tpu"
+class TestMosaicTpu(AttentionSuite):
+    implementation = "mosaic_tpu"
     declines = ("float64", "float16")
 
     @pytest.fixture(autouse=True)
@@ -68,9 +69,9 @@ class TestTpu(AttentionSuite):
         if axis == "documents":
             rows = rng.integers(0, shape.M, (shape.B, 1, shape.M, 4)).astype(np.int32)
             pattern = BlockPattern(rows, np.ones_like(rows), np.array([[0], [2], [9]]), shape.W)
-        monkeypatch.setattr(tpu, "_SCALARS", 600)
+        monkeypatch.setattr(mosaic_tpu, "_SCALARS", 600)
         self.check(shape, pattern, ["right_padding", "none"], rng)
-        monkeypatch.setattr(tpu, "_SCALARS", 10)
+        monkeypatch.setattr(mosaic_tpu, "_SCALARS", 10)
         with pytest.raises(NotImplementedError, match="at most 10 words"):
             self.check(shape, pattern, ["none"], rng)
 

@@ -178,8 +178,7 @@ def test_google_and_training_in_torch_differ_at_2048_and_by_the_table():
 def test_no_global_generator_is_touched():
     """Patterns are drawn afresh (no cache), and both global states stay as they were."""
     before = np.random.get_state(), random.getstate()  # noqa: NPY002 - that is the point
-    for rule in (random_blocks.google, random_blocks.hf_training, random_blocks.fixed):
-        rule.cache_clear()
+    random_blocks.clear_cache()
     random_blocks.google(16, 64, 3, 2, 0)
     random_blocks.hf_training(17, 64, 3, 2, 0, 4096)
     random_blocks.fixed(16, 3, 2, 0)

@@ -8,7 +8,7 @@ import tiny_models
 from tiny_models import HEADS, TWO_LAYERS, B, W
 
 from flax_bigbird import bigbird_attention_map
-from flax_bigbird.attention import bigbird_pattern, maps
+from flax_bigbird.attention import bigbird_pattern, inspection
 
 LONG = {"max_position_embeddings": 80, **TWO_LAYERS}
 CASES = {
@@ -95,8 +95,8 @@ def test_memory_is_linear(by_block):
 
     def call(q):
         if by_block:
-            return maps.block_attention(q, q, pattern, scale=1.0)
-        return maps.attention_rows(q, q, pattern, jnp.arange(4), scale=1.0)
+            return inspection.block_attention(q, q, pattern, scale=1.0)
+        return inspection.token_attention(q, q, pattern, jnp.arange(4), scale=1.0)
 
     q = jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)
     memory = jax.jit(call).lower(q).compile().memory_analysis()

@@ -138,7 +138,7 @@ def test_padding_changes_nothing_with_padding_invariant():
 
 def test_too_many():
     """Host arrays raise; traced ones give that document NaN, and the other its own result."""
-    model = tiny_models.model(**OPTIONS, max_chosen_global_blocks=1)
+    model = tiny_models.model(**OPTIONS, max_user_global_blocks=1)
     inputs = arrays()
     inputs["attention_mask"][:] = 1
     message = "at most 1 blocks of 4 a document.*got 2: choose fewer, or raise the limit"

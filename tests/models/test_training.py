@@ -12,7 +12,8 @@ import pytest
 import tiny_models
 from tiny_models import TASKS, TWO_LAYERS
 
-from flax_bigbird.attention import api, cpu
+from flax_bigbird.attention import api
+from flax_bigbird.attention.backends import cpu
 
 KINDS = {"full": {"attention_type": "original_full"}, "sparse": {}}
 

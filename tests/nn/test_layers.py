@@ -7,10 +7,11 @@ import pytest
 import tiny_models
 from tiny_models import B, D, T
 
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn.activations import ACTIVATIONS, activation
 from flax_bigbird.nn.attention import full_attention_probabilities
 from flax_bigbird.nn.embeddings import BigBirdEmbeddings
-from flax_bigbird.nn.patterns import layer_pattern, random_rule, uses_full_attention
+from flax_bigbird.nn.patterns import layer_pattern
 
 
 def embed(config, **kwargs):
@@ -62,16 +63,20 @@ def test_activations_are_those_that_transformers_names():
         activation("nope")
 
 
+def sparsity(config) -> SparsityConfig:
+    return SparsityConfig.from_hf(config)
+
+
 def test_where_full_attention_ends():
     """(5 + 2R) W tokens for an encoder; a decoder goes by `attention_type` alone."""
     for num_random, limit in ((0, 20), (1, 28), (3, 44)):
         config = tiny_models.config(num_random_blocks=num_random)
-        assert uses_full_attention(config, limit)
-        assert not uses_full_attention(config, limit + 1)
+        assert sparsity(config).uses_full_attention(limit)
+        assert not sparsity(config).uses_full_attention(limit + 1)
     decoder = tiny_models.config(is_decoder=True)
-    assert not uses_full_attention(decoder, 1)
+    assert not sparsity(decoder).uses_full_attention(1)
     full = tiny_models.config(is_decoder=True, attention_type="original_full")
-    assert uses_full_attention(full, 4096)
+    assert sparsity(full).uses_full_attention(4096)
 
 
 def same(a, b) -> bool:
@@ -81,12 +86,12 @@ def same(a, b) -> bool:
 
 
 def test_the_rule_is_hf_unless_the_configuration_says():
-    assert random_rule(tiny_models.config()) == "hf"
-    assert random_rule(tiny_models.config(random_attention=None)) == "hf"
-    evaluation = layer_pattern(tiny_models.config(), 0, 48, train=False)
+    assert sparsity(tiny_models.config()).random_attention == "hf"
+    assert sparsity(tiny_models.config(random_attention=None)).random_attention == "hf"
+    evaluation = layer_pattern(sparsity(tiny_models.config()), 0, 48, train=False)
     middle = evaluation.counts[0, 0, 3][evaluation.blocks[0, 0, 3] == 0]
     assert middle[0] == 1 + tiny_models.R, "block 0 stands for all random blocks"
-    assert not same(evaluation, layer_pattern(tiny_models.config(), 0, 48, train=True))
+    assert not same(evaluation, layer_pattern(sparsity(tiny_models.config()), 0, 48, train=True))
 
 
 @pytest.mark.parametrize("rule", ["google", "fixed"])
@@ -94,15 +99,15 @@ def test_rules_that_are_the_same_in_training(rule):
     config = tiny_models.config(random_attention=rule)
     for causal in (False, True):
         config.is_decoder = causal
-        one = layer_pattern(config, 0, 48, train=False)
-        assert same(one, layer_pattern(config, 0, 48, train=True))
-        assert not same(one, layer_pattern(config, 1, 48, train=False)), "layers differ"
+        one = layer_pattern(sparsity(config), 0, 48, train=False)
+        assert same(one, layer_pattern(sparsity(config), 0, 48, train=True))
+        assert not same(one, layer_pattern(sparsity(config), 1, 48, train=False)), "layers differ"
 
 
 def test_seed_of_the_fixed_rule():
     patterns = [
         layer_pattern(
-            tiny_models.config(random_attention="fixed", random_attention_seed=seed),
+            sparsity(tiny_models.config(random_attention="fixed", random_attention_seed=seed)),
             0,
             48,
             train=False,
@@ -119,7 +124,7 @@ def test_a_decoders_rows_depend_on_the_row_alone(rule):
     config = tiny_models.config(
         is_decoder=True, random_attention=rule, num_random_blocks=2, block_size=64
     )
-    longest = layer_pattern(config, 1, 40 * 64, train=False)
+    longest = layer_pattern(sparsity(config), 1, 40 * 64, train=False)
 
     def rows(pattern, upto):
         return [
@@ -128,5 +133,5 @@ def test_a_decoders_rows_depend_on_the_row_alone(rule):
         ]
 
     for num_blocks in (1, 2, 9, 10, 16, 32, 39):
-        shorter = layer_pattern(config, 1, num_blocks * 64, train=False)
+        shorter = layer_pattern(sparsity(config), 1, num_blocks * 64, train=False)
         assert rows(shorter, num_blocks) == rows(longest, num_blocks)

@@ -217,8 +217,7 @@ def test_defect_07_no_random_blocks(train):
 def test_defect_08_global_generator_is_left_alone(encoder, rule):
     """HF-Torch reseeds the caller's NumPy generator at every layer of a training step."""
     m = model(random_attention=rule)
-    random_blocks.hf_training.cache_clear()
-    random_blocks.google.cache_clear()
+    random_blocks.clear_cache()
     before = np.random.get_state()  # noqa: NPY002
     states(m, inputs(48), train=True)
     after = np.random.get_state()  # noqa: NPY002

@@ -20,6 +20,8 @@ def config(**changes):
     [
         ({}, 512, (3 + 2 + 1) * 8),
         ({}, 40, 40),
+        ({}, 56, 56),  # an encoder attends in full up to 5 + 2R blocks
+        ({}, 57, 48),
         ({"num_random_blocks": 3}, 512, (3 + 2 + 3) * 8),
         ({"num_window_blocks": 7}, 512, (7 + 2 + 1) * 8),
         ({"num_leading_global_blocks": 2, "num_trailing_global_blocks": 0}, 512, (3 + 2 + 1) * 8),

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import cpu, gpu, reference, tpu, xla
-from flax_bigbird.attention.choice import reasons, run_first
-from flax_bigbird.attention.pattern import BlockPattern
+from flax_bigbird.attention.backends import cpu, mosaic_tpu, reference, triton, xla
+from flax_bigbird.attention.dispatch import run_first, unavailability
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 
-def _whole_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
-    """For an implementation that needs T = M*W: pads the last block, and crops the output."""
+def _pad_last_block(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Wraps a backend that needs T = M*W: pads the last block and crops the output."""
 
     @functools.wraps(function)
     def run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
@@ -33,23 +33,28 @@ def _whole_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
 
 # In order of preference. A backend declines a call by raising NotImplementedError.
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-    "gpu": gpu.block_sparse_attention,
-    "tpu": _whole_blocks(tpu.block_sparse_attention),
+    "triton": triton.block_sparse_attention,
+    "mosaic_tpu": _pad_last_block(mosaic_tpu.block_sparse_attention),
     "cpu": cpu.block_sparse_attention,
-    "xla": _whole_blocks(xla.block_sparse_attention),
-    "reference": _whole_blocks(reference.block_sparse_attention),
+    "xla": _pad_last_block(xla.block_sparse_attention),
+    "reference": _pad_last_block(reference.block_sparse_attention),
 }
 # Why an implementation cannot run on this machine at all; those without an entry always can.
 _UNAVAILABLE: dict[str, Callable[[], str]] = {
-    "gpu": gpu.unavailable,
-    "tpu": tpu.unavailable,
+    "triton": triton.unavailable,
+    "mosaic_tpu": mosaic_tpu.unavailable,
     "cpu": cpu.unavailable,
 }
 
+BLOCK_SPARSE_IMPLEMENTATIONS = tuple(_IMPLEMENTATIONS)
+
 
 def available_implementations() -> dict[str, str]:
-    """Each implementation's name and what it is: `""` means it runs here, else why it does not."""
-    return reasons(_IMPLEMENTATIONS, _UNAVAILABLE)
+    """Returns the names of the implementations, with the reason why one cannot run here.
+
+    The reason is `""` for those that can.
+    """
+    return unavailability(_IMPLEMENTATIONS, _UNAVAILABLE)
 
 
 def block_sparse_attention(
@@ -62,27 +67,28 @@ def block_sparse_attention(
     scale: float | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Attention in which each block of queries reads the key blocks that `pattern` lists.
+    """Computes attention in which each block of queries reads the key blocks of a pattern.
 
-    out[t] = sum_s c[t, s] e^(z[t, s]) v[s] / sum_s c[t, s] e^(z[t, s]),  z = scale q k^T
+        out[t] = sum_s c[t, s] e^z[t, s] v[s] / sum_s c[t, s] e^z[t, s],    z = scale q k^T
 
-    where c counts how often the pattern lists the key's block (a multiset: paper, appendix D).
+    where c counts how often the pattern lists the key's block (a multiset: Zaheer et al. 2020,
+    arXiv 2007.14062, appendix D).
 
     Args:
-      q, k, v: queries, keys, values, one floating dtype. T need not be a multiple of W: it must
-        fill the pattern's M blocks but for part of the last.
-      pattern: which blocks each row reads; see `BlockPattern`.
-      mask: False at padding: never read as a key, and its own output is 0.
-      scale: multiplies the scores; default 1/sqrt(H).
-      implementation: one of `available_implementations()`; None picks the fastest that takes
-        the call.
+      q, k, v: Queries, keys and values, of one floating dtype. T need not be a multiple of W: it
+        must fill the pattern's M blocks except for a part of the last one.
+      pattern: Which blocks each row reads; see `BlockPattern`.
+      mask: False at padding, which is never read as a key and whose own output is 0.
+      scale: Multiplies the scores; by default 1/sqrt(H).
+      implementation: One of `BLOCK_SPARSE_IMPLEMENTATIONS`, or None for the first that accepts the
+        call.
 
     Returns:
       The attended values. Rows that read nothing are 0.
 
     Raises:
-      ValueError: shapes, dtypes or the pattern do not fit each other, or an unknown name.
-      NotImplementedError: the implementation that was asked for cannot do this call.
+      ValueError: If shapes, dtypes or the pattern do not fit each other, or the name is unknown.
+      NotImplementedError: If the implementation that was asked for does not support this call.
     """
     _check(q, k, v, pattern, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
@@ -90,6 +96,7 @@ def block_sparse_attention(
 
 
 def _check(q, k, v, pattern: BlockPattern, mask) -> None:
+    """Raises `ValueError` for arrays and a pattern that do not fit each other."""
     if q.ndim != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(
             "q, k and v must have one shape [B, T, N, H] (batch, tokens, heads, head width); "
@@ -97,15 +104,25 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
         )
     if not (jnp.issubdtype(q.dtype, jnp.floating) and q.dtype == k.dtype == v.dtype):
         raise ValueError(
-            f"q, k and v must share one floating dtype; got {q.dtype}, {k.dtype} and {v.dtype}: "
+            f"q, k and v must have one floating dtype; got {q.dtype}, {k.dtype} and {v.dtype}: "
             "cast them with .astype"
         )
+    _check_pattern(q.shape, pattern)
+    if mask is not None and (mask.shape != q.shape[:2] or mask.dtype != jnp.bool_):
+        raise ValueError(
+            f"mask must be boolean with shape {q.shape[:2]}; got {mask.dtype} {mask.shape}: "
+            "make it with `mask != 0`"
+        )
+
+
+def _check_pattern(shape: tuple[int, ...], pattern: BlockPattern) -> None:
+    """Raises `ValueError` for a pattern that does not fit queries `[B, T, N, H]`."""
     if pattern.blocks.ndim != 4:
         raise ValueError(
-            "pattern.blocks must have shape [B or 1, N or 1, M, K] (documents, heads, rows, "
+            "pattern.blocks must have shape [B or 1, N or 1, M, K] (examples, heads, rows, "
             f"entries); got {pattern.blocks.shape}"
         )
-    batch, length, heads, _ = q.shape
+    batch, length, heads, _ = shape
     size, rows = pattern.block_size, pattern.num_blocks
     if size < 1 or -(-length // size) != rows:
         raise ValueError(
@@ -121,7 +138,7 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
     for axis, got, want in zip(("B", "N"), pattern.blocks.shape, (batch, heads), strict=False):
         if got not in (1, want):
             raise ValueError(
-                f"the pattern's axis {axis} must be 1 or {want}, as q's; got {got}: build the "
+                f"the pattern's axis {axis} must be 1 or {want}, as in q; got {got}: build the "
                 "pattern for these arrays, or with an axis of size 1 to share it"
             )
     if pattern.global_rows.ndim != 2 or pattern.global_rows.shape[0] not in (1, batch):
@@ -130,15 +147,10 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
             f"got {pattern.global_rows.shape}"
         )
     for name, ids in (("block ids", pattern.blocks), ("global rows", pattern.global_rows)):
-        if isinstance(ids, np.ndarray) and ids.size:  # a traced pattern cannot be read
+        if isinstance(ids, np.ndarray) and ids.size:  # the values of a traced pattern are unknown
             low, high = ids.min(), ids.max()
             if low < 0 or high >= rows:
                 raise ValueError(
                     f"{name} must lie in 0..{rows - 1} (the pattern has {rows} rows); "
                     f"got {low} to {high}"
                 )
-    if mask is not None and (mask.shape != (batch, length) or mask.dtype != jnp.bool_):
-        raise ValueError(
-            f"mask must be boolean with shape {(batch, length)}; got {mask.dtype} {mask.shape}: "
-            "make it with `mask != 0`"
-        )

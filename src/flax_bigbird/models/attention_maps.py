@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from flax_bigbird.attention import BlockPattern, maps
+from flax_bigbird.attention import full_pattern, inspection
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
-from flax_bigbird.nn.context import Reading
-from flax_bigbird.nn.patterns import call_pattern, uses_full_attention
+from flax_bigbird.nn.patterns import call_pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ def bigbird_attention_map(
     full attention.
     """
     config = model.config
+    sparsity = SparsityConfig.from_hf(config)
     if config.is_decoder or model.input_rank != 2:
         raise ValueError(
             "bigbird_attention_map needs an encoder called with [batch, tokens]; got "
@@ -88,16 +89,16 @@ def bigbird_attention_map(
         weights = []
         for layer in layers:
             q, k = (x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in heads[layer])
-            if uses_full_attention(config, length):
-                pattern = _everything(length, config.block_size)
+            if sparsity.uses_full_attention(length):
+                pattern = full_pattern(-(-length // config.block_size), config.block_size)
             else:
-                pattern, _ = call_pattern(config, layer, length, mask=mask, reading=Reading(marked))
+                pattern, _ = call_pattern(sparsity, layer, length, mask=mask, user_global=marked)
             options = {"mask": mask, "scale": 1 / math.sqrt(q.shape[-1])}
             if rows is None:
-                weights.append(maps.block_attention(q, k, pattern, **options))
+                weights.append(inspection.block_attention(q, k, pattern, **options))
             else:
                 at = jnp.asarray(rows)
-                weights.append(maps.attention_rows(q, k, pattern, at, **options))
+                weights.append(inspection.token_attention(q, k, pattern, at, **options))
         return jnp.stack(weights)
 
     return AttentionMap(jax.jit(compute)(params), layers, rows, config.block_size)
@@ -111,14 +112,6 @@ def _indices(name: str, values: Sequence[int], size: int) -> tuple[int, ...]:
             f"{name} must hold indices in 0..{size - 1}, one at least; got {bad or list(found)}"
         )
     return found
-
-
-def _everything(length: int, block_size: int) -> BlockPattern:
-    """Full attention as a pattern: every row is global."""
-    num_blocks = -(-length // block_size)
-    none = np.zeros((1, 1, num_blocks, 1), np.int32)
-    every = np.arange(num_blocks, dtype=np.int32)[None]
-    return BlockPattern(none, none, every, block_size)
 
 
 def _queries_and_keys(

@@ -313,7 +313,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
             positions' share of the vocabulary matmul (see `flax_bigbird.train.losses`).
           global_attention_mask: the shape of input_ids, 1 at tokens that every token is to read and
             that are to read every token (encoders). The block that holds such a token becomes
-            global as a whole, at most `config.max_chosen_global_blocks` (8) a document. Changes
+            global as a whole, at most `config.max_user_global_blocks` (8) a document. Changes
             nothing where attention is full anyway.
           segment_ids: [B, T], packs several documents into a row: the number of the document that
             a token belongs to, 0 at padding; a run of one number is a document. Each begins at a

@@ -3,8 +3,8 @@
 from typing import Any
 
 from flax_bigbird import _transformers
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn.activations import activation
-from flax_bigbird.nn.patterns import check_layout, global_block_limit, random_rule
 
 _LEAST = {
     "vocab_size": 1,
@@ -41,15 +41,5 @@ def check_config(config: Any) -> None:
             "config.hidden_size must be a multiple of config.num_attention_heads; got "
             f"{config.hidden_size} and {config.num_attention_heads}"
         )
-    seed = getattr(config, "random_attention_seed", None)
-    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
-        raise ValueError(
-            f"config.random_attention_seed must be an integer in 0..2**63-1; got {seed!r}"
-        )
     activation(config.hidden_act)
-    random_rule(config)
-    check_layout(config)
-    global_block_limit(config)
-    invariant = getattr(config, "padding_invariant", None)
-    if invariant not in (None, False, True):
-        raise ValueError(f"config.padding_invariant must be True or False; got {invariant!r}")
+    SparsityConfig.from_hf(config)

@@ -4,13 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models import inputs
-from flax_bigbird.nn.patterns import (
-    global_block_limit,
-    layout_of,
-    packed_limit,
-    uses_full_attention,
-)
 
 
 def encoder_inputs(model: Any, states: Any, mask: Any, batch: int) -> dict[str, Any]:
@@ -33,19 +28,21 @@ def global_tokens(model: Any, chosen: Any, mask: Any, shape: tuple[int, ...]) ->
     if chosen is None:
         return {}
     config = model.config
+    sparsity = SparsityConfig.from_hf(config)
     if config.is_decoder:
         raise ValueError(
             "global_attention_mask needs an encoder, whose tokens read those after them; got "
             "is_decoder=True: leave it out"
         )
-    if not layout_of(config).global_rows(1).size:
+    if not sparsity.layout.global_rows(1).size:
         raise ValueError(
             "global_attention_mask needs a leading or trailing global block; got "
             "num_leading_global_blocks=0 and num_trailing_global_blocks=0: set one of them to 1"
         )
     checked = inputs.key_mask("global_attention_mask", chosen, shape)
-    if not uses_full_attention(config, shape[-1]):
-        inputs.chosen_blocks(chosen, mask, config.block_size, global_block_limit(config))
+    if not sparsity.uses_full_attention(shape[-1]):
+        limit = sparsity.max_user_global_blocks
+        inputs.chosen_blocks(chosen, mask, config.block_size, limit)
     return {"global_attention_mask": checked}
 
 
@@ -65,5 +62,5 @@ def segments(
             f"segment_ids needs a model whose outputs are by token; got it for "
             f"{type(model).__name__}: give every document a row of its own"
         )
-    config = model.config
-    return inputs.segment_ids(given, shape, config.block_size, packed_limit(config))
+    sparsity = SparsityConfig.from_hf(model.config)
+    return inputs.segment_ids(given, shape, sparsity.block_size, sparsity.max_packed_blocks)

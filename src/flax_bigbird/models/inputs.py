@@ -179,7 +179,7 @@ def chosen_blocks(chosen: Any, mask: Any, block_size: int, limit: int) -> None:
     if blocks.size and blocks.max() > limit:
         raise ValueError(
             f"global_attention_mask may choose tokens in at most {limit} blocks of {block_size} a "
-            f"document (config.max_chosen_global_blocks); got {blocks.max()}: choose fewer, or "
+            f"document (config.max_user_global_blocks); got {blocks.max()}: choose fewer, or "
             "raise the limit"
         )
 

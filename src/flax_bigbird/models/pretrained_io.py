@@ -18,17 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from flax_bigbird import _transformers, checkpoint
 from flax_bigbird.checkpoint import CheckpointError
 from flax_bigbird.checkpoint import CheckpointWarning as CheckpointWarning
-
-# Configuration keys of ours, which a config.json of another origin lacks.
-OWN_CONFIG_KEYS = (
-    "random_attention",
-    "random_attention_seed",
-    "padding_invariant",
-    "num_window_blocks",
-    "num_leading_global_blocks",
-    "num_trailing_global_blocks",
-    "max_chosen_global_blocks",
-)
+from flax_bigbird.config import SparsityConfig
 
 # Keywords of HF-Flax that change nothing here: no code of a repository is ever run, and interrupted
 # downloads always resume.
@@ -292,7 +282,7 @@ def _configure(
     fields = {field.name for field in dataclasses.fields(cls.module_class)} - taken
     rest: dict[str, Any] = {}
     for key, value in overrides.items():
-        if key in OWN_CONFIG_KEYS or not callable(getattr(config, key, len)):
+        if key in SparsityConfig.KEYS or not callable(getattr(config, key, len)):
             setattr(config, key, value)
         elif key in fields:
             rest[key] = value

@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import block_sparse_attention, full_attention, reference
+from flax_bigbird.attention import (
+    attention_probabilities,
+    block_sparse_attention,
+    full_attention,
+)
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn import decoding
 from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import dense, layer_norm
-from flax_bigbird.nn.patterns import call_pattern, layer_pattern, uses_full_attention
+from flax_bigbird.nn.patterns import call_pattern, layer_pattern
 
 
 def full_attention_probabilities(
@@ -47,6 +52,7 @@ class BigBirdSelfAttention(nn.Module):
 
     def setup(self):
         config = self.config
+        self.sparsity = SparsityConfig.from_hf(config)
         width = config.hidden_size
         self.query = dense(config, width, self.dtype, use_bias=config.use_bias)
         self.key = dense(config, width, self.dtype, use_bias=config.use_bias)
@@ -74,7 +80,7 @@ class BigBirdSelfAttention(nn.Module):
             context, probabilities = self._attend_cached(q, k, v, mask, call)
         elif reading.segments is not None and not self.cross:
             context, probabilities = self._attend_sparse(q, k, v, mask, call, reading)
-        elif self.cross or uses_full_attention(self.config, x.shape[1]):
+        elif self.cross or self.sparsity.uses_full_attention(x.shape[1]):
             context, probabilities = self._attend_full(q, k, v, mask, call)
         elif self.config.is_decoder:
             context, probabilities = self._attend_causal_sparse(q, k, v, mask, call)
@@ -117,11 +123,12 @@ class BigBirdSelfAttention(nn.Module):
 
     def _attend_sparse(self, q, k, v, mask, call: Call, reading: Reading):
         pattern, undefined = call_pattern(
-            self.config,
+            self.sparsity,
             self.layer,
             q.shape[1],
             mask=mask,
-            reading=reading,
+            user_global=reading.chosen,
+            segment_ids=reading.segments,
             train=not call.deterministic,
             key=self._indices_key(call),
         )
@@ -134,7 +141,7 @@ class BigBirdSelfAttention(nn.Module):
         real = jnp.ones(q.shape[:2], bool) if mask is None else mask
         real = jnp.pad(real, ((0, 0), (0, padding)))
         q, k = (jnp.pad(z, ((0, 0), (0, padding), (0, 0), (0, 0))) for z in (q, k))
-        probabilities = reference.attention_probabilities(
+        probabilities = attention_probabilities(
             q, k, pattern, mask=real, scale=1 / math.sqrt(q.shape[-1])
         )
         length = context.shape[1]
@@ -142,7 +149,7 @@ class BigBirdSelfAttention(nn.Module):
 
     def _causal_pattern(self, length: int, call: Call):
         train, key = not call.deterministic, self._indices_key(call)
-        return layer_pattern(self.config, self.layer, length, train=train, key=key)
+        return layer_pattern(self.sparsity, self.layer, length, train=train, key=key)
 
     def _attend_causal_sparse(self, q, k, v, mask, call: Call):
         """Sparse attention of a decoder's whole documents."""

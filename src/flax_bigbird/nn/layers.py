@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention.choice import KEPT
+from flax_bigbird.attention import RESIDUALS
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
 from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
@@ -118,7 +118,7 @@ class LayerStack(nn.Module):
     def setup(self):
         layer = BigBirdLayer
         if self.gradient_checkpointing:
-            saved = [KEPT] if self.gradient_checkpointing == "attention" else []
+            saved = [RESIDUALS] if self.gradient_checkpointing == "attention" else []
             policy = jax.checkpoint_policies.save_only_these_names(*saved)
             layer = nn.remat(BigBirdLayer, static_argnums=(6,), policy=policy)
         self.layers = [

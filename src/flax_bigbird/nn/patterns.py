@@ -1,271 +1,189 @@
-"""From a configuration and a length to a layer's attention pattern."""
+"""The attention pattern of a layer in one call, from the sparsity configuration and the length."""
 
-import functools
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from flax_bigbird.attention import (
     BlockPattern,
     Layout,
+    add_global_blocks,
     bigbird_pattern,
-    bigbird_pattern_by_document,
-    chosen_blocks,
-    packed_as_alone,
-    packed_in_full,
+    block_segment_ids,
+    count_example_blocks,
+    packed_causal_pattern,
+    packed_full_pattern,
     random_blocks,
-    segments_of_blocks,
-    with_global_blocks,
+    read_short_examples_in_full,
+    user_global_blocks,
 )
-from flax_bigbird.nn.context import NOTHING_SAID, Reading
-
-RULES = ("hf", "google", "fixed")
-
-
-def random_rule(config: Any) -> str:
-    """`config.random_attention`; "hf" when the key is absent, as in published checkpoints."""
-    rule = getattr(config, "random_attention", None) or "hf"
-    if rule not in RULES:
-        raise ValueError(f"config.random_attention must be one of {RULES}; got {rule!r}")
-    return rule
-
-
-def is_padding_invariant(config: Any) -> bool:
-    """`config.padding_invariant`; absent means False, as published checkpoints were trained."""
-    return bool(getattr(config, "padding_invariant", False))
-
-
-def layout_of(config: Any) -> Layout:
-    """Window and globals: BigBird's, unless the configuration has keys of ours for them.
-
-    `num_window_blocks` (3, odd), `num_leading_global_blocks` (1), `num_trailing_global_blocks` (1).
-    """
-
-    def number(name: str, default: int) -> int:
-        value = getattr(config, name, None)
-        if value is None:
-            return default
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"config.{name} must be an integer, 0 or more; got {value!r}")
-        return value
-
-    window = number("num_window_blocks", 3)
-    if window % 2 == 0:
-        raise ValueError(
-            "config.num_window_blocks must be odd (a row's own block and as many on either side); "
-            f"got {window}: take {window + 1}"
-        )
-    leading = number("num_leading_global_blocks", 1)
-    return Layout(window // 2, leading, number("num_trailing_global_blocks", 1))
-
-
-def check_layout(config: Any) -> None:
-    """Raises `ValueError` where the random rule is not defined for the window and the globals."""
-    wide = layout_of(config) != Layout()
-    if wide and config.num_random_blocks and random_rule(config) == "google":
-        raise ValueError(
-            "config.random_attention='google' is defined for 3 window blocks and one global block "
-            f"at each end; got {layout_of(config)}: use 'fixed'"
-        )
-
-
-def global_block_limit(config: Any) -> int:
-    """`config.max_chosen_global_blocks`: most blocks that `global_attention_mask` may choose."""
-    limit = getattr(config, "max_chosen_global_blocks", None)
-    limit = 8 if limit is None else limit
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"config.max_chosen_global_blocks must be at least 1; got {limit!r}")
-    return limit
-
-
-def uses_full_attention(config: Any, length: int) -> bool:
-    """Whether a call of `length` tokens runs full attention: decided per call, from the shape.
-
-    An encoder does so up to (5 + 2R) W tokens, where HF-Torch switches for good (transformers
-    20031). A decoder goes by `attention_type` alone, so that steps and one shot agree.
-    """
-    if config.attention_type == "original_full":
-        return True
-    if config.is_decoder:
-        return False
-    return length <= full_blocks(config) * config.block_size
-
-
-def full_blocks(config: Any) -> int:
-    """Up to how many blocks an encoder attends in full: globals, window and 2R; 5 + 2R."""
-    return layout_of(config).width + 2 * config.num_random_blocks
-
-
-def layer_pattern(
-    config: Any, layer: int, length: int, *, train: bool, key: Array | None = None
-) -> BlockPattern:
-    """The pattern of one layer for `length` tokens (SPEC section 4).
-
-    Args:
-      layer: the layer's index.
-      length: T, tokens; the last block may be part full.
-      train: whether the call trains: "hf" has random blocks only then.
-      key: redraws the random blocks inside the traced step, whatever the rule.
-    """
-    size, num_random = config.block_size, config.num_random_blocks
-    num_blocks = -(-length // size)
-    heads, causal, layout = config.num_attention_heads, config.is_decoder, layout_of(config)
-    build = functools.partial(bigbird_pattern, num_blocks, size, causal=causal, layout=layout)
-    rule = random_rule(config)
-    if key is not None:
-        random = random_blocks.redraw(
-            key, num_blocks, num_random, heads, causal=causal, layout=layout
-        )
-    elif rule == "fixed":
-        seed = getattr(config, "random_attention_seed", None) or 0
-        random = random_blocks.fixed(
-            num_blocks, num_random, heads, layer, seed, causal=causal, layout=layout
-        )
-    elif rule == "hf" and (causal or not train):
-        return build(extra_first=num_random)
-    elif causal:
-        # Cut to the past, from the rows that do not depend on M: not the last one of a pattern,
-        # and not a length that the paper's plan treats by itself.
-        span = random_blocks.rows_of_any_length(num_blocks, size, num_random)
-        random = random_blocks.google(span, size, num_random, heads, layer)[:, :num_blocks]
-        past = random <= np.arange(num_blocks)[None, :, None] - 2
-        random = np.where(past, random, -1)
-    elif rule == "hf":
-        _check_hf_training(config)
-        table = config.max_position_embeddings
-        random = random_blocks.hf_training(num_blocks, size, num_random, heads, layer, table)
-    else:
-        random = random_blocks.google(num_blocks, size, num_random, heads, layer)
-    return build(random=random)
-
-
-def _check_hf_training(config: Any) -> None:
-    if config.num_random_blocks and layout_of(config) != Layout():
-        raise ValueError(
-            "config.random_attention='hf' trains with HF-Torch's random blocks, which are defined "
-            "for 3 window blocks and one global block at each end; got "
-            f"{layout_of(config)}: use 'fixed', pass indices_rng, or set num_random_blocks=0"
-        )
+from flax_bigbird.config import SparsityConfig
 
 
 def call_pattern(
-    config: Any,
+    sparsity: SparsityConfig,
     layer: int,
     length: int,
     *,
     mask: Bool[Array, "B T"] | None = None,
-    reading: Reading = NOTHING_SAID,
+    user_global: Bool[Array, "B T"] | None = None,
+    segment_ids: Int[Array, "B T"] | None = None,
     train: bool = False,
     key: Array | None = None,
 ) -> tuple[BlockPattern, Bool[Array, " B"] | None]:
-    """The pattern of one layer in one call, with what the documents' own masks change.
+    """Returns the pattern of one layer in one call, for the examples of that call.
 
     Args:
-      mask: False at padding; tells each document's length with `config.padding_invariant`.
-      reading: chosen tokens, whose blocks are global too, or documents that share a row.
-      layer, length, train, key: as for `layer_pattern`.
+      sparsity: The configuration.
+      layer: The index of the layer.
+      length: T, in tokens.
+      mask: False at padding. With `padding_invariant` it gives the length of each example.
+      user_global: True at tokens whose blocks are global, too.
+      segment_ids: Which example each token of a packed row belongs to, 0 for none.
+      train: Whether the call trains.
+      key: Redraws the random blocks; see `layer_pattern`.
 
     Returns:
-      The pattern, and in which rows of the batch results are not defined (None where the call
-      cannot do that): more chosen blocks than `global_block_limit`, or documents that share a row
-      and do not begin at a block or are too long (see `packed_limit`).
+      The pattern, and in which rows of the batch the results are undefined, or None if that cannot
+      happen: rows with more marked blocks than `max_user_global_blocks`, and packed rows in which
+      an example does not start at a block or is longer than `max_packed_blocks`.
     """
-    if reading.segments is not None:
-        return _packed_pattern(config, layer, reading.segments, train=train, key=key)
-    if mask is not None and is_padding_invariant(config) and not config.is_decoder:
-        documents = document_blocks(mask, config.block_size)
-        pattern = layer_pattern_by_document(config, layer, documents, length, train=train, key=key)
-    else:
-        pattern = layer_pattern(config, layer, length, train=train, key=key)
-    if reading.chosen is None:
+    if segment_ids is not None:
+        return _packed_pattern(sparsity, layer, segment_ids, train=train, key=key)
+    num_blocks = None
+    if mask is not None and sparsity.padding_invariant and not sparsity.causal:
+        num_blocks = count_example_blocks(mask, sparsity.block_size)
+    pattern = layer_pattern(sparsity, layer, length, train=train, key=key, num_blocks=num_blocks)
+    if user_global is None:
         return pattern, None
-    chosen = reading.chosen if mask is None else reading.chosen & mask
-    blocks, too_many = chosen_blocks(chosen, config.block_size, global_block_limit(config))
-    return with_global_blocks(pattern, blocks), too_many
+    marked = user_global if mask is None else user_global & mask
+    blocks, too_many = user_global_blocks(
+        marked, sparsity.block_size, sparsity.max_user_global_blocks
+    )
+    return add_global_blocks(pattern, blocks), too_many
 
 
-def packed_limit(config: Any) -> int | None:
-    """Blocks that a document may have which shares a row with others; None: any number.
-
-    An encoder's must be short enough to be read in full; a longer one needs a row of its own, for
-    its global rows.
-    """
-    if config.is_decoder or config.attention_type == "original_full":
-        return None
-    return full_blocks(config)
-
-
-def _packed_pattern(
-    config: Any, layer: int, segments: Int[Array, "B T"], *, train: bool, key: Array | None
-) -> tuple[BlockPattern, Bool[Array, " B"]]:
-    """`call_pattern` of rows that hold several documents: each reads as it does alone."""
-    size, causal = config.block_size, config.is_decoder
-    blocks, mixed = segments_of_blocks(segments, size)
-    if causal and config.attention_type == "block_sparse":
-        alone = layer_pattern(config, layer, segments.shape[1], train=train, key=key)
-        return packed_as_alone(alone, blocks), mixed
-    most = packed_limit(config) or blocks.shape[1]
-    pattern, too_long = packed_in_full(blocks, most, size, causal=causal)
-    return pattern, mixed | too_long
-
-
-def document_blocks(mask: Bool[Array, "B T"], block_size: int) -> Int[Array, " B"]:
-    """How many blocks each document fills: its length is 1 + the index of its last real token.
-
-    1 for a document without any.
-    """
-    length = mask.shape[1] - jnp.argmax(mask[:, ::-1], axis=1)
-    length = jnp.where(mask.any(1), length, 1)
-    return -(-length // block_size).astype(jnp.int32)
-
-
-def layer_pattern_by_document(
-    config: Any,
+def layer_pattern(
+    sparsity: SparsityConfig,
     layer: int,
-    num_blocks: Int[Array, " B"],
     length: int,
     *,
     train: bool,
     key: Array | None = None,
+    num_blocks: Int[Array, " B"] | None = None,
 ) -> BlockPattern:
-    """`layer_pattern` of an encoder, for each document by its own number of blocks.
-
-    What a document reads depends neither on what it is batched with nor on how far it is padded
-    (`config.padding_invariant`). Compiled once for a length, whatever the documents'.
+    """Returns the pattern of one layer for inputs of `length` tokens.
 
     Args:
-      num_blocks: of each document, traced, from `document_blocks`.
-      length: T, that they are padded to.
+      sparsity: The configuration.
+      layer: The index of the layer.
+      length: T, in tokens; the last block may be part full.
+      train: Whether the call trains: the "hf" rule has random blocks only then.
+      key: Redraws the random blocks inside the traced step, whatever the rule.
+      num_blocks: The number of blocks of each example of an encoder, traced. What an example reads
+        then depends neither on what it is batched with nor on how far it is padded. By default all
+        examples are as long as the input, and the pattern is static unless there is a `key`.
+
+    Raises:
+      ValueError: If the "hf" rule is to train with a window or global blocks that it is not
+        defined for.
     """
-    size, num_random = config.block_size, config.num_random_blocks
-    most, heads, layout = -(-length // size), config.num_attention_heads, layout_of(config)
-    build = functools.partial(
-        bigbird_pattern_by_document,
-        num_blocks,
-        most,
-        size,
-        full_up_to=full_blocks(config),
-        layout=layout,
+    size = sparsity.block_size
+    max_blocks = -(-length // size)
+    random, extra_first = _random_blocks(
+        sparsity, layer, max_blocks, train=train, key=key, num_blocks=num_blocks
     )
-    rule = random_rule(config)
+    pattern = bigbird_pattern(
+        max_blocks if num_blocks is None else num_blocks,
+        size,
+        max_blocks=max_blocks,
+        random=random,
+        extra_first=extra_first,
+        causal=sparsity.causal,
+        layout=sparsity.layout,
+    )
+    if num_blocks is None:
+        return pattern
+    return read_short_examples_in_full(pattern, num_blocks, sparsity.max_full_attention_blocks)
+
+
+def _random_blocks(
+    sparsity: SparsityConfig,
+    layer: int,
+    max_blocks: int,
+    *,
+    train: bool,
+    key: Array | None,
+    num_blocks: Int[Array, " B"] | None,
+) -> tuple[Any, int]:
+    """Returns the random blocks that the rule gives, and how many more times block 0 counts."""
+    num_random, heads = sparsity.num_random_blocks, sparsity.num_heads
+    counted = max_blocks if num_blocks is None else num_blocks
+    rule, causal, layout = sparsity.random_attention, sparsity.causal, sparsity.layout
     if key is not None:
         random = random_blocks.redraw(
-            key, most, num_random, heads, by_document=num_blocks, layout=layout
+            key, counted, num_random, heads, max_blocks=max_blocks, causal=causal, layout=layout
         )
     elif rule == "fixed":
-        seed = getattr(config, "random_attention_seed", None) or 0
-        random = random_blocks.fixed_by_document(
-            num_blocks, most, num_random, heads, layer, seed, layout
+        random = random_blocks.fixed(
+            counted,
+            num_random,
+            heads,
+            layer,
+            sparsity.random_attention_seed,
+            max_blocks=max_blocks,
+            causal=causal,
+            layout=layout,
         )
-    elif rule == "google":
-        random = random_blocks.google_by_document(num_blocks, most, size, num_random, heads, layer)
-    elif train:
-        _check_hf_training(config)
-        random = random_blocks.hf_training_by_document(
-            num_blocks, most, size, num_random, heads, layer, config.max_position_embeddings
+    elif rule == "hf" and (causal or not train):
+        return None, num_random
+    elif rule == "hf":
+        _check_hf_training(sparsity)
+        random = random_blocks.hf_training(
+            counted,
+            sparsity.block_size,
+            num_random,
+            heads,
+            layer,
+            sparsity.max_position_embeddings,
+            max_blocks=max_blocks,
         )
     else:
-        return build(extra_first=num_random)
-    return build(random=random)
+        random = random_blocks.google(
+            counted,
+            sparsity.block_size,
+            num_random,
+            heads,
+            layer,
+            max_blocks=max_blocks,
+            causal=causal,
+        )
+    return random, 0
+
+
+def _check_hf_training(sparsity: SparsityConfig) -> None:
+    if sparsity.num_random_blocks and sparsity.layout != Layout():
+        raise ValueError(
+            "config.random_attention='hf' trains with HF-Torch's random blocks, which are defined "
+            "for 3 window blocks and one global block at each end; got "
+            f"{sparsity.layout}: use 'fixed', pass indices_rng, or set num_random_blocks=0"
+        )
+
+
+def _packed_pattern(
+    sparsity: SparsityConfig,
+    layer: int,
+    segment_ids: Int[Array, "B T"],
+    *,
+    train: bool,
+    key: Array | None,
+) -> tuple[BlockPattern, Bool[Array, " B"]]:
+    """Returns the pattern in which each example of a packed row reads what it reads alone."""
+    size, causal = sparsity.block_size, sparsity.causal
+    segments, mixed = block_segment_ids(segment_ids, size)
+    if causal and sparsity.attention_type == "block_sparse":
+        pattern = layer_pattern(sparsity, layer, segment_ids.shape[1], train=train, key=key)
+        return packed_causal_pattern(pattern, segments), mixed
+    max_blocks = sparsity.max_packed_blocks or segments.shape[1]
+    pattern, too_long = packed_full_pattern(segments, max_blocks, size, causal=causal)
+    return pattern, mixed | too_long

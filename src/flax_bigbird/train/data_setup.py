@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.batching import Bucket, Examples, assign_buckets, padding_fraction
 from flax_bigbird.data.loading import load_dataset_split, load_files, train_validation_split
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.tokenization import column_array
 from flax_bigbird.data.types import Dataset
-from flax_bigbird.nn.patterns import packed_limit
 from flax_bigbird.tasks.base import EncodedDataset, Task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
@@ -117,7 +117,7 @@ def pack_split(
         options.length,
         rows_per_batch,
         block_size=config.block_size,
-        max_blocks=packed_limit(config),
+        max_blocks=SparsityConfig.from_hf(config).max_packed_blocks,
     )
     num_packed = sum(len(pack) for pack in packed.packs)
     callback.on_message(

@@ -11,10 +11,10 @@ import jax
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_directory
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
-from flax_bigbird.models.pretrained_io import OWN_CONFIG_KEYS
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_config
@@ -165,7 +165,7 @@ def _new_config(
     options: TrainingArguments, config_keys: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
 ) -> Any:
     """Returns the configuration of a new model for a tokenizer."""
-    known = bigbird_config_class()().to_dict().keys() | set(OWN_CONFIG_KEYS)
+    known = bigbird_config_class()().to_dict().keys() | set(SparsityConfig.KEYS)
     for key in options.config_overrides:
         if key not in known:
             raise OptionError(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from flax_bigbird.nn.patterns import layout_of
+from flax_bigbird.config import SparsityConfig
 
 _MATRIX_SIZE = 2048
 
@@ -64,7 +64,8 @@ def keys_per_query(config: Any, length: int) -> int:
     In block-sparse attention these are the keys of its window, of the global blocks and of its
     random blocks.
     """
-    if config.attention_type == "original_full":
+    sparsity = SparsityConfig.from_hf(config)
+    if sparsity.uses_full_attention(length):
         return length
-    blocks = layout_of(config).width + config.num_random_blocks
+    blocks = sparsity.layout.row_width + sparsity.num_random_blocks
     return min(length, blocks * config.block_size)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from flax_bigbird.attention.pattern import BlockPattern, IntArray
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern, IntArray
 
 
 class Segments(NamedTuple):

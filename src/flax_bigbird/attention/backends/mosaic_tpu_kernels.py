@@ -15,11 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu
 from jaxtyping import Array
 
-from flax_bigbird.attention.choice import kept
-from flax_bigbird.attention.segments import Segments
-
-UNREAD = -1e30  # in place of the score of a key that is not read
-_FLOOR = -1e20  # lower bound of a row's maximum: keeps an empty row's weights at exactly 0
+from flax_bigbird.attention.backends.work_lists import Segments
+from flax_bigbird.attention.numerics import MASKED_SCORE, MIN_ROW_MAX
+from flax_bigbird.attention.residuals import name_residuals
 
 
 class Shape(NamedTuple):
@@ -121,12 +119,12 @@ def _forward(shape: Shape, q, k, v, hidden, rows: Lists):
         of_target=(q,),
         of_source=(k, v, *(() if hidden is None else (hidden,))),
         outputs=(jax.ShapeDtypeStruct(q.shape, q.dtype), log_sum),
-        scratch=((_FLOOR, (size, 1)), (0.0, (size, 1)), (0.0, (size, width))),
+        scratch=((MIN_ROW_MAX, (size, 1)), (0.0, (size, 1)), (0.0, (size, width))),
     )
 
 
 def _forward_rule(shape, q, k, v, mask, hidden, rows, columns):
-    out, log_sum = kept(_forward(shape, q, k, v, hidden, rows))
+    out, log_sum = name_residuals(_forward(shape, q, k, v, hidden, rows))
     return out, (q, k, v, mask, hidden, rows, columns, out, log_sum)
 
 
@@ -189,7 +187,7 @@ class _Step(NamedTuple):
             return scores
         query = query * self.shape.size + lax.broadcasted_iota(jnp.int32, scores.shape, axis)
         key = key * self.shape.size + lax.broadcasted_iota(jnp.int32, scores.shape, 1 - axis)
-        return jnp.where(key <= query, scores, UNREAD)
+        return jnp.where(key <= query, scores, MASKED_SCORE)
 
     def scores(self, source: int) -> Array:
         """`[queries, keys]` of the target's queries with a source's keys."""
@@ -361,7 +359,7 @@ def _block_spec(shape: Shape, x, number: Callable[..., Any]) -> pl.BlockSpec:
 def _log_count(count: Any) -> Array:
     """Of a scalar, `[1, 1]`."""
     known = jnp.log(jnp.full((1, 1), jnp.maximum(count, 1).astype(jnp.float32)))
-    return jnp.where(count > 0, known, UNREAD)
+    return jnp.where(count > 0, known, MASKED_SCORE)
 
 
 def _dot(x: Array, y: Array, axes: tuple[int, int]) -> Array:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention.choice import kept
-from flax_bigbird.attention.pattern import BlockPattern
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.residuals import name_residuals
 
 FORWARD_TARGET = "flax_bigbird_attention"
 BACKWARD_TARGET = "flax_bigbird_attention_gradient"
@@ -162,7 +162,7 @@ def _forward(static: _Static, q, *operands):
 
 def _forward_rule(static, q, k, v, mask, *lists):
     operands = (q, k, v, mask, *(jnp.asarray(x, jnp.int32) for x in lists))
-    out, log_sum_exp = kept(_forward(static, *operands))
+    out, log_sum_exp = name_residuals(_forward(static, *operands))
     return out, (*operands, out, log_sum_exp)
 
 

@@ -14,14 +14,16 @@ from named_shapes import Shape
 
 from flax_bigbird.attention import (
     block_sparse_attention,
-    choice,
-    cudnn,
+    dispatch,
     full_attention,
-    gpu,
-    interpreting,
-    probing,
+)
+from flax_bigbird.attention.backends import (
+    cudnn,
+    interpret_mode,
+    mosaic_tpu,
     reference,
-    tpu,
+    self_test,
+    triton,
 )
 
 BASE = Shape(B=2, T=1024, N=2, H=64, W=64, R=3)
@@ -58,7 +60,7 @@ def cannot_lower(module, platform: str) -> str:
 
 @pytest.mark.parametrize(
     ("module", "platform", "calls"),
-    [(gpu, "cuda", r"gpu\.triton|triton_kernel_call"), (tpu, "tpu", "tpu_custom_call")],
+    [(triton, "cuda", r"gpu\.triton|triton_kernel_call"), (mosaic_tpu, "tpu", "tpu_custom_call")],
     ids=["gpu", "tpu"],
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -81,7 +83,9 @@ def test_lowers_to_fused_kernels(module, platform, calls, shape, dtype):
         assert largest <= 2 * shape.B * shape.T * shape.N * shape.H
 
 
-@pytest.mark.parametrize(("module", "platform"), [(gpu, "cuda"), (tpu, "tpu")], ids=["gpu", "tpu"])
+@pytest.mark.parametrize(
+    ("module", "platform"), [(triton, "cuda"), (mosaic_tpu, "tpu")], ids=["gpu", "tpu"]
+)
 @pytest.mark.parametrize("invariant", [False, True], ids=["static", "padding_invariant"])
 def test_a_models_step_is_all_on_the_device(module, platform, invariant, monkeypatch):
     """Three kernels a layer, no native code of a CPU, no call back to the host."""
@@ -115,7 +119,7 @@ def test_a_models_step_is_all_on_the_device(module, platform, invariant, monkeyp
     assert not [call for call in calls if "flax_bigbird" in call or "callback" in call]
 
 
-@pytest.mark.parametrize("module", [gpu, tpu], ids=["gpu", "tpu"])
+@pytest.mark.parametrize("module", [triton, mosaic_tpu], ids=["gpu", "tpu"])
 def test_declines_on_a_cpu(module):
     x = jnp.zeros((1, 16, 1, 16))
     pattern = make_pattern(Shape(B=1, T=16, N=1, H=16, W=16, R=0), "random")
@@ -126,14 +130,14 @@ def test_declines_on_a_cpu(module):
 @pytest.mark.parametrize(
     ("module", "shape", "dtype", "words"),
     [
-        (gpu, BASE._replace(W=256), "float32", "blocks of at most 128; got 256"),
-        (gpu, BASE._replace(H=160), "float32", "at most 128; got 160"),
-        (gpu, BASE, "float64", "takes bfloat16, float16, float32; got float64"),
-        (gpu, BASE._replace(B=2**16, T=64, N=1, H=1), "float32", "65,535"),
-        (gpu, BASE._replace(B=2**15, N=1, H=64), "bfloat16", r"2\^31 - 1 entries"),
-        (tpu, BASE._replace(W=8), "bfloat16", "a multiple of 16 tokens in bfloat16; got 8"),
-        (tpu, BASE, "float16", "takes float32 and bfloat16; got float16"),
-        (tpu, BASE._replace(W=512), "float32", "at most 256; got 512"),
+        (triton, BASE._replace(W=256), "float32", "blocks of at most 128; got 256"),
+        (triton, BASE._replace(H=160), "float32", "at most 128; got 160"),
+        (triton, BASE, "float64", "takes bfloat16, float16, float32; got float64"),
+        (triton, BASE._replace(B=2**16, T=64, N=1, H=1), "float32", "65,535"),
+        (triton, BASE._replace(B=2**15, N=1, H=64), "bfloat16", r"2\^31 - 1 entries"),
+        (mosaic_tpu, BASE._replace(W=8), "bfloat16", "a multiple of 16 tokens in bfloat16; got 8"),
+        (mosaic_tpu, BASE, "float16", "takes float32 and bfloat16; got float16"),
+        (mosaic_tpu, BASE._replace(W=512), "float32", "at most 256; got 512"),
     ],
 )
 def test_declines_name_rule_and_value(module, shape, dtype, words, monkeypatch):
@@ -153,14 +157,14 @@ class TestProbe:
         return reference.block_sparse_attention(q, k, v, pattern, mask=mask, scale=0.125)
 
     def test_a_right_one_has_no_fault(self):
-        assert probing.fault(self.good, self.good, 64) == ""
+        assert self_test.fault(self.good, self.good, 64) == ""
 
-    @pytest.mark.parametrize("module", [gpu, tpu], ids=["gpu", "tpu"])
+    @pytest.mark.parametrize("module", [triton, mosaic_tpu], ids=["gpu", "tpu"])
     def test_the_kernels_as_they_are_tried(self, module):
         """The very call of the trial, interpreted, while another program is traced."""
         faults = []
         module._fault.cache_clear()
-        with interpreting.interpreted():
+        with interpret_mode.interpreted():
             jax.jit(lambda x: faults.append(module._fault()) or x)(1.0)
         module._fault.cache_clear()
         assert faults == [""]
@@ -169,7 +173,7 @@ class TestProbe:
         def bad(q, k, v, mask):
             raise RuntimeError("no plan\nsecond line")
 
-        assert probing.fault(bad, self.good, 64) == "a trial call failed: RuntimeError: no plan"
+        assert self_test.fault(bad, self.good, 64) == "a trial call failed: RuntimeError: no plan"
 
     @pytest.mark.parametrize("wrong", ["output", "dk"])
     def test_one_that_is_wrong(self, wrong):
@@ -177,7 +181,7 @@ class TestProbe:
             out = self.good(q, jax.lax.stop_gradient(k) if wrong == "dk" else k, v, mask)
             return jnp.where(out > 1, jnp.nan, out) if wrong == "output" else out
 
-        assert f"a wrong {wrong}" in probing.fault(bad, self.good, 64)
+        assert f"a wrong {wrong}" in self_test.fault(bad, self.good, 64)
 
 
 def test_the_first_that_takes_the_call(monkeypatch, caplog):
@@ -185,13 +189,13 @@ def test_the_first_that_takes_the_call(monkeypatch, caplog):
     shape = Shape(B=1, T=16, N=1, H=16, W=4, R=0)
     pattern = make_pattern(shape, "random")
     x = jnp.zeros((1, 16, 1, 16))
-    choice._report.cache_clear()
+    dispatch._log_once.cache_clear()
     ran = []
-    monkeypatch.setattr(gpu, "_run", lambda q, *_, **__: ran.append("gpu") or q)
-    monkeypatch.setattr(gpu, "unavailable", lambda: "")
+    monkeypatch.setattr(triton, "_run", lambda q, *_, **__: ran.append("gpu") or q)
+    monkeypatch.setattr(triton, "unavailable", lambda: "")
     block_sparse_attention(x, x, x, pattern)
     assert ran == ["gpu"]
-    monkeypatch.setattr(gpu, "unavailable", lambda: "the driver is too old")
+    monkeypatch.setattr(triton, "unavailable", lambda: "the driver is too old")
     with caplog.at_level(logging.DEBUG, "flax_bigbird.attention"):
         for _ in range(3):
             block_sparse_attention(x, x, x, pattern)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import probing
+from flax_bigbird.attention.backends import self_test
+from flax_bigbird.attention.numerics import zero_masked
 
 _DTYPES = ("bfloat16", "float16")
 _LARGEST_MASK = 2**28  # entries: cuDNN reads a mask as a bias for each query and key
@@ -67,8 +68,7 @@ def check_call(q: Array, k: Array, mask: Array | None) -> None:
 def _run(q, k, v, *, mask, causal: bool, scale: float) -> Array:
     spread = None
     if mask is not None:
-        # A masked key's contents, NaN and inf included, must reach nothing.
-        k, v = (jnp.where(mask[:, :, None, None], x, jnp.zeros((), x.dtype)) for x in (k, v))
+        k, v = (zero_masked(x, mask) for x in (k, v))
         spread = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
     out = jax.nn.dot_product_attention(
         q, k, v, mask=spread, scale=scale, is_causal=causal, implementation="cudnn"
@@ -89,4 +89,4 @@ def _fault() -> str:
     def tried(q, k, v, mask):
         return _run(q, k, v, mask=mask, causal=False, scale=q.shape[-1] ** -0.5)
 
-    return probing.fault(tried, plain, 128)
+    return self_test.fault(tried, plain, 128)

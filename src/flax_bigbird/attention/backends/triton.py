@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import interpreting, probing
-from flax_bigbird.attention.pattern import BlockPattern
-from flax_bigbird.attention.segments import (
+from flax_bigbird.attention.backends import interpret_mode, self_test
+from flax_bigbird.attention.backends.work_lists import (
     segments_of_columns,
     segments_of_rows,
     without_padding,
 )
+from flax_bigbird.attention.numerics import zero_masked
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 _SEGMENT = 16  # blocks of a segment; more than BigBird's lists have
 _LARGEST = 128  # tokens of a block, and channels of a head
@@ -31,7 +32,7 @@ _DTYPES = ("bfloat16", "float16", "float32")
 
 def unavailable() -> str:
     """Why this implementation cannot run here; `""` if it can."""
-    if interpreting.on():
+    if interpret_mode.on():
         return ""
     platform = jax.default_backend()
     if platform != "gpu":
@@ -48,7 +49,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _fault() -> str:
-    return probing.sparse_fault(_run)
+    return self_test.sparse_fault(_run)
 
 
 def block_sparse_attention(
@@ -71,7 +72,7 @@ def block_sparse_attention(
 
 
 def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
-    from flax_bigbird.attention import gpu_kernels
+    from flax_bigbird.attention.backends import triton_kernels
 
     batch, length, heads, width = q.shape
     size = pattern.block_size
@@ -79,12 +80,11 @@ def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
     columns = segments_of_columns(pattern, _SEGMENT)
     real = None
     if mask is not None:
-        # A masked token's contents, NaN and inf included, must reach nothing.
-        q, k, v = (jnp.where(mask[:, :, None, None], x, jnp.zeros((), x.dtype)) for x in (q, k, v))
+        q, k, v = (zero_masked(x, mask) for x in (q, k, v))
         rows = without_padding(rows, mask, size)
         columns = without_padding(columns, mask, size)
         real = mask.astype(jnp.int8)
-    shape = gpu_kernels.Shape(
+    shape = triton_kernels.Shape(
         float(scale),
         pattern.causal,
         size,
@@ -93,10 +93,10 @@ def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
         heads,
         batch,
         q.dtype.itemsize,
-        interpreting.on(),
+        interpret_mode.on(),
     )
     rows, columns = (jax.tree.map(jnp.asarray, x) for x in (rows, columns))
-    return gpu_kernels.attend(shape, q, k, v, real, rows, columns)
+    return triton_kernels.attend(shape, q, k, v, real, rows, columns)
 
 
 def _check_call(q: Array, pattern: BlockPattern) -> None:

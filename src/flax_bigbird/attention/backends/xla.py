@@ -17,11 +17,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention.choice import kept
-from flax_bigbird.attention.pattern import BlockPattern
-
-_MASKED = -1e30  # added to the score of a key that is not read
-_FLOOR = -1e20  # lower bound of a row's maximum: keeps an empty row's weights at exactly 0
+from flax_bigbird.attention.numerics import MASKED_SCORE, MIN_ROW_MAX, zero_masked
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.residuals import name_residuals
 
 
 class _Static(NamedTuple):
@@ -45,9 +43,7 @@ def block_sparse_attention(
     """Same contract as the reference; T must be M*W."""
     size, num_blocks = pattern.block_size, pattern.num_blocks
     batch, _, heads, width = q.shape
-    if mask is not None:
-        # A masked token's contents, NaN and inf included, must reach nothing.
-        q, k, v = (jnp.where(mask[:, :, None, None], x, 0) for x in (q, k, v))
+    q, k, v = (zero_masked(x, mask) for x in (q, k, v))
 
     def to_blocks(x: Array) -> Array:
         return x.reshape(batch, num_blocks, size, heads, width).transpose(0, 3, 1, 2, 4)
@@ -57,7 +53,7 @@ def block_sparse_attention(
     static = _Static(scale, pattern.causal, size, chunk)
     out: Array = _attend(static, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
     out = out.transpose(0, 2, 3, 1, 4).reshape(q.shape)
-    return out if mask is None else jnp.where(mask[:, :, None, None], out, 0)
+    return zero_masked(out, mask)
 
 
 def _rows_per_step(scores_per_row: int) -> int:
@@ -109,7 +105,7 @@ def _forward(static, q, k, v, pattern, key_mask):
 
 
 def _forward_rule(static, q, k, v, pattern, key_mask):
-    out, lse = kept(_forward(static, q, k, v, pattern, key_mask))
+    out, lse = name_residuals(_forward(static, q, k, v, pattern, key_mask))
     return out, (q, k, v, pattern, key_mask, out, lse)
 
 
@@ -270,20 +266,20 @@ def _bias(static, rows, blocks, counts, key_mask, dtype) -> Array:
 
     `[#B, #N, C, 1 or W, K*W]`.
     """
-    log_count = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1).astype(dtype)), _MASKED)
+    log_count = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1).astype(dtype)), MASKED_SCORE)
     bias = log_count[..., None]  # [#B, #N, C, K, 1]
     size = static.block_size
     if key_mask is not None:
         ids = jnp.broadcast_to(blocks, (key_mask.shape[0], *blocks.shape[1:]))
         seen = jax.vmap(lambda mask, ids: mask[ids])(key_mask, ids)
-        bias = jnp.where(seen, bias, _MASKED)
+        bias = jnp.where(seen, bias, MASKED_SCORE)
     bias = jnp.broadcast_to(bias, (*bias.shape[:-1], size))
     bias = bias.reshape(*bias.shape[:3], 1, -1)
     if static.causal:
         within = jnp.arange(size)
         keys = (blocks[..., None] * size + within).reshape(*blocks.shape[:3], 1, -1)
         queries = (rows[:, None] * size + within)[..., None]
-        bias = jnp.where(keys <= queries, bias, _MASKED)
+        bias = jnp.where(keys <= queries, bias, MASKED_SCORE)
     return bias
 
 
@@ -295,12 +291,12 @@ def _global_scores(static: _Static, q, k, pattern: BlockPattern, key_mask) -> Ar
     scores = scores.reshape(*scores.shape[:4], -1) * static.scale
     if key_mask is not None:
         seen = key_mask.reshape(key_mask.shape[0], 1, 1, 1, -1)
-        scores = jnp.where(seen, scores, _MASKED)
+        scores = jnp.where(seen, scores, MASKED_SCORE)
     if static.causal:
         within = jnp.arange(static.block_size)
         queries = jnp.asarray(pattern.global_rows)[..., None] * static.block_size + within
         keys = jnp.arange(scores.shape[-1])
-        scores = jnp.where(keys <= queries[:, None, :, :, None], scores, _MASKED)
+        scores = jnp.where(keys <= queries[:, None, :, :, None], scores, MASKED_SCORE)
     return scores
 
 
@@ -329,7 +325,7 @@ def _listed_first(static: _Static, rows) -> Array:
 
 def _softmax_parts(scores: Array) -> tuple[Array, Array, Array]:
     """`(weights, total, top)`: e^(score - top), their sum, and the row's maximum."""
-    top = jnp.maximum(scores.max(-1), _FLOOR)
+    top = jnp.maximum(scores.max(-1), MIN_ROW_MAX)
     weights = jnp.exp(scores - top[..., None])
     return weights, weights.sum(-1), top
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from flax_bigbird.attention import BlockPattern, bigbird_pattern, block_sparse_attention
-from flax_bigbird.attention.pattern import merge_repeats
+from flax_bigbird.attention.patterns.block_pattern import merge_repeats
 
 # Shapes are few, so that most examples run what an earlier one compiled.
 shapes = st.sampled_from([(1, 1, 1, 3, 2, 2), (2, 4, 2, 4, 3, 5), (2, 5, 1, 1, 4, 6)])

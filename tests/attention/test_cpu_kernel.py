@@ -16,9 +16,9 @@ from flax_bigbird.attention import (
     BlockPattern,
     bigbird_pattern,
     block_sparse_attention,
-    cpu,
     random_blocks,
 )
+from flax_bigbird.attention.backends import cpu
 
 pytestmark = pytest.mark.skipif(cpu.unavailable() != "", reason=cpu.unavailable() or "runs")
 
@@ -225,7 +225,8 @@ def script(code: str, *, flags: str = "", cores: set[int] | None = None) -> str:
 BITS = """
 import hashlib
 import jax, jax.numpy as jnp, numpy as np
-from flax_bigbird.attention import bigbird_pattern, cpu, random_blocks
+from flax_bigbird.attention import bigbird_pattern, random_blocks
+from flax_bigbird.attention.backends import cpu
 rng = np.random.default_rng(0)
 for B, M, W, N, H in [(1, 100, 8, 1, 16), (2, 12, 16, 3, 8), (1, 16, 64, 2, 64)]:
     pattern = bigbird_pattern(M, W, random=random_blocks.fixed(M, 3, N, 0))
@@ -255,7 +256,8 @@ SHARDS = """
 import jax, jax.numpy as jnp, numpy as np
 from functools import partial
 from jax.sharding import PartitionSpec as P
-from flax_bigbird.attention import bigbird_pattern, cpu, random_blocks
+from flax_bigbird.attention import bigbird_pattern, random_blocks
+from flax_bigbird.attention.backends import cpu
 rng = np.random.default_rng(0)
 B, M, W, N, H = 2, 12, 4, 4, 8
 pattern = bigbird_pattern(M, W, random=random_blocks.fixed(M, 3, N, 0))

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flax_bigbird.attention import reference
-from flax_bigbird.attention.pattern import bigbird_pattern
+from flax_bigbird.attention.backends import reference
+from flax_bigbird.attention.patterns.bigbird import bigbird_pattern
 
 _DOCUMENTS, _HEADS, _WIDTH = 2, 2, 64
 _TOLERANCE = 0.1  # of the largest entry: bfloat16 on random inputs stays below a fifth of it

@@ -20,11 +20,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array
 
-from flax_bigbird.attention.choice import kept
-from flax_bigbird.attention.segments import Segments
+from flax_bigbird.attention.backends.work_lists import Segments
+from flax_bigbird.attention.numerics import MASKED_SCORE, MIN_ROW_MAX
+from flax_bigbird.attention.residuals import name_residuals
 
-_UNREAD = -1e30  # in place of the score of a key that is not read
-_FLOOR = -1e20  # lower bound of a row's maximum: keeps an empty row's weights at exactly 0
 _SMALLEST_TILE = 16  # a side of a matmul on tensor cores
 _LARGEST_TILE = 64  # tokens of a target or a source that are held at once
 
@@ -104,7 +103,7 @@ def _forward(shape: Shape, q, k, v, real, rows: Segments):
 
 
 def _forward_rule(shape, q, k, v, real, rows, columns):
-    out, log_sum = kept(_forward(shape, q, k, v, real, rows))
+    out, log_sum = name_residuals(_forward(shape, q, k, v, real, rows))
     return out, (q, k, v, real, rows, columns, out, log_sum)
 
 
@@ -231,7 +230,7 @@ class _Program:
             source = _Place(block, part * shape.source_tile, shape.source_tile)
             count = tables.counts[segment, entry]
             known = jnp.log2(jnp.maximum(count, 1).astype(jnp.float32))
-            log_count = jnp.where(count > 0, known, _UNREAD)
+            log_count = jnp.where(count > 0, known, MASKED_SCORE)
             return self.visit(target, (source, log_count), accumulated)
 
         steps = tables.used[segment] * parts
@@ -291,11 +290,11 @@ class _Program:
             real = self.vector(self.real, key) != 0
             read = real if read is None else read & real
         if read is not None:
-            scores = jnp.where(along_keys(read), scores, _UNREAD)
+            scores = jnp.where(along_keys(read), scores, MASKED_SCORE)
         if self.shape.causal:
             key_token = along_keys(key.first + jnp.arange(key.tokens))
             query_token = along_queries(query.first + jnp.arange(query.tokens))
-            scores = jnp.where(key_token <= query_token, scores, _UNREAD)
+            scores = jnp.where(key_token <= query_token, scores, MASKED_SCORE)
         return scores
 
 
@@ -326,7 +325,7 @@ class _Outputs(_Program):
         return self.tile(self.arrays[0], place), place
 
     def start(self):
-        top = jnp.full((self.shape.tile,), _FLOOR, jnp.float32)
+        top = jnp.full((self.shape.tile,), MIN_ROW_MAX, jnp.float32)
         total = jnp.zeros((self.shape.tile,), jnp.float32)
         return top, total, jnp.zeros((self.shape.tile, self.shape.channels), jnp.float32)
 

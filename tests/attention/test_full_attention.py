@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_bigbird.attention import available_implementations, cpu, full, full_attention
+from flax_bigbird.attention import available_implementations, full_attention
+from flax_bigbird.attention.backends import cpu, xla_full
 
 IMPLEMENTATIONS = ("cpu", "xla", "xla_chunks")
 # documents, queries, keys, heads, width
@@ -34,7 +35,7 @@ def implementation(request, monkeypatch):
     if reason := available_implementations()[name]:
         pytest.skip(reason)
     if name != request.param:
-        monkeypatch.setattr(full, "_SCORES_AT_ONCE", 1000)
+        monkeypatch.setattr(xla_full, "_MAX_CHUNK_SCORES", 1000)
     return name
 
 
@@ -176,7 +177,7 @@ def test_vmap(implementation, rng):
 
 def test_chunks_keep_no_square(rng, monkeypatch):
     """Going backward too, the plain path holds the scores of one chunk, not [B, N, T, S]."""
-    monkeypatch.setattr(full, "_SCORES_AT_ONCE", 2**14)
+    monkeypatch.setattr(xla_full, "_MAX_CHUNK_SCORES", 2**14)
     q = jnp.ones((1, 1024, 1, 8))
     loss = lambda q: full_attention(q, q, q, implementation="xla").sum()  # noqa: E731
     memory = jax.jit(jax.grad(loss)).lower(q).compile().memory_analysis()

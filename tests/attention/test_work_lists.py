@@ -11,7 +11,7 @@ from named_shapes import TESTED
 from oracle import written_out
 
 from flax_bigbird.attention import BlockPattern
-from flax_bigbird.attention.segments import (
+from flax_bigbird.attention.backends.work_lists import (
     segments_of_columns,
     segments_of_rows,
     without_padding,

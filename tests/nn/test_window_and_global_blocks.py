@@ -1,20 +1,20 @@
-"""Window and global blocks as the configuration has them, against a definition token by token."""
+"""Windows and global blocks of any size, against a definition block by block."""
 
 import jax
 import numpy as np
 import pytest
 import tiny_models
-from transformers import BigBirdConfig
 
 from flax_bigbird.attention import Layout, bigbird_pattern, random_blocks
-from flax_bigbird.nn.patterns import call_pattern, full_blocks, layer_pattern, layout_of
+from flax_bigbird.config import SparsityConfig
+from flax_bigbird.nn.patterns import call_pattern, layer_pattern
 
 LAYOUTS = [(3, 1, 1), (1, 1, 1), (5, 1, 1), (3, 2, 3), (7, 0, 2), (3, 2, 0), (1, 0, 0)]
 NAMES = ("num_window_blocks", "num_leading_global_blocks", "num_trailing_global_blocks")
 
 
 def expected(num_blocks: int, window: int, leading: int, trailing: int, causal: bool) -> np.ndarray:
-    """[M, M] of 0 and 1, by the words of the documentation; without random blocks."""
+    """Returns which row reads which block, `[M, M]`, as the documentation defines it."""
     out = np.zeros((num_blocks, num_blocks), int)
     reach = window // 2
     for i in range(num_blocks):
@@ -30,7 +30,7 @@ def expected(num_blocks: int, window: int, leading: int, trailing: int, causal: 
 
 
 def table(pattern) -> np.ndarray:
-    """[N, M, M] multiplicities of the first document."""
+    """Returns how often each row of the first example reads each block, `[N, M, M]`."""
     blocks, counts = np.asarray(pattern.blocks)[0], np.asarray(pattern.counts)[0]
     out = ((blocks[..., None] == np.arange(pattern.num_blocks)) * counts[..., None]).sum(-2)
     out[:, np.asarray(pattern.global_rows)[0]] = 1
@@ -46,14 +46,14 @@ def test_definition(sizes, num_blocks, causal):
     pattern = bigbird_pattern(num_blocks, 4, causal=causal, layout=layout)
     want = expected(num_blocks, *sizes, causal)
     np.testing.assert_array_equal(table(pattern)[0], want)
-    assert pattern.row_width <= layout.width
+    assert pattern.row_width <= layout.row_width
     assert isinstance(pattern.blocks, np.ndarray)
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
 @pytest.mark.parametrize("sizes", LAYOUTS)
 def test_random_blocks_lie_outside(sizes, causal):
-    """Distinct, outside window and globals, as many as asked for or all there are."""
+    """They are distinct, outside window and globals, and R of them or all there are."""
     window, leading, trailing = sizes
     layout = Layout(window // 2, leading, trailing)
     free = expected(14, *sizes, causal) == 0
@@ -71,26 +71,31 @@ def test_random_blocks_lie_outside(sizes, causal):
                 assert free[i, picks].all(), (name, i)
 
 
-def config(**changes) -> BigBirdConfig:
-    return tiny_models.config(**changes)
+def make_sparsity(**changes) -> SparsityConfig:
+    return SparsityConfig.from_hf(tiny_models.config(**changes))
 
 
-def test_defaults_are_bigbirds():
-    assert layout_of(config()) == Layout() == Layout(reach=1, leading=1, trailing=1)
-    assert full_blocks(config(num_random_blocks=3)) == 5 + 2 * 3
-    wide = config(**dict(zip(NAMES, (5, 2, 0), strict=True)), num_random_blocks=1)
-    assert full_blocks(wide) == 5 + 2 + 2
+def test_defaults_are_those_of_bigbird():
+    assert make_sparsity().layout == Layout()
+    assert Layout() == Layout(window_radius=1, num_leading=1, num_trailing=1)
+    assert make_sparsity(num_random_blocks=3).max_full_attention_blocks == 5 + 2 * 3
+    wide = make_sparsity(**dict(zip(NAMES, (5, 2, 0), strict=True)), num_random_blocks=1)
+    assert wide.max_full_attention_blocks == 5 + 2 + 2
     assert layer_pattern(wide, 0, 80, train=False).row_width == 5 + 2 + 0  # block 0 twice
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_window_blocks": 4}, "must be odd.*got 4: take 5"),
+        ({"num_window_blocks": 4}, "must be odd.*got 4: use 5"),
         ({"num_window_blocks": -1}, "num_window_blocks must be an integer, 0 or more; got -1"),
         ({"num_leading_global_blocks": 1.5}, "must be an integer, 0 or more; got 1.5"),
         ({"num_window_blocks": 5, "random_attention": "google"}, "use 'fixed'"),
-        ({"max_chosen_global_blocks": 0}, "max_chosen_global_blocks must be at least 1; got 0"),
+        (
+            {"max_user_global_blocks": 0},
+            "max_user_global_blocks must be an integer, 1 or more; got 0",
+        ),
+        ({"max_chosen_global_blocks": 0}, "max_chosen_global_blocks must be an .* or more; got 0"),
     ],
 )
 def test_bad_configurations(changes, message):
@@ -109,26 +114,27 @@ def test_hf_training_is_not_defined_for_other_windows():
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("sizes", LAYOUTS[2:5])
-def test_by_document_equals_by_length(sizes, train):
-    """padding_invariant with any window: each document's rows are those of its own length."""
-    made = config(
+def test_patterns_per_example_equal_those_of_the_length(sizes, train):
+    """With `padding_invariant` and any window, an example has the rows of its own length."""
+    sparsity = make_sparsity(
         **dict(zip(NAMES, sizes, strict=True)), random_attention="fixed", padding_invariant=True
     )
-    lengths = [1, 9, full_blocks(made), full_blocks(made) + 1, 20]
+    full = sparsity.max_full_attention_blocks
+    lengths = [1, 9, full, full + 1, 20]
     mask = np.arange(20 * 4) < np.array(lengths)[:, None] * 4
-    pattern, _ = call_pattern(made, 0, 80, mask=jax.numpy.asarray(mask), train=train)
-    for document, own in enumerate(lengths):
-        one = jax.tree.map(lambda x, d=document: np.asarray(x)[[d]], pattern)
+    pattern, _ = call_pattern(sparsity, 0, 80, mask=jax.numpy.asarray(mask), train=train)
+    for example, own in enumerate(lengths):
+        one = jax.tree.map(lambda x, b=example: np.asarray(x)[[b]], pattern)
         got = np.broadcast_to(table(one), (2, 20, 20))[:, :own, :own]
         want = np.ones((2, own, own))
-        if own > full_blocks(made):
-            want = table(layer_pattern(made, 0, own * 4, train=train))
+        if own > full:
+            want = table(layer_pattern(sparsity, 0, own * 4, train=train))
         np.testing.assert_array_equal(got, want, err_msg=f"{own} blocks")
 
 
 @pytest.mark.parametrize("sizes", LAYOUTS[2:])
 def test_model(sizes):
-    """The whole model with a wider pattern attends as its table says, for any length."""
+    """A model with a wider pattern attends as its table says, for any length."""
     model = tiny_models.model(
         **dict(zip(NAMES, sizes, strict=True)),
         random_attention="fixed",
@@ -139,7 +145,7 @@ def test_model(sizes):
     arrays["attention_mask"][:] = 1
     out = tiny_models.run(model, arrays, output_attentions=True)
     reads = np.asarray(out.attentions[0]) > 0
-    want = table(layer_pattern(model.config, 0, length, train=False))
+    want = table(layer_pattern(SparsityConfig.from_hf(model.config), 0, length, train=False))
     want = np.broadcast_to(want, (2, 17, 17)).repeat(4, 1).repeat(4, 2)[:, :length, :length]
     np.testing.assert_array_equal(reads, np.broadcast_to(want > 0, reads.shape))
     plain = tiny_models.run(model, arrays).last_hidden_state

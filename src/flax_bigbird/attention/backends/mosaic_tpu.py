@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird.attention import interpreting, probing
-from flax_bigbird.attention.pattern import BlockPattern
-from flax_bigbird.attention.segments import (
+from flax_bigbird.attention.backends import interpret_mode, self_test
+from flax_bigbird.attention.backends.work_lists import (
     segments_of_columns,
     segments_of_rows,
     without_padding,
 )
+from flax_bigbird.attention.numerics import MASKED_SCORE, zero_masked
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 _SEGMENT = 8  # blocks that a step visits: each is a copy of its own
 _LARGEST = 256  # tokens of a block, and channels of a head
@@ -30,7 +31,7 @@ _SCALARS = 240_000  # 32-bit words of row lists: scalar memory, 1 MiB, and what 
 
 def unavailable() -> str:
     """Why this implementation cannot run here; `""` if it can."""
-    if interpreting.on():
+    if interpret_mode.on():
         return ""
     if jax.default_backend() != "tpu":
         return f"it runs on TPUs; JAX's default backend is {jax.default_backend()!r}"
@@ -39,7 +40,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _fault() -> str:
-    return probing.sparse_fault(_run)
+    return self_test.sparse_fault(_run)
 
 
 def block_sparse_attention(
@@ -62,31 +63,29 @@ def block_sparse_attention(
 
 
 def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
-    from flax_bigbird.attention import tpu_kernels
+    from flax_bigbird.attention.backends import mosaic_tpu_kernels
 
     size = pattern.block_size
     rows = segments_of_rows(pattern, min(_SEGMENT, max(pattern.row_width, 1)))
     columns = segments_of_columns(pattern, _SEGMENT)
     if mask is not None:
-        # A masked token's contents, NaN and inf included, must reach nothing.
-        q, k, v = (jnp.where(mask[:, :, None, None], x, jnp.zeros((), x.dtype)) for x in (q, k, v))
+        q, k, v = (zero_masked(x, mask) for x in (q, k, v))
         rows = without_padding(rows, mask, size)
         columns = without_padding(columns, mask, size)
-    lists = [tpu_kernels.Lists.of(x) for x in (rows, columns)]
+    lists = [mosaic_tpu_kernels.Lists.of(x) for x in (rows, columns)]
     if max(of_call.words for of_call in lists) > _SCALARS:
         return _halves(q, k, v, pattern, mask=mask, scale=scale)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     batch, heads, length, width = q.shape
-    shape = tpu_kernels.Shape(
-        float(scale), pattern.causal, size, length, width, heads, batch, interpreting.on()
+    shape = mosaic_tpu_kernels.Shape(
+        float(scale), pattern.causal, size, length, width, heads, batch, interpret_mode.on()
     )
     hidden: Array | None = None
     if mask is not None:
-        hidden = (
-            jnp.where(mask, 0.0, tpu_kernels.UNREAD).astype(jnp.float32).reshape(batch, -1, 1, size)
-        )
-    out: Array = jnp.swapaxes(tpu_kernels.attend(shape, q, k, v, mask, hidden, *lists), 1, 2)
-    return out if mask is None else jnp.where(mask[:, :, None, None], out, jnp.zeros((), out.dtype))
+        hidden = jnp.where(mask, 0.0, MASKED_SCORE).astype(jnp.float32).reshape(batch, -1, 1, size)
+    out: Array = mosaic_tpu_kernels.attend(shape, q, k, v, mask, hidden, *lists)
+    out = jnp.swapaxes(out, 1, 2)
+    return zero_masked(out, mask)
 
 
 def _halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
@@ -126,7 +125,7 @@ def _check_call(q: Array, pattern: BlockPattern) -> None:
             "implementation='xla'"
         )
     multiple = _SUBLANES[q.dtype.name]
-    if pattern.block_size % multiple and not interpreting.on():
+    if pattern.block_size % multiple and not interpret_mode.on():
         raise NotImplementedError(
             f"the TPU kernel takes blocks of a multiple of {multiple} tokens in {q.dtype}; got "
             f"{pattern.block_size}"

@@ -1,0 +1,1 @@
+"""How attention is computed: one module per implementation, each with the same contract."""

@@ -1,0 +1,52 @@
+"""Full attention in plain JAX, for every device, without a `[T, S]` array for a long input.
+
+Large calls are cut into chunks of queries, whose scores are computed a second time in the backward
+pass.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from flax_bigbird.attention.numerics import masked_softmax, zero_masked
+
+_MAX_CHUNK_SCORES = 2**24  # scores of a chunk of queries, in all examples and heads together
+
+
+def full_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    *,
+    mask: Bool[Array, "B S"] | None = None,
+    causal: bool = False,
+    scale: float,
+) -> Float[Array, "B T N H"]:
+    """Computes softmax(scale q k^T) v over the keys that the mask leaves."""
+    batch, length, heads, _ = q.shape
+    k, v = (zero_masked(x, mask) for x in (k, v))
+
+    def attend(q: Array, positions: Array) -> Array:
+        dtype = q.dtype if q.dtype.itemsize > 4 else jnp.float32
+        scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=dtype) * scale
+        reads = jnp.ones((1, 1, 1, k.shape[1]), bool)
+        if mask is not None:
+            reads = mask[:, None, None, :]
+        if causal:
+            reads = reads & (jnp.arange(k.shape[1]) <= positions[:, None])
+        weights = masked_softmax(scores, reads)
+        return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
+
+    chunk = max(1, _MAX_CHUNK_SCORES // max(1, batch * heads * k.shape[1]))
+    positions = jnp.arange(length)
+    if chunk >= length:
+        return attend(q, positions)
+    padding = -length % chunk
+    q = jnp.pad(q, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    steps = (
+        jnp.moveaxis(q.reshape(batch, -1, chunk, *q.shape[2:]), 1, 0),
+        jnp.pad(positions, (0, padding)).reshape(-1, chunk),
+    )
+    out = lax.map(lambda step: jax.checkpoint(attend)(*step), steps)
+    return jnp.moveaxis(out, 0, 1).reshape(q.shape)[:, :length]

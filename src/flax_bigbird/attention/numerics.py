@@ -1,0 +1,47 @@
+"""The masked softmax, the removal of padded values, and the constants that stand for "not read"."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+MASKED_SCORE = -1e30  # replaces the score of a key that a query does not read
+MIN_ROW_MAX = -1e20  # lower bound of a row's maximum: the weights of a row that reads nothing are 0
+
+
+def masked_softmax(
+    scores: Float[Array, "*S"],
+    weights: Bool[Array, "*#S"] | Num[Array, "*#S"],
+    axis: int | tuple[int, ...] = -1,
+) -> Float[Array, "*S"]:
+    """Softmax in which each entry counts as often as its weight says.
+
+        p[s] = w[s] e^z[s] / sum_s w[s] e^z[s]
+
+    Args:
+      scores: The scores z. Where the weight is 0 they may hold anything, NaN included.
+      weights: The weights w: booleans, or multiplicities of 0 and more. They broadcast to `scores`.
+      axis: The axis or axes that the sum runs over.
+
+    Returns:
+      The probabilities, exactly 0 where the weight is 0. A row whose weights are all 0 is 0.
+    """
+    read = weights if weights.dtype == jnp.bool_ else weights > 0
+    if weights.dtype != jnp.bool_:
+        scores = scores + jnp.log(jnp.where(read, weights, 1).astype(scores.dtype))
+    scores = jnp.where(read, scores, jnp.finfo(scores.dtype).min)
+    return jnp.where(read, jax.nn.softmax(scores, axis=axis), 0)
+
+
+def zero_masked(
+    x: Float[Array, "B T N H"], mask: Bool[Array, "B T"] | None
+) -> Float[Array, "B T N H"]:
+    """Replaces what masked tokens hold by 0, so that not even NaN or inf reaches a result.
+
+    A score that is multiplied by a weight of 0 is not enough: 0 times NaN is NaN, in the output
+    and in the gradients.
+
+    Args:
+      x: Queries, keys, values or outputs.
+      mask: False at the tokens to clear; None clears nothing.
+    """
+    return x if mask is None else jnp.where(mask[:, :, None, None], x, jnp.zeros((), x.dtype))

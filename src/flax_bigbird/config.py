@@ -1,0 +1,222 @@
+"""`SparsityConfig`: everything that block-sparse attention reads from a `BigBirdConfig`.
+
+`transformers.BigBirdConfig` has no keys for the window, the global blocks or the rule of the random
+blocks. Ours are optional entries of the same `config.json`; a published checkpoint lacks them and
+gets the defaults.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+from flax_bigbird.attention import BLOCK_SPARSE_IMPLEMENTATIONS, FULL_IMPLEMENTATIONS, Layout
+
+RANDOM_ATTENTION_RULES = ("hf", "google", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsityConfig:
+    """What each row of queries reads, and which implementation computes it.
+
+    Attributes:
+      attention_type: "block_sparse", or "original_full" for full attention at any length.
+      block_size: W, in tokens.
+      num_heads: N.
+      num_random_blocks: R, the random blocks per row.
+      causal: Whether the model is a decoder.
+      max_position_embeddings: In tokens. HF-Torch cuts its random blocks from a table of this
+        length.
+      random_attention: The rule of the random blocks. "hf" does as `transformers` does: random
+        blocks in training, block 0 in their place in evaluation. "google" uses the random blocks
+        of the authors' code in both. "fixed" uses one well-spread pattern in both.
+      random_attention_seed: The seed of "fixed".
+      padding_invariant: Whether the pattern of an example depends on its own length only, and not
+        on how far it is padded.
+      num_window_blocks: The window of a row: its own block and as many on either side.
+      num_leading_global_blocks: Global blocks at the start.
+      num_trailing_global_blocks: Global blocks at the end; a decoder has none.
+      max_user_global_blocks: The largest number of blocks per example that a
+        `global_attention_mask` may mark. Older checkpoints call this key
+        `max_chosen_global_blocks`.
+      implementation: Which attention implementation a model uses, or None for the fastest that
+        accepts a call. It is never saved in `config.json`.
+    """
+
+    # The keys of `config.json` that are ours, the former name of one of them included.
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "random_attention",
+        "random_attention_seed",
+        "padding_invariant",
+        "num_window_blocks",
+        "num_leading_global_blocks",
+        "num_trailing_global_blocks",
+        "max_user_global_blocks",
+        "max_chosen_global_blocks",
+    )
+
+    attention_type: Literal["block_sparse", "original_full"]
+    block_size: int
+    num_heads: int
+    num_random_blocks: int
+    causal: bool
+    max_position_embeddings: int
+    random_attention: Literal["hf", "google", "fixed"] = "hf"
+    random_attention_seed: int = 0
+    padding_invariant: bool = False
+    num_window_blocks: int = 3
+    num_leading_global_blocks: int = 1
+    num_trailing_global_blocks: int = 1
+    max_user_global_blocks: int = 8
+    implementation: str | None = None
+
+    @classmethod
+    def from_hf(cls, config: Any, *, implementation: str | None = None) -> "SparsityConfig":
+        """Reads a `transformers.BigBirdConfig`. Keys that are absent or None get the defaults.
+
+        Args:
+          config: The configuration.
+          implementation: As in the class.
+
+        Raises:
+          ValueError: If a key of ours, or the name of the implementation, has a bad value.
+        """
+        names = {*BLOCK_SPARSE_IMPLEMENTATIONS, *FULL_IMPLEMENTATIONS}
+        if implementation is not None and implementation not in names:
+            raise ValueError(
+                f"implementation must be one of {sorted(names)} or None; got {implementation!r}"
+            )
+        sparsity = cls(
+            attention_type=config.attention_type,
+            block_size=config.block_size,
+            num_heads=config.num_attention_heads,
+            num_random_blocks=config.num_random_blocks,
+            causal=bool(config.is_decoder),
+            max_position_embeddings=config.max_position_embeddings,
+            random_attention=_random_attention(config),
+            random_attention_seed=_seed(config),
+            padding_invariant=_padding_invariant(config),
+            num_window_blocks=_window(config),
+            num_leading_global_blocks=_block_count(config, "num_leading_global_blocks", 1),
+            num_trailing_global_blocks=_block_count(config, "num_trailing_global_blocks", 1),
+            max_user_global_blocks=_max_user_global_blocks(config),
+            implementation=implementation,
+        )
+        google = sparsity.random_attention == "google" and sparsity.num_random_blocks
+        if google and sparsity.layout != Layout():
+            raise ValueError(
+                "config.random_attention='google' is defined for 3 window blocks and one global "
+                f"block at each end; got {sparsity.layout}: use 'fixed'"
+            )
+        return sparsity
+
+    @property
+    def layout(self) -> Layout:
+        """How many blocks are global and how wide the window is."""
+        return Layout(
+            self.num_window_blocks // 2,
+            self.num_leading_global_blocks,
+            self.num_trailing_global_blocks,
+        )
+
+    @property
+    def max_full_attention_blocks(self) -> int:
+        """The number of blocks up to which an encoder attends in full: 5 + 2R by default.
+
+        These are the global blocks, the window and twice the random blocks.
+        """
+        return self.layout.row_width + 2 * self.num_random_blocks
+
+    @property
+    def max_packed_blocks(self) -> int | None:
+        """The largest number of blocks of an example that shares a row with others; None for any.
+
+        An example of an encoder must be short enough for full attention. A longer one needs a row
+        of its own, for its global rows.
+        """
+        if self.causal or self.attention_type == "original_full":
+            return None
+        return self.max_full_attention_blocks
+
+    def uses_full_attention(self, length: int) -> bool:
+        """Returns whether a call of `length` tokens runs full attention.
+
+        It is decided for each call, from the shape alone. An encoder attends in full up to
+        (5 + 2R) W tokens, where HF-Torch switches for good (transformers issue 20031). A decoder
+        goes by `attention_type`, so that single steps and a whole sequence agree.
+        """
+        if self.attention_type == "original_full":
+            return True
+        if self.causal:
+            return False
+        return length <= self.max_full_attention_blocks * self.block_size
+
+    @property
+    def block_sparse_implementation(self) -> str | None:
+        """`implementation` for `block_sparse_attention`; None if it names one of full attention."""
+        return self.implementation if self.implementation in BLOCK_SPARSE_IMPLEMENTATIONS else None
+
+    @property
+    def full_implementation(self) -> str | None:
+        """`implementation` for `full_attention`.
+
+        "reference" becomes "xla", which is plain JAX, too. A backend that has no full attention
+        becomes None.
+        """
+        if self.implementation == "reference":
+            return "xla"
+        return self.implementation if self.implementation in FULL_IMPLEMENTATIONS else None
+
+
+def _random_attention(config: Any) -> Any:
+    rule = getattr(config, "random_attention", None) or "hf"
+    if rule not in RANDOM_ATTENTION_RULES:
+        raise ValueError(
+            f"config.random_attention must be one of {RANDOM_ATTENTION_RULES}; got {rule!r}"
+        )
+    return rule
+
+
+def _seed(config: Any) -> int:
+    seed = getattr(config, "random_attention_seed", None)
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise ValueError(
+            f"config.random_attention_seed must be an integer in 0..2**63-1; got {seed!r}"
+        )
+    return seed or 0
+
+
+def _padding_invariant(config: Any) -> bool:
+    value = getattr(config, "padding_invariant", None)
+    if value not in (None, False, True):
+        raise ValueError(f"config.padding_invariant must be True or False; got {value!r}")
+    return bool(value)
+
+
+def _block_count(config: Any, key: str, default: int) -> int:
+    """Reads a number of blocks, 0 or more."""
+    value = getattr(config, key, None)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"config.{key} must be an integer, 0 or more; got {value!r}")
+    return value
+
+
+def _window(config: Any) -> int:
+    window = _block_count(config, "num_window_blocks", 3)
+    if window % 2 == 0:
+        raise ValueError(
+            "config.num_window_blocks must be odd (a row's own block and as many on either side); "
+            f"got {window}: use {window + 1}"
+        )
+    return window
+
+
+def _max_user_global_blocks(config: Any) -> int:
+    for key in ("max_user_global_blocks", "max_chosen_global_blocks"):
+        value = getattr(config, key, None)
+        if value is None:
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"config.{key} must be an integer, 1 or more; got {value!r}")
+        return value
+    return 8
