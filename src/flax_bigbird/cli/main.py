@@ -18,11 +18,25 @@ INTERRUPTED = 130  # The exit code after Ctrl-C, as shells have it.
 
 
 class MainGroup(TyperGroup):
-    """Lists the commands in the order in which users need them."""
+    """Shows its help if no command is given, with the commands in the order users need them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: Any) -> list[str]:
         names = ("train", "evaluate", "predict", "demo", "info", "version")
         return [*names, *(name for name in super().list_commands(ctx) if name not in names)]
+
+
+class TrainGroup(TyperGroup):
+    """Names the tasks if none is given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:
+            raise CommandError(
+                f"a task must be given; got none: choose one of {', '.join(task_names())}"
+            )
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -32,24 +46,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 train_app = typer.Typer(
+    cls=TrainGroup,
     help="Train a model for a task on files or datasets: pretraining and fine-tuning. A run that "
     "was interrupted is resumed if the same command is given again."
 )
 app.add_typer(train_app, name="train")
-
-
-@app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-@train_app.callback(invoke_without_command=True)
-def train(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        raise CommandError(
-            f"a task must be given; got none: choose one of {', '.join(task_names())}"
-        )
 
 
 def _load_train(task: str) -> Callable[..., None]:
