@@ -16,18 +16,8 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.tasks.options import (
-    BATCHES,
-    DATA,
-    MODEL,
-    OPTIMIZATION,
-    RENAMED,
-    RUN,
-    TASK,
-    Command,
-    check_option_names,
-    field_metadata,
-)
+from flax_bigbird.tasks.option_names import RENAMED, Command, check_option_names, field_metadata
+from flax_bigbird.tasks.options import BATCHES, DATA, MODEL, OPTIMIZATION, RUN, TASK
 from flax_bigbird.tasks.registry import get_options_class, task_names
 
 PANELS = (DATA, MODEL, TASK, BATCHES, OPTIMIZATION, RUN)

@@ -35,20 +35,21 @@ def task_flags(
       more_fields: Further options of the command, which do not depend on the task.
       without: The names of fields that are no flags.
     """
-    every = {name: (field, task_names()) for name, field in more_fields.items()}
-    every |= task_fields(command)
+    tasks = task_names()
+    every = {name: (field, tasks) for name, field in more_fields.items()} | task_fields(command)
     common, shared, single = [], [], []
     for name, (field, owners) in every.items():
         if name in without:
             continue
-        if len(owners) == len(task_names()):
+        if len(owners) == len(tasks):
             common.append((PANELS.index(field_metadata(field)["panel"]), field_flag(name, field)))
-        elif len(owners) > 1:
-            suffix = f"Only for {', '.join(owners[:-1])} and {owners[-1]}."
+            continue
+        *others, last = owners
+        if others:
+            suffix = f"Only for {', '.join(others)} and {last}."
             shared.append(field_flag(name, field, panel="Only for some tasks", suffix=suffix))
         else:
-            panel = f"Only for {owners[0]}"
-            single.append((owners[0], field_flag(name, field, panel=panel)))
+            single.append((last, field_flag(name, field, panel=f"Only for {last}")))
     common.sort(key=lambda entry: entry[0])
     single.sort(key=lambda entry: entry[0])
-    return [*(made for _, made in common), *shared, *(made for _, made in single)]
+    return [*(flag for _, flag in common), *shared, *(flag for _, flag in single)]

@@ -48,7 +48,7 @@ app = typer.Typer(
 train_app = typer.Typer(
     cls=TrainGroup,
     help="Train a model for a task on files or datasets: pretraining and fine-tuning. A run that "
-    "was interrupted is resumed if the same command is given again."
+    "was interrupted is resumed if the same command is given again.",
 )
 app.add_typer(train_app, name="train")
 
