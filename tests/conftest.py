@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird.data",
     "flax_bigbird.tasks",
+    "flax_bigbird.train",
     "flax_bigbird.inference",
     "flax_bigbird.cli",
 )

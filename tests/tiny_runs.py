@@ -8,7 +8,7 @@ from typing import Any
 
 from flax_bigbird.train import TrainerCallback, TrainingArguments, train_options
 
-TINY_MODEL = {
+TINY_MODEL: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
@@ -19,7 +19,7 @@ TINY_MODEL = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-WIDER_MODEL = TINY_MODEL | {
+WIDER_MODEL: dict[str, Any] = TINY_MODEL | {
     "hidden_size": 64,
     "intermediate_size": 128,
     "initializer_range": 0.1,

@@ -104,7 +104,7 @@ def test_causal_lm_generates_the_second_word_of_a_pair(causal_run):
     # A word has at most 6 tokens.
     sequences = model.generate(prompt, max_new_tokens=6, eos_token_id=None).sequences
     new_text = tokenizer.decode(np.asarray(sequences[0, prompt.size :]))
-    assert new_text.strip().startswith("queen")
+    assert str(new_text).strip().startswith("queen")
 
 
 def test_causal_lm_continues_as_a_masked_lm(causal_run, tmp_path):

@@ -1,6 +1,7 @@
 """Packing: training on packed rows equals training on the documents alone."""
 
 import random
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,8 @@ def test_loss_and_gradient_equal_those_of_the_documents_alone(task, changes, dat
     run, messages = prepare_packed_run(tmp_path, task, data, **changes)
     assert any("are packed into" in text for text in messages)
     assert run.train_data.padding < 0.25
-    examples, rows = run.train_data.encoded.examples, run.train_data.rows
+    examples: Any = run.train_data.encoded.examples
+    rows = run.train_data.rows
     packed = next(b for b in run.train_data.buckets if b.indices[0] >= len(examples))
     others = [b for b in run.train_data.buckets if b is not packed]
     ids = [tuple(d["input_ids"]) for n in packed.indices for d in rows[int(n)]["documents"]]

@@ -38,7 +38,7 @@ def start_worker(folder, task, data, changes, when):
     )
 
 
-def run_worker(folder, task, data, changes, when=0):
+def run_worker(folder, task, data, changes, when: int | str = 0):
     """Runs the worker until it ends, and returns its exit status and stderr."""
     process = start_worker(folder, task, data, changes, when)
     _, stderr = process.communicate()

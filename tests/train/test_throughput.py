@@ -1,5 +1,7 @@
 """FLOPs of a training token: the keys that a query attends to follow from the configuration."""
 
+from typing import Any
+
 import jax
 import pytest
 from tiny_runs import TINY_MODEL
@@ -9,10 +11,9 @@ import flax_bigbird
 from flax_bigbird.train.throughput import keys_per_query, training_flops_per_token
 
 
-def config(**changes):
-    return BigBirdConfig(
-        **TINY_MODEL | {"vocab_size": 80, "max_position_embeddings": 512} | changes
-    )
+def config(**changes: Any):
+    defaults: dict[str, Any] = {"vocab_size": 80, "max_position_embeddings": 512}
+    return BigBirdConfig(**TINY_MODEL | defaults | changes)
 
 
 @pytest.mark.parametrize(

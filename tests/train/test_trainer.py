@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
 @pytest.mark.slow
 def test_two_devices_train_like_one(tmp_path, data):
     """Batches with an even number of examples are split; of others each device gets the whole."""
-    changes = {"tokens_per_batch": 192}  # 12, 6 and 3 examples
+    changes: dict[str, Any] = {"tokens_per_batch": 192}  # 12, 6 and 3 examples
     one = train(tiny_run_options(tmp_path / "one", train_files=[data], **changes))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),

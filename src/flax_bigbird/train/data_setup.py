@@ -11,7 +11,7 @@ from flax_bigbird.data.loading import load_dataset_split, load_files, train_vali
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.tokenization import column_array
 from flax_bigbird.data.types import Dataset
-from flax_bigbird.tasks.base import EncodedDataset, Task
+from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
 
@@ -77,7 +77,7 @@ def setup_split(
     options: TrainingArguments,
     task: Task,
     rows: Dataset,
-    split: str,
+    split: Split,
     callback: TrainerCallback,
 ) -> SplitData:
     """Encodes the rows of a split and assigns the examples to buckets.

@@ -4,7 +4,7 @@ import shutil
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
@@ -14,14 +14,12 @@ from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_d
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_config
 from flax_bigbird.train.arguments import TrainingArguments
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DEFAULT_MAX_LENGTH = 4096  # of a new model
 
@@ -60,7 +58,7 @@ def setup_tokenizer(
     initial_model: str | None,
     texts: Iterable[str],
     directory: Path,
-) -> "PreTrainedTokenizerBase":
+) -> Tokenizer:
     """Returns the tokenizer of a run, saved in `directory`.
 
     It is the one that an earlier process of the run saved, the one that the options or the initial
@@ -100,7 +98,7 @@ def setup_model(
     initial_model: str | None,
     model_class: str,
     task_config: dict[str, Any],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: Tokenizer,
 ) -> tuple[Any, list[str]]:
     """Returns the model to train.
 
@@ -162,7 +160,7 @@ def _checked_overrides(options: TrainingArguments, task_config: dict[str, Any]) 
 
 
 def _new_config(
-    options: TrainingArguments, config_keys: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+    options: TrainingArguments, config_keys: dict[str, Any], tokenizer: Tokenizer
 ) -> Any:
     """Returns the configuration of a new model for a tokenizer."""
     known = bigbird_config_class()().to_dict().keys() | set(SparsityConfig.KEYS)
@@ -226,9 +224,7 @@ def _load_model(
     return model, messages
 
 
-def _check_model(
-    options: TrainingArguments, model: Any, tokenizer: "PreTrainedTokenizerBase"
-) -> None:
+def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -> None:
     """Raises `OptionError` if the model is too small for `max_length` or the tokenizer."""
     positions = model.config.max_position_embeddings
     if options.length > positions:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.tasks.options import check_option_names, option_fields
+from flax_bigbird.tasks.option_names import check_option_names
+from flax_bigbird.tasks.options import option_fields
 from flax_bigbird.tasks.registry import task_names
 from flax_bigbird.train.arguments import TrainingArguments, train_options_class
 

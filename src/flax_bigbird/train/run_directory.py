@@ -13,7 +13,7 @@ from typing import Any
 
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.tasks.options import translate_saved_options
+from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.option_files import to_yaml
 from flax_bigbird.train.state import TrainerState
