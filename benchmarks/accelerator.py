@@ -142,7 +142,7 @@ def ours(mode: str, batch: int, length: int, layers: int) -> float:
     import optax
 
     import flax_bigbird
-    from flax_bigbird.train.losses import cross_entropy, gather_targets
+    from flax_bigbird.nn.losses import cross_entropy, gather_targets
 
     job = base_model.Job("ours", mode, layers, batch, length, 1)
     ids, mask, labels = (jnp.asarray(x) for x in base_model.inputs(job))

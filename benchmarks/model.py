@@ -116,7 +116,7 @@ def run_jax(job: Job, package: str):
         def loss_fn(params, ids, mask, labels, key):
             options = {"params": params, "dropout_rng": key, "train": True}
             if job.peer in ("ours", "ours_checkpoint", "ours_xla"):
-                from flax_bigbird.train.losses import cross_entropy, gather_targets
+                from flax_bigbird.nn.losses import cross_entropy, gather_targets
 
                 chosen = gather_targets(labels, targets(job))
                 options["logits_positions"] = chosen.positions

@@ -20,7 +20,7 @@ import os, time
 start = time.perf_counter()
 import jax, jax.numpy as jnp
 import flax_bigbird
-from flax_bigbird.train.losses import cross_entropy, gather_targets
+from flax_bigbird.nn.losses import cross_entropy, gather_targets
 from transformers import BigBirdConfig
 import optax
 jax.config.update("jax_compilation_cache_dir", os.environ.get("CACHE") or None)

@@ -310,7 +310,7 @@ class FlaxBigBirdPreTrainedModel(GenerationMixin, PretrainedIO):
           past_key_values: a cache from `init_cache` or an earlier output.
           logits_positions: [B, P], for models with a language-model head: the logits are those of
             these positions alone, [B, P, V]. Training on masked tokens then costs the masked
-            positions' share of the vocabulary matmul (see `flax_bigbird.train.losses`).
+            positions' share of the vocabulary matmul (see `flax_bigbird.nn.losses`).
           global_attention_mask: the shape of input_ids, 1 at tokens that every token is to read and
             that are to read every token (encoders). The block that holds such a token becomes
             global as a whole, at most `config.max_user_global_blocks` (8) a document. Changes

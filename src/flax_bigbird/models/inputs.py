@@ -150,7 +150,7 @@ def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
     if x.ndim != 2 or x.shape[0] != batch or not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(
             f"logits_positions must be integers of shape [batch, positions] with batch {batch}; "
-            f"got {x.dtype} {x.shape}: make them with flax_bigbird.train.losses.gather_targets"
+            f"got {x.dtype} {x.shape}: make them with flax_bigbird.nn.losses.gather_targets"
         )
     if isinstance(x, np.ndarray) and x.size and not 0 <= x.min() <= x.max() < length:
         bad = x.min() if x.min() < 0 else x.max()
