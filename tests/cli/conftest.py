@@ -1,14 +1,17 @@
-"""Commands that run in the process of the tests cache no programs in the user's home."""
+"""Strict dtypes, and compiled programs in a temporary directory instead of the user's home."""
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from compiled_programs import kept_on_disk
 
 
 @pytest.fixture(autouse=True, scope="package")
-def _temporary_compilation_cache(tmp_path_factory):
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()  # otherwise, the directory stays open
+def _compilation_cache(tmp_path_factory):
+    with kept_on_disk(tmp_path_factory.getbasetemp()):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield

@@ -1,13 +1,27 @@
-"""Checkpoints and predictors that the tests of inference share; they are made once."""
+"""Checkpoints and predictors that the tests of inference share; each is made once."""
 
 import functools
 
+import jax
 import pytest
+from compiled_programs import kept_on_disk
 from tiny_checkpoints import Checkpoints, sentence, write_jsonl
 
 from flax_bigbird.inference import Predictor, load_predictor
 
 CLASSIFIER = "FlaxBigBirdForSequenceClassification"
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _compilation_cache(tmp_path_factory):
+    with kept_on_disk(tmp_path_factory.getbasetemp()):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, require
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
-from flax_bigbird.cli.inference_flags import task_fields, task_flags
+from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.options import EvaluationArguments
 from flax_bigbird.tasks.options import RUN, TASK
@@ -14,6 +14,16 @@ from flax_bigbird.tasks.options import RUN, TASK
 
 def evaluate_command() -> Callable[..., None]:
     """Returns the function of `bigbird evaluate`, with its flags."""
+    flags = [
+        flag(
+            "task",
+            str,
+            "The task to evaluate. By default, it is the task that the model was trained for.",
+            TASK,
+            metavar="TASK",
+        ),
+        flag("output", str, "The JSON file to write the metrics to.", RUN, metavar="FILE"),
+    ]
     parameters = [
         argument("model", str, "The directory, shipped name or Hub id of the model."),
         argument(
@@ -22,15 +32,7 @@ def evaluate_command() -> Callable[..., None]:
             "JSONL, CSV, TSV or Parquet files, or directories of text files.",
             required=False,
         ),
-        flag(
-            "task",
-            str,
-            "The task to evaluate. By default, it is the task that the model was trained for.",
-            TASK,
-            metavar="TASK",
-        ),
-        *task_flags("evaluate", EvaluationArguments.model_fields, without={"files"}),
-        flag("output", str, "The JSON file to write the metrics to.", RUN, metavar="FILE"),
+        *inference_flags("evaluate", EvaluationArguments.model_fields, flags, without={"files"}),
     ]
     return command_from_parameters(run_evaluation, parameters)
 

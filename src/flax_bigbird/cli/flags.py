@@ -8,7 +8,7 @@ in Python.
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import typer
@@ -22,6 +22,7 @@ from flax_bigbird.tasks.registry import get_options_class, task_names
 
 PANELS = (DATA, MODEL, TASK, BATCHES, OPTIMIZATION, RUN)
 SHORT_FLAGS = {"output_dir": "-o", "output": "-o", "config": "-c"}
+MAX_METAVAR_LENGTH = 40  # Longer choices are listed in the help instead.
 METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", list: "TEXT", dict: "KEY=VALUE"}
 
 
@@ -76,18 +77,15 @@ def flag(
     )
 
 
-def field_flags(
-    fields: Mapping[str, FieldInfo], without: Collection[str] = ()
-) -> list[inspect.Parameter]:
-    """Returns one flag per field, in the order of the panels.
+def in_panel_order(flags: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Returns flags in the order of their panels, and otherwise in the order given."""
 
-    Args:
-      fields: The fields of an options class.
-      without: The names of fields that are no flags.
-    """
-    names = [name for name in fields if name not in without]
-    names.sort(key=lambda name: PANELS.index(field_metadata(fields[name])["panel"]))
-    return [field_flag(name, fields[name]) for name in names]
+    def panel_index(parameter: inspect.Parameter) -> int:
+        (declared,) = parameter.annotation.__metadata__
+        panel = declared.rich_help_panel
+        return PANELS.index(panel) if panel in PANELS else len(PANELS)
+
+    return sorted(flags, key=panel_index)
 
 
 def field_flag(
@@ -103,11 +101,13 @@ def field_flag(
     """
     metadata, kind = field_metadata(field), _value_type(field)
     repeat = "The flag may be given more than once." if kind in (list, dict) else ""
-    text = escape(" ".join(filter(None, (field.description, repeat, suffix))))
+    choices = metadata["choices"] or ()
+    too_long = sum(map(len, choices)) > MAX_METAVAR_LENGTH
+    listed = f"One of {', '.join(choices)}." if too_long else ""
+    text = escape(" ".join(filter(None, (field.description, listed, repeat, suffix))))
     for remark in (_range(field), _default(field)):
         text += f" [dim]{escape(f'[{remark}]')}[/dim]" if remark else ""
-    choices = metadata["choices"]
-    metavar = f"[{'|'.join(choices)}]" if choices else METAVARS.get(kind)
+    metavar = f"[{'|'.join(choices)}]" if choices and not too_long else METAVARS.get(kind)
     flag_type = bool if kind is bool else list[str] if kind in (list, dict) else str
     return flag(name, flag_type, text, panel or metadata["panel"], metavar)
 

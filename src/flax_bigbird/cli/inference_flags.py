@@ -5,12 +5,12 @@ of one task have a panel of their own.
 """
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic.fields import FieldInfo
 
-from flax_bigbird.cli.flags import PANELS, field_flag
-from flax_bigbird.tasks.options import Command, command_options, field_metadata, option_fields
+from flax_bigbird.cli.flags import field_flag, in_panel_order
+from flax_bigbird.tasks.options import Command, command_options, option_fields
 from flax_bigbird.tasks.registry import task_names
 
 
@@ -25,24 +25,28 @@ def task_fields(command: Command) -> dict[str, tuple[FieldInfo, tuple[str, ...]]
     return {name: (field, tuple(owners[name])) for name, field in fields.items()}
 
 
-def task_flags(
-    command: Command, more_fields: Mapping[str, FieldInfo], without: Collection[str] = ()
+def inference_flags(
+    command: Command,
+    more_fields: Mapping[str, FieldInfo],
+    more_flags: Iterable[inspect.Parameter],
+    without: Collection[str] = (),
 ) -> list[inspect.Parameter]:
     """Returns the flags of a command: first those of all tasks, then those of some, then of one.
 
     Args:
       command: The command.
       more_fields: Further options of the command, which do not depend on the task.
+      more_flags: Flags that are not options of an options class.
       without: The names of fields that are no flags.
     """
     tasks = task_names()
     every = {name: (field, tasks) for name, field in more_fields.items()} | task_fields(command)
-    common, shared, single = [], [], []
+    common, shared, single = list(more_flags), [], []
     for name, (field, owners) in every.items():
         if name in without:
             continue
         if len(owners) == len(tasks):
-            common.append((PANELS.index(field_metadata(field)["panel"]), field_flag(name, field)))
+            common.append(field_flag(name, field))
             continue
         *others, last = owners
         if others:
@@ -50,6 +54,5 @@ def task_flags(
             shared.append(field_flag(name, field, panel="Only for some tasks", suffix=suffix))
         else:
             single.append((last, field_flag(name, field, panel=f"Only for {last}")))
-    common.sort(key=lambda entry: entry[0])
     single.sort(key=lambda entry: entry[0])
-    return [*(flag for _, flag in common), *shared, *(flag for _, flag in single)]
+    return [*in_panel_order(common), *shared, *(flag for _, flag in single)]

@@ -5,20 +5,14 @@ from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
-from flax_bigbird.cli.inference_flags import task_fields, task_flags
+from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, RUN, TASK
 
 
 def predict_command() -> Callable[..., None]:
     """Returns the function of `bigbird predict`, with its flags."""
-    parameters = [
-        argument("model", str, "The directory, shipped name or Hub id of the model."),
-        argument(
-            "files",
-            list[str],
-            "JSONL, CSV, TSV or Parquet files, or directories of text files.",
-        ),
+    flags = [
         flag(
             "output",
             str,
@@ -41,7 +35,13 @@ def predict_command() -> Callable[..., None]:
             TASK,
             metavar="TASK",
         ),
-        *task_flags("predict", {}),
+    ]
+    parameters = [
+        argument("model", str, "The directory, shipped name or Hub id of the model."),
+        argument(
+            "files", list[str], "JSONL, CSV, TSV or Parquet files, or directories of text files."
+        ),
+        *inference_flags("predict", {}, flags),
     ]
     return command_from_parameters(run_prediction, parameters)
 

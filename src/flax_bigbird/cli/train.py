@@ -7,7 +7,13 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
-from flax_bigbird.cli.flags import command_from_parameters, field_flags, flag, parse_flags
+from flax_bigbird.cli.flags import (
+    command_from_parameters,
+    field_flag,
+    flag,
+    in_panel_order,
+    parse_flags,
+)
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, MODEL, RUN, field_metadata, option_fields
 from flax_bigbird.train.arguments import TrainingArguments, train_options, train_options_class
@@ -37,8 +43,9 @@ def train_command(task: str) -> Callable[..., None]:
         RUN,
         metavar="FILE",
     )
-    flags = field_flags(_in_help_order(option_fields(train_options_class(task))))
-    return command_from_parameters(command, [*flags, config_flag])
+    fields = _in_help_order(option_fields(train_options_class(task)))
+    flags = [field_flag(name, field) for name, field in fields.items()]
+    return command_from_parameters(command, in_panel_order([*flags, config_flag]))
 
 
 def _in_help_order(fields: Mapping[str, FieldInfo]) -> dict[str, FieldInfo]:
