@@ -5,7 +5,7 @@ have one. This module is imported without JAX.
 """
 
 import typing
-from typing import Any, Self
+from typing import Any
 
 import pydantic
 
@@ -212,7 +212,7 @@ class TrainingArguments(TaskOptions):
         return {"task": self.task, **super().as_dict()}
 
     @pydantic.model_validator(mode="after")
-    def _check_data(self) -> Self:
+    def _check_data(self) -> "TrainingArguments":
         if bool(self.train_files) == bool(self.dataset):
             given = "both" if self.dataset else "neither"
             raise OptionError(
@@ -240,7 +240,7 @@ class TrainingArguments(TaskOptions):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _check_evaluation(self) -> Self:
+    def _check_evaluation(self) -> "TrainingArguments":
         for name in ("eval_steps", "early_stopping_patience", "metric_for_best_model"):
             value = getattr(self, name)
             if value is not None and not self.has_validation_data:
@@ -251,7 +251,7 @@ class TrainingArguments(TaskOptions):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _check_steps_and_model(self) -> Self:
+    def _check_steps_and_model(self) -> "TrainingArguments":
         if self.max_steps and self._is_changed("num_train_epochs"):
             raise OptionError(
                 "the length of a run must be max_steps or num_train_epochs; got both: give one"
