@@ -28,6 +28,7 @@ def config(**changes: Any):
         ({"num_leading_global_blocks": 2, "num_trailing_global_blocks": 0}, 512, (3 + 2 + 1) * 8),
         ({"num_window_blocks": 9, "num_leading_global_blocks": 4}, 512, (9 + 5 + 1) * 8),
         ({"attention_type": "original_full"}, 512, 512),
+        ({"is_decoder": True}, 512, (2 + 1 + 1) * 8),  # no later blocks
     ],
 )
 def test_keys_per_query(changes, length, keys):

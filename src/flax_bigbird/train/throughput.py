@@ -59,13 +59,20 @@ def training_flops_per_token(
 
 
 def keys_per_query(config: Any, length: int) -> int:
-    """Returns how many keys an ordinary query attends to, without regard to padding and causality.
+    """Returns how many keys are read for an ordinary query; keys that a mask hides count too.
 
     In block-sparse attention these are the keys of its window, of the global blocks and of its
     random blocks.
+
+    Args:
+      config: The model's configuration.
+      length: The length of the example, in tokens.
     """
     sparsity = SparsityConfig.from_hf(config)
     if sparsity.uses_full_attention(length):
         return length
-    blocks = sparsity.layout.row_width + sparsity.num_random_blocks
+    layout = sparsity.layout
+    blocks = layout.row_width + sparsity.num_random_blocks
+    if sparsity.causal:  # neither the window after a block nor the blocks at the end
+        blocks -= layout.window_radius + layout.num_trailing
     return min(length, blocks * config.block_size)
