@@ -1,5 +1,7 @@
 """Masking: the fraction of targets, what the model sees, whole words, and reproducibility."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from flax_bigbird.nn.losses import IGNORED_LABEL
 V, MASK, CLS, SEP = 50, 4, 2, 3
 
 
-def masking(probability=0.15, whole_word=False, word_starts=range(5, V)):
+def masking(probability=0.15, whole_word=False, word_starts: Iterable[int] = range(5, V)):
     is_special, starts_word = np.zeros(V, bool), np.zeros(V, bool)
     is_special[:5] = True
     starts_word[list(word_starts)] = True

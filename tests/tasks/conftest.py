@@ -1,12 +1,12 @@
 """A small vocabulary, and a function that makes the encoder of a task without a model."""
 
+from typing import Any
+
 import pytest
+from tiny_vocabulary import TEXT, tiny_tokenizer
 
 from flax_bigbird._transformers import bigbird_config_class
-from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.tasks.registry import get_task
-
-TEXT = "The quick brown fox jumps over the lazy dog. It sleeps by the old mill at noon. " * 4
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,7 @@ def text():
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory):
-    model = train_vocabulary([TEXT], 38)
-    return save_vocabulary(model, tmp_path_factory.mktemp("vocabulary"), 512)
+    return tiny_tokenizer(tmp_path_factory.mktemp("vocabulary"))
 
 
 @pytest.fixture
@@ -26,8 +25,8 @@ def make_task(tokenizer):
 
     def make(name, options=None, **config):
         task_class = get_task(name)
-        config = {"vocab_size": 40, "max_position_embeddings": 64, "block_size": 8} | config
+        small: Any = {"vocab_size": 40, "max_position_embeddings": 64, "block_size": 8}
         options = task_class.options_class(**(options or {}))
-        return task_class(options, tokenizer, bigbird_config_class()(**config))
+        return task_class(options, tokenizer, bigbird_config_class()(**small | config))
 
     return make

@@ -1,13 +1,15 @@
 """The options of tasks: values, names, commands, and the options of earlier versions."""
 
+from typing import Any
+
 import pytest
 
+from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.tasks.options import (
     OptionError,
     TaskOptions,
     command_options,
     option_fields,
-    translate_saved_options,
 )
 from flax_bigbird.tasks.registry import task_names
 from flax_bigbird.tasks.task_options import (
@@ -92,7 +94,7 @@ def test_values_that_are_not_allowed(options_class, values, message):
     ],
 )
 def test_names_that_are_not_options(task, command, name, message):
-    options_class = command_options(task, command) if command else MaskedLMOptions
+    options_class: Any = command_options(task, command) if command else MaskedLMOptions
     with pytest.raises(OptionError, match=message):
         options_class(**{name: 1})
 

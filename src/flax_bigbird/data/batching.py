@@ -78,14 +78,14 @@ def training_batches(
     """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 
     Every epoch of a bucket has another random order. The batches of the buckets are interleaved in
-    proportion to their numbers. What is random in an example depends only on `seed` and on how many
-    examples of its bucket came before.
+    proportion to their numbers. The random generator of an example depends only on `seed` and on
+    how many examples of its bucket came before.
 
     Args:
       examples: The examples.
       buckets: The buckets of the examples.
       collate: The function that makes the arrays of an example.
-      seed: The seed of the order and of what is random in an example.
+      seed: The seed of the order and of the random generators of the examples.
     """
     import grain
 
@@ -115,13 +115,13 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, Arrays]]:
     """Yields every example once, in batches of constant shape per bucket.
 
-    What is random in an example depends only on `seed` and on the index of the example.
+    The random generator of an example depends only on `seed` and on the index of the example.
 
     Args:
       examples: The examples.
       buckets: The buckets of the examples.
       collate: The function that makes the arrays of an example.
-      seed: The seed of what is random in an example.
+      seed: The seed of the random generators of the examples.
 
     Yields:
       The indices `[n]` of the examples in the batch, and the arrays of the batch. The last batch of

@@ -128,12 +128,12 @@ def _expand(path: Path) -> list[Path]:
 
 def _check_utf8(file: Path) -> None:
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
+        for line_number, line in enumerate(stream, 1):
             try:
-                line.decode("utf-8-sig" if number == 1 else "utf-8")
+                line.decode("utf-8-sig" if line_number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"data files must be UTF-8; {file}, line {number} is not (byte "
+                    f"data files must be UTF-8; {file}, line {line_number} is not (byte "
                     f"0x{line[error.start]:02x} at column {error.start + 1}): convert it, for "
                     "example with iconv"
                 ) from error
@@ -147,19 +147,19 @@ def _check_json(file: Path) -> None:
             except ValueError as error:
                 raise DataError(f"{file} must be JSON; it is not: {error}: correct it") from error
             return
-        for number, line in enumerate(stream, 1):
+        for line_number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
                 raise DataError(
-                    f"every line must be a JSON object; {file}, line {number} is not ({error}): "
-                    "correct or remove it"
+                    f"every line must be a JSON object; {file}, line {line_number} is not "
+                    f"({error}): correct or remove it"
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(
-                    f"every line must be a JSON object; {file}, line {number} is "
+                    f"every line must be a JSON object; {file}, line {line_number} is "
                     f"{line.strip()[:60]}: correct or remove it"
                 )
 

@@ -15,7 +15,7 @@ def run_eval_step(
     eval_step: Callable[[object, Arrays], Arrays],
     params: object,
     batches: Iterable[tuple[np.ndarray, Arrays]],
-    place: Callable[[Arrays], Arrays] = lambda batch: batch,
+    device_put: Callable[[Arrays], Arrays] = lambda batch: batch,
 ) -> Arrays:
     """Runs a compiled `Task.eval_step` on all batches of a split.
 
@@ -24,14 +24,14 @@ def run_eval_step(
       params: The parameters of the model.
       batches: The indices of the examples and the arrays of each batch, from
         `flax_bigbird.data.batching.evaluation_batches`.
-      place: A function that puts a batch on the devices.
+      device_put: A function that puts a batch on the devices.
 
     Returns:
       The outputs of all examples in the order of the examples, `[num_examples, ...]` each.
     """
     indices, parts = [], []
     for batch_indices, batch in batches:
-        outputs = eval_step(params, place(batch))
+        outputs = eval_step(params, device_put(batch))
         count = len(batch_indices)  # the rest of the batch is copies of an example
         parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
         indices.append(batch_indices)

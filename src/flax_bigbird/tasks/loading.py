@@ -9,7 +9,7 @@ from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.pretrained import local_path
-from flax_bigbird.tasks.options import translate_saved_options
+from flax_bigbird.tasks.option_names import translate_saved_options
 
 SAVED_OPTIONS = "options.yaml"
 """The file in which `bigbird train` saves its options beside the model."""
