@@ -1,25 +1,30 @@
-"""What every test runs under: offline, full float32 products, no example deadlines."""
+"""Sets up every test: offline, with full float32 precision and with checked annotations."""
 
 import importlib.metadata
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tests compile much and compute little: less care for machine code, and the older way of making it
-# for fused loops, take a third of the time. What XLA does to the program itself is as for users.
-_faster = ["--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # a flag that is unknown ends XLA
-    _faster.append("--xla_cpu_use_fusion_emitters=false")
-_given = os.environ.get("XLA_FLAGS", "")
-_added = [flag for flag in _faster if flag.split("=")[0] not in _given]
-os.environ["XLA_FLAGS"] = " ".join([_given, *_added]).strip()
+# Tests compile much and compute little. With less optimized machine code, and with the older code
+# generator for fused loops, they take a third of the time. XLA's passes over the program itself are
+# the same as for users.
+_fast_flags = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA aborts on unknown flags
+    _fast_flags.append("--xla_cpu_use_fusion_emitters=false")
+_user_flags = os.environ.get("XLA_FLAGS", "")
+_added_flags = [flag for flag in _fast_flags if flag.split("=")[0] not in _user_flags]
+os.environ["XLA_FLAGS"] = " ".join([_user_flags, *_added_flags]).strip()
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-# Shapes and types of every call into these packages are checked against their annotations.
+# Every call of a function in these packages is checked against its annotations, shapes included.
 TYPECHECKED: tuple[str, ...] = (
+    "flax_bigbird._lazy",
+    "flax_bigbird._transformers",
+    "flax_bigbird.checkpoint",
+    "flax_bigbird.pretrained",
     "flax_bigbird.data",
     "flax_bigbird.tasks",
     "flax_bigbird.train",
@@ -30,7 +35,7 @@ jaxtyping.install_import_hook(TYPECHECKED, "beartype.beartype")
 
 pytest.register_assert_rewrite("attention_suite", "tiny_models")
 
-# Accelerators multiply float32 in fewer bits by default; the tolerances here are those of float32.
+# By default, accelerators multiply float32 in lower precision; the tolerances are for float32.
 jax.config.update("jax_default_matmul_precision", "highest")
 
 hypothesis.settings.register_profile(
@@ -42,18 +47,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("shared")
 
 
+@pytest.fixture
+def unchecked_annotations():
+    """Turns off the checks of annotations, for tests that pass arguments of a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _forget_compiled_programs():
-    """Each compiled program holds some of the process' memory maps, of which Linux grants 65,530;
-    past them XLA crashes.
-    """
+def _clear_compiled_programs():
+    """Frees the memory maps of compiled programs; XLA crashes past Linux' limit of 65,530."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
-def _warn_again(monkeypatch):
-    """A warning that is given once a process is given once a test."""
+def _reset_warnings(monkeypatch):
+    """Makes warnings that are given once per process appear once per test."""
     from flax_bigbird.models import base
 
     monkeypatch.setattr(base, "_warned", set())

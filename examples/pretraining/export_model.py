@@ -1,6 +1,6 @@
-"""Exports a trained model as the package ships it: in bfloat16, with 4096 positions and a card.
+"""Exports a trained model as the package ships it: bfloat16, 4096 positions and a model card.
 
-python export_model.py final ../../src/flax_bigbird/pretrained/bigbird-sotu-mini card.md
+python export_model.py final bigbird-sotu-mini model_card.md
 """
 
 import argparse
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from flax_bigbird import FlaxBigBirdForMaskedLM, resize_position_embeddings
 
-POSITIONS = 4096
+MAX_POSITIONS = 4096
 TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json")
 
 
 def export(run: Path, target: Path, card: Path, tokenizer: Path) -> None:
-    """Writes the model of a training run, its tokenizer and a model card to `target`."""
+    """Saves the model of a run, its tokenizer and its model card to `target`."""
     model = FlaxBigBirdForMaskedLM.from_pretrained(run)
-    if model.config.max_position_embeddings < POSITIONS:
-        model = resize_position_embeddings(model, POSITIONS)
+    if model.config.max_position_embeddings < MAX_POSITIONS:
+        model = resize_position_embeddings(model, MAX_POSITIONS)
     model.save_pretrained(target, params=model.to_bf16(model.params))
     for name in TOKENIZER_FILES:
         shutil.copy2(tokenizer / name, target)
@@ -27,12 +27,11 @@ def export(run: Path, target: Path, card: Path, tokenizer: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the directory of a training run")
-    parser.add_argument("target", type=Path)
-    parser.add_argument("card", type=Path, help="a model card in Markdown")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="its directory; by default, that of the training run"
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the output folder of a training run")
+    parser.add_argument("target", type=Path, help="the folder to write to")
+    parser.add_argument("card", type=Path, help="the model card, in Markdown")
+    parser.add_argument("--tokenizer", type=Path, help="the tokenizer's folder (default: run)")
     arguments = parser.parse_args()
-    export(arguments.run, arguments.target, arguments.card, arguments.tokenizer or arguments.run)
+    tokenizer = arguments.tokenizer or arguments.run
+    export(arguments.run, arguments.target, arguments.card, tokenizer)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flax_bigbird import inference as inference
     from flax_bigbird import tasks as tasks
     from flax_bigbird import train as train
+    from flax_bigbird.config import SparsityConfig as SparsityConfig
     from flax_bigbird.models.attention_maps import AttentionMap as AttentionMap
     from flax_bigbird.models.attention_maps import bigbird_attention_map as bigbird_attention_map
     from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel as FlaxBigBirdPreTrainedModel

@@ -1,4 +1,4 @@
-"""The helper modules beside the tests can be imported, with readable assertions."""
+"""Makes the modules beside the tests importable, with detailed assertion messages."""
 
 import sys
 from pathlib import Path
@@ -6,4 +6,4 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("checkpoint_tools")
+pytest.register_assert_rewrite("checkpoint_trees")

@@ -1,11 +1,12 @@
-"""The Hub: names, revisions, a cache without a network, uploads. Nothing is downloaded."""
+"""Tests names, revisions, the cache and uploads of the Hub; nothing is downloaded."""
 
 import shutil
 import types
 
 import huggingface_hub
 import pytest
-from checkpoint_tools import SHARDED, config, random_params, same, saved
+from checkpoint_models import random_model, save_random_model, tiny_config
+from checkpoint_trees import SHARD_SIZE, assert_trees_equal
 from flax.traverse_util import flatten_dict
 from huggingface_hub import errors
 
@@ -15,8 +16,8 @@ from flax_bigbird.checkpoint import CheckpointError
 OLD, NEW = "a" * 40, "b" * 40
 
 
-def cached(cache, revision, commit, model, subfolder=""):
-    """Puts a folder into a cache as the Hub's client lays it out."""
+def add_to_cache(cache, revision, commit, model, subfolder=""):
+    """Copies a folder into a cache, in the layout of the Hub's client."""
     repo = cache / "models--owner--bird"
     (repo / "refs").mkdir(parents=True, exist_ok=True)
     (repo / "refs" / revision).write_text(commit)
@@ -27,54 +28,52 @@ def load(name="owner/bird", **kwargs):
     return flatten_dict(fb.FlaxBigBirdModel.from_pretrained(name, _do_init=False, **kwargs)[1])
 
 
-@pytest.mark.parametrize("options", [{}, {"max_shard_size": SHARDED}])
-def test_a_repository_in_the_cache(tmp_path, options):
-    first = saved(fb.FlaxBigBirdModel, tmp_path / "1", seed=1, options=options)
-    second = saved(fb.FlaxBigBirdModel, tmp_path / "2", seed=2, options=options)
-    cached(tmp_path / "cache", "main", OLD, tmp_path / "1")
-    cached(tmp_path / "cache", "v2", NEW, tmp_path / "2", subfolder="deep")
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": SHARD_SIZE}])
+def test_cached_repository_is_loaded_at_any_revision(tmp_path, options):
+    first = save_random_model(fb.FlaxBigBirdModel, tmp_path / "1", seed=1, options=options)
+    second = save_random_model(fb.FlaxBigBirdModel, tmp_path / "2", seed=2, options=options)
+    add_to_cache(tmp_path / "cache", "main", OLD, tmp_path / "1")
+    add_to_cache(tmp_path / "cache", "v2", NEW, tmp_path / "2", subfolder="deep")
     where = {"cache_dir": tmp_path / "cache", "local_files_only": True}
-    same(load(**where), first)
-    same(load(**where, revision="v2", subfolder="deep"), second)
-    same(load(**where, revision=NEW, subfolder="deep"), second)
+    assert_trees_equal(load(**where), first)
+    assert_trees_equal(load(**where, revision="v2", subfolder="deep"), second)
+    assert_trees_equal(load(**where, revision=NEW, subfolder="deep"), second)
 
 
-def test_a_local_subfolder(tmp_path):
-    params = saved(fb.FlaxBigBirdModel, tmp_path / "deep")
-    same(load(str(tmp_path), subfolder="deep"), params)
+def test_subfolder_of_local_folder_is_loaded(tmp_path):
+    params = save_random_model(fb.FlaxBigBirdModel, tmp_path / "deep")
+    assert_trees_equal(load(str(tmp_path), subfolder="deep"), params)
 
 
-def test_nothing_in_the_cache(tmp_path):
-    with pytest.raises(
-        CheckpointError, match=r"no config\.json in 'owner/bird'.*offline"
-    ) as caught:
+def test_error_offline_with_empty_cache(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json in 'owner/bird'.*offline") as error:
         load(cache_dir=tmp_path)
-    assert "model.safetensors, flax_model.msgpack" in str(caught.value)
+    assert "model.safetensors, flax_model.msgpack" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "no such folder", "a/b/c"])
-def test_a_folder_that_is_not_there(name):
+def test_error_for_missing_folder(name):
     with pytest.raises(CheckpointError, match=r"neither a folder .*looked for config\.json"):
         load(name)
 
 
-def test_a_folder_without_a_config(tmp_path):
+def test_error_for_folder_without_config(tmp_path):
     with pytest.raises(CheckpointError, match=r"no config\.json in .*pass config="):
         load(str(tmp_path))
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path):
-    saved(fb.FlaxBigBirdModel, tmp_path)
+def test_error_for_file_instead_of_folder(tmp_path):
+    save_random_model(fb.FlaxBigBirdModel, tmp_path)
     with pytest.raises(CheckpointError, match="is a file: pass the folder"):
         load(str(tmp_path / "model.safetensors"))
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub with one repository of two commits; the branch moves on after the first file."""
+    """Fakes a repository of two commits, whose branch moves after the first download."""
     calls = []
     for seed, commit in ((1, OLD), (2, NEW)):
-        saved(fb.FlaxBigBirdModel, tmp_path / "snapshots" / commit, seed=seed)
+        save_random_model(fb.FlaxBigBirdModel, tmp_path / "snapshots" / commit, seed=seed)
 
     def download(repo_id, filename, revision=None, **options):
         calls.append({"file": filename, "revision": revision} | options)
@@ -88,16 +87,16 @@ def hub(tmp_path, monkeypatch):
     return calls
 
 
-def test_all_files_are_of_one_commit(hub, tmp_path):
+def test_all_files_come_from_one_commit(hub, tmp_path):
     params = load(token="secret", force_download=True)
-    same(params, load(str(tmp_path / "snapshots" / OLD)))
+    assert_trees_equal(params, load(str(tmp_path / "snapshots" / OLD)))
     assert [call["file"] for call in hub] == ["config.json", "model.safetensors"]
     assert [call["revision"] for call in hub] == ["main", OLD]
     assert {call["token"] for call in hub} == {"secret"}
     assert all(call["force_download"] for call in hub)
 
 
-def test_use_auth_token_is_the_token(hub):
+def test_use_auth_token_is_passed_as_token(hub):
     load(use_auth_token="old")
     assert hub[0]["token"] == "old"
 
@@ -111,12 +110,12 @@ def response():
     [
         (errors.RepositoryNotFoundError, "no repository 'owner/bird' at revision 'main'"),
         (errors.RevisionNotFoundError, "no repository 'owner/bird' at revision 'main'"),
-        (errors.GatedRepoError, "no right to read it"),
-        (errors.HfHubHTTPError, r"config\.json of 'owner/bird' could not be fetched"),
-        (ConnectionError, "could not be fetched from the Hub: down"),
+        (errors.GatedRepoError, "you may not read it"),
+        (errors.HfHubHTTPError, r"config\.json of 'owner/bird' could not be downloaded"),
+        (ConnectionError, "could not be downloaded from the Hub: down"),
     ],
 )
-def test_what_the_hub_may_answer(monkeypatch, error, message):
+def test_errors_of_the_hub_are_explained(monkeypatch, error, message):
     def fail(*args, **kwargs):
         hub_error = issubclass(error, errors.HfHubHTTPError)
         raise error("down", response=response()) if hub_error else error("down")
@@ -127,7 +126,7 @@ def test_what_the_hub_may_answer(monkeypatch, error, message):
 
 
 class Api:
-    """Records what is uploaded."""
+    """Records the calls that create and upload."""
 
     def __init__(self, token=None):
         Api.calls = [("token", token)]
@@ -140,14 +139,14 @@ class Api:
         Api.calls.append(("create_branch", repo_id, kwargs))
 
     def upload_folder(self, folder_path, **kwargs):
-        there = sorted(path.name for path in folder_path.iterdir())
-        Api.calls.append(("upload_folder", there, kwargs))
+        files = sorted(path.name for path in folder_path.iterdir())
+        Api.calls.append(("upload_folder", files, kwargs))
         return "the commit"
 
 
 def test_push_to_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    model, params = random_params(fb.FlaxBigBirdModel, config())
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
     answer = model.push_to_hub(
         "bird", params=params, token="secret", private=True, revision="v2", create_pr=False
     )
@@ -162,9 +161,9 @@ def test_push_to_hub(tmp_path, monkeypatch):
     assert "flax_model.msgpack" in options["delete_patterns"]
 
 
-def test_saving_pushes_what_it_wrote_and_nothing_else(tmp_path, monkeypatch):
+def test_save_pretrained_pushes_only_what_it_wrote(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    model, params = random_params(fb.FlaxBigBirdModel, config())
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
     (tmp_path / "bird").mkdir()
     (tmp_path / "bird" / "diary.txt").write_text("private")
     model.save_pretrained(tmp_path / "bird", params=params, push_to_hub=True)
@@ -174,7 +173,7 @@ def test_saving_pushes_what_it_wrote_and_nothing_else(tmp_path, monkeypatch):
     assert sorted(options["allow_patterns"]) == ["config.json", "model.safetensors"]
 
 
-def test_an_unknown_option_is_told_before_the_save(tmp_path):
-    model, params = random_params(fb.FlaxBigBirdModel, config())
+def test_unknown_hub_option_is_an_error_before_saving(tmp_path):
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
     with pytest.raises(TypeError, match="unknown keywords priv"):
         model.push_to_hub("bird", params=params, priv=True)

@@ -1,10 +1,10 @@
-"""Names between PyTorch and linen, both ways."""
+"""Tests the conversion of parameter names between PyTorch and linen in both directions."""
 
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_tools import same
+from checkpoint_trees import assert_trees_equal
 from hypothesis import given
 
 from flax_bigbird.checkpoint import CheckpointError, names
@@ -15,14 +15,14 @@ BIAS = ("cls", "predictions", "bias")
 
 
 def array(*shape, value=0.0):
-    return (value + np.arange(np.prod(shape)).reshape(shape)).astype(np.float32)
+    return np.asarray(value + np.arange(np.prod(shape)).reshape(shape), np.float32)
 
 
-def there_and_back(tree):
+def round_trip(tree):
     return names.from_torch(names.to_torch(tree), tree)
 
 
-def test_a_dense_layer_is_transposed_and_a_norm_renamed():
+def test_dense_kernel_is_transposed_and_scale_renamed():
     tree = {
         ("x", "kernel"): array(2, 3),
         ("x", "bias"): array(3),
@@ -37,20 +37,20 @@ def test_a_dense_layer_is_transposed_and_a_norm_renamed():
         "words.weight": (4, 3),
     }
     assert all(leaf.flags.c_contiguous for leaf in tensors.values())
-    same(there_and_back(tree), tree)
+    assert_trees_equal(round_trip(tree), tree)
 
 
-def test_a_convolution_kernel_has_the_axes_of_pytorch():
+def test_convolution_kernel_gets_the_axes_of_pytorch():
     tree = {("conv", "kernel"): array(5, 4, 2, 3)}  # window, window, in, out
     assert names.to_torch(tree)["conv.weight"].shape == (3, 2, 5, 4)
-    same(there_and_back(tree), tree)
+    assert_trees_equal(round_trip(tree), tree)
 
 
 @pytest.mark.parametrize("word", ["weight", "gamma", "beta", "temperature", "kernel/scale"])
-def test_a_users_own_leaf_keeps_its_name(word):
+def test_parameter_of_user_module_keeps_its_name(word):
     tree = {("cls", word): array(2, 3), ("scalar",): array()}
     assert set(names.to_torch(tree)) == {f"cls.{word}", "scalar"}
-    same(there_and_back(tree), tree)
+    assert_trees_equal(round_trip(tree), tree)
 
 
 words = st.sampled_from(["kernel", "bias", "scale", "embedding", "gamma", "w", "pooler", "cls"])
@@ -60,16 +60,16 @@ dtypes = st.sampled_from([np.float32, np.float16, ml_dtypes.bfloat16, np.int64, 
 
 
 @given(st.dictionaries(paths, st.tuples(shapes, dtypes), max_size=8))
-def test_every_tree_returns_or_is_refused(spec):
+def test_every_tree_round_trips_or_is_an_error(spec):
     tree = {path: np.ones(shape, dtype) for path, (shape, dtype) in spec.items()}
     if len({names.torch_name(path) for path in tree}) < len(tree):
         with pytest.raises(ValueError, match="must differ in their PyTorch names"):
             names.to_torch(tree)
     else:
-        same(there_and_back(tree), tree)
+        assert_trees_equal(round_trip(tree), tree)
 
 
-def test_old_names():
+def test_old_torch_names_are_converted():
     tensors = {
         "bert.embeddings.LayerNorm.gamma": array(3),
         "bert.embeddings.LayerNorm.beta": array(3, value=1),
@@ -78,10 +78,10 @@ def test_old_names():
     }
     norm = ("bert", "embeddings", "LayerNorm")
     flat = names.from_torch(tensors, [(*norm, "scale"), (*norm, "bias")])
-    same(flat, {(*norm, "scale"): array(3), (*norm, "bias"): array(3, value=1)})
+    assert_trees_equal(flat, {(*norm, "scale"): array(3), (*norm, "bias"): array(3, value=1)})
 
 
-def test_the_prefix_is_added_and_dropped():
+def test_backbone_prefix_is_added_or_removed():
     word = array(4, 3)
     assert set(names.from_torch({"embeddings.word_embeddings.weight": word}, [BERT])) == {BERT}
     bare = {"bert.embeddings.word_embeddings.weight": word}
@@ -90,7 +90,7 @@ def test_the_prefix_is_added_and_dropped():
     assert set(names.from_dotted({".".join(BERT[1:]): word}, [BERT])) == {BERT}
 
 
-def test_a_leaf_held_twice_is_refused():
+def test_parameter_held_twice_is_an_error():
     word = array(4, 3)
     tensors = {
         "embeddings.word_embeddings.weight": word,
@@ -110,27 +110,27 @@ def decoder(weight, bias, head_bias):
     return {name: leaf for name, leaf in tensors.items() if leaf is not None}
 
 
-def test_tied_copies_are_dropped():
+def test_copies_of_tied_weights_are_dropped():
     flat = names.from_torch(decoder(array(4, 3), array(4), array(4)), [BERT, BIAS])
-    same(flat, {BERT: array(4, 3), BIAS: array(4)})
+    assert_trees_equal(flat, {BERT: array(4, 3), BIAS: array(4)})
 
 
-def test_tied_copies_that_are_no_copies_are_reported():
+def test_tied_weights_that_differ_are_kept():
     tensors = decoder(array(4, 3, value=1), array(4, value=1), array(4))
     flat = names.from_torch(tensors, [BERT, BIAS])
     assert set(flat) == {BERT, BIAS, DECODER, (*DECODER[:-1], "bias")}
     np.testing.assert_array_equal(flat[BIAS], array(4))
 
 
-def test_the_decoders_bias_serves_where_the_heads_is_absent():
+def test_decoder_bias_is_used_if_head_bias_is_absent():
     flat = names.from_torch(decoder(None, array(4), None), [BERT, BIAS])
-    same(flat, {BERT: array(4, 3), BIAS: array(4)})
+    assert_trees_equal(flat, {BERT: array(4, 3), BIAS: array(4)})
 
 
-def test_untied_the_decoders_bias_is_the_heads():
+def test_untied_decoder_bias_becomes_head_bias():
     tensors = decoder(array(4, 3, value=1), array(4, value=1), array(4))
     tree = {BERT: array(4, 3), BIAS: array(4, value=1), DECODER: array(4, 3, value=1).T}
-    same(names.from_torch(tensors, tree), tree)
+    assert_trees_equal(names.from_torch(tensors, tree), tree)
     written = names.to_torch(tree)
     assert set(written) == set(tensors)
     for name in ("cls.predictions.bias", "cls.predictions.decoder.bias"):
@@ -147,5 +147,5 @@ def test_untied_the_decoders_bias_is_the_heads():
         ({}, ["x.weight", "y.weight", "norm.scale"], False),
     ],
 )
-def test_whose_names_they_are(metadata, leaf_names, linen):
-    assert names.is_flax_named(leaf_names, metadata) is linen
+def test_linen_names_are_recognized(metadata, leaf_names, linen):
+    assert names.uses_linen_names(leaf_names, metadata) is linen

@@ -1,4 +1,4 @@
-"""Where a checkpoint's files are: a folder, the package, or a repository on the Hub."""
+"""Finds the files of a checkpoint: in a folder, in the package, or in a repository on the Hub."""
 
 import dataclasses
 import re
@@ -12,9 +12,16 @@ _SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 @dataclasses.dataclass
 class Source:
-    """A folder, a shipped model's name or a Hub id, with what fetching from the Hub takes.
+    """Where a checkpoint's files come from, with the options for downloading them.
 
-    All files of a repository come from one commit: the one that the first of them was of.
+    All files of a repository come from the same commit: that of the first file downloaded.
+
+    Attributes:
+      name: a folder, the name of a model that ships inside the package, or a Hub id.
+      revision: the branch, tag or commit on the Hub.
+      subfolder: the folder inside `name` that holds the checkpoint.
+      token, cache_dir, force_download, local_files_only: as in `huggingface_hub.hf_hub_download`.
+      unreachable: why the Hub could not be reached; empty if it could, or was not needed.
     """
 
     name: str
@@ -24,7 +31,7 @@ class Source:
     cache_dir: str | Path | None = None
     force_download: bool = False
     local_files_only: bool = False
-    unreachable: str = dataclasses.field(default="", init=False)  # why the Hub gave no answer
+    unreachable: str = dataclasses.field(default="", init=False)
     _commit: str | None = dataclasses.field(default=None, init=False)
 
     def __str__(self) -> str:
@@ -32,25 +39,26 @@ class Source:
 
     @property
     def folder(self) -> Path | None:
-        """The local folder (with the subfolder), or None for a Hub id."""
+        """The local folder, including the subfolder, or None for a Hub id."""
         path = Path(local_path(self.name)).expanduser()
         return path / (self.subfolder or "") if path.is_dir() else None
 
     @property
     def hint(self) -> str:
-        """What a message of a file not found adds."""
+        """What the message about a missing file must add: that the Hub could not be reached."""
         if self.folder is not None or not self.unreachable:
             return ""
         return (
-            " (no folder of that name is here, and the Hub could not be asked for what its cache "
-            f"lacks: {self.unreachable})"
+            " (there is no folder of that name, and the Hub could not be asked for files that are "
+            f"not in its cache: {self.unreachable})"
         )
 
     def get(self, file: str) -> Path | None:
-        """The local path of a file, downloaded if need be; None when the source has none.
+        """Returns the local path of a file, downloaded if necessary, or None if there is no file.
 
         Raises:
-          CheckpointError: the name is neither a folder nor a reachable repository.
+          CheckpointError: if the name is neither a folder nor a repository that can be read, or
+            the download fails.
         """
         if self.folder is not None:
             path = self.folder / file
@@ -60,6 +68,14 @@ class Source:
                 f"a checkpoint is a folder or a Hub id; {self.name!r} is a file: pass the folder "
                 "that holds it"
             )
+        path = self._download(file)
+        snapshot = _SNAPSHOT.search(str(path))
+        if snapshot:
+            self._commit = snapshot[1]
+        return path
+
+    def _download(self, file: str) -> Path | None:
+        """Returns the path of a file in the Hub's cache, downloaded if necessary, or None."""
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -82,9 +98,9 @@ class Source:
             return None
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
             raise CheckpointError(
-                f"no repository {self.name!r} at revision {self.revision or 'main'!r} on the Hub "
-                "(or no right to read it), and no folder of that name here: check the spelling, "
-                "or pass token="
+                f"a checkpoint is a folder or a Hub id; there is no repository {self.name!r} at "
+                f"revision {self.revision or 'main'!r} on the Hub (or you may not read it), and no "
+                "folder of that name: check the spelling, or pass token="
             ) from error
         except errors.HFValidationError as error:
             raise CheckpointError(
@@ -93,11 +109,9 @@ class Source:
             ) from error
         except OSError as error:
             raise CheckpointError(
-                f"{file} of {self.name!r} could not be fetched from the Hub: {_first_line(error)}"
+                f"{file} of {self.name!r} could not be downloaded from the Hub: "
+                f"{_first_line(error)}: try again, or pass local_files_only=True to use the cache"
             ) from error
-        snapshot = _SNAPSHOT.search(str(path))
-        if snapshot:
-            self._commit = snapshot[1]
         return Path(path)
 
     def _is_offline(self) -> bool:

@@ -1,4 +1,4 @@
-"""Reads the weights of a checkpoint in any of the formats they are published in."""
+"""Loads the weights of a checkpoint from any of the file formats that checkpoints come in."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +13,9 @@ from flax_bigbird.checkpoint.hub import Source
 from flax_bigbird.checkpoint.names import Flat
 from flax_bigbird.checkpoint.torch_pickle import load_torch_pickle
 
-# In order of preference, each before its index of shards: our own output first, so that it wins in
-# a folder that was saved into; then the Flax formats; pickles last, which hold the same weights
-# wherever a safer file stands beside them. `saving` counts on this order.
+# In order of preference; each file is preferred to its index of shards. The file that we write
+# comes first, so that the last save into a folder wins. The other Flax formats follow. Pickles come
+# last: a safer file beside them holds the same weights. `saving` relies on this order.
 WEIGHT_FILES = (
     "model.safetensors",
     "flax_model.msgpack",
@@ -23,22 +23,26 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 
-# A file's leaves by dotted or "/"-joined name or path, and what its header says.
+# The arrays of a file by name or path, and the file's metadata.
 _Content = tuple[dict[Any, np.ndarray], Mapping[str, str]]
 
 
 def load_weights(
     source: Source, expected: Iterable[names.Path], prefix: str = "bert"
 ) -> tuple[Flat, Path]:
-    """The first weights found, as a flat linen tree in the files' dtypes, and their file.
+    """Loads the preferred weights of a source as a flat linen tree.
 
     Args:
       source: the folder or repository.
-      expected: the leaves of the model they are for.
-      prefix: of the backbone in a task's tree.
+      expected: the parameter paths of the model that the weights are loaded into.
+      prefix: the name of the backbone in a task's tree.
+
+    Returns:
+      The arrays by path, in the dtypes of the file, and the path of the file or of its index.
 
     Raises:
-      CheckpointError: no weights, a broken file, a missing shard, an index that does not fit.
+      CheckpointError: if there are no weights, a file is broken, a shard is missing, or an index
+        does not fit its shards.
     """
     for file in WEIGHT_FILES:
         path, index = source.get(file), None
@@ -46,61 +50,69 @@ def load_weights(
             path = index = source.get(f"{file}.index.json")
         if path is None:
             continue
-        read, to_tree = _READERS[Path(file).suffix]
-        content = read(path) if index is None else _read_shards(source, index, read)
+        load, to_tree = _FORMATS[Path(file).suffix]
+        content = load(path) if index is None else _load_shards(source, index, load)
         return to_tree(content, set(expected), prefix), path
     raise CheckpointError(
-        f"a checkpoint holds weights; none in {source}: looked for {', '.join(WEIGHT_FILES)} and "
-        f"the .index.json of each{source.hint}"
+        f"a checkpoint must hold weights; {source} has none: looked for {', '.join(WEIGHT_FILES)} "
+        f"and the .index.json of each{source.hint}"
     )
 
 
-def _read_shards(source: Source, index: Path, read: Callable[[Path], _Content]) -> _Content:
-    """All shards that an index lists, after checking that they hold what it says."""
+def _load_shards(source: Source, index: Path, load: Callable[[Path], _Content]) -> _Content:
+    """Loads all shards that an index lists, and checks that they hold what it says."""
+    weight_map = _parse_index(index)
+    shards = sorted(set(weight_map.values()))
+    paths = {name: source.get(name) for name in shards}
+    missing = [name for name, path in paths.items() if path is None]
+    if missing:
+        raise CheckpointError(
+            f"every shard that {index} lists must be beside it; missing: {', '.join(missing)}"
+            f"{source.hint}: copy or download them again"
+        )
+    leaves: dict[Any, np.ndarray] = {}
+    metadata: dict[str, str] = {}
+    not_held: list[str] = []
+    for shard, path in paths.items():
+        assert path is not None
+        content, shard_metadata = load(path)
+        metadata |= shard_metadata
+        held = {"/".join(key) if isinstance(key, tuple) else key for key in content}
+        listed = {name for name, file in weight_map.items() if file == shard}
+        not_held += [f"{name} ({shard})" for name in sorted(listed - held)]
+        leaves |= content
+    if not_held:
+        raise CheckpointError(
+            f"the shards must hold what {index} lists; it lists {len(not_held)} tensors that their "
+            f"shards do not hold: {', '.join(not_held[:8])}: index and shards come from different "
+            "saves; download all of them again"
+        )
+    return leaves, metadata
+
+
+def _parse_index(index: Path) -> dict[str, str]:
+    """Returns the `weight_map` of an index: the shard of every tensor."""
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
+        shards = set(weight_map.values())
         if not shards or not all(Path(name).name == name for name in shards):
             raise ValueError("its weight_map does not name files beside it")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index} must be a JSON index of shards ({error!r}): download it again"
         ) from error
-    paths = {name: source.get(name) for name in shards}
-    absent = [name for name, path in paths.items() if path is None]
-    if absent:
-        raise CheckpointError(
-            f"every shard that {index} lists must be beside it; missing: {', '.join(absent)}"
-            f"{source.hint}: copy or download them again"
-        )
-    leaves: dict[Any, np.ndarray] = {}
-    metadata: dict[str, str] = {}
-    wrong: list[str] = []
-    for name, path in paths.items():
-        assert path is not None
-        part, header = read(path)
-        metadata |= header
-        held = {"/".join(key) if isinstance(key, tuple) else key for key in part}
-        wrong += [
-            f"{k} ({name})" for k, shard in weight_map.items() if shard == name and k not in held
-        ]
-        leaves |= part
-    if wrong:
-        raise CheckpointError(
-            f"{index} lists {len(wrong)} tensors that their shards do not hold: "
-            f"{', '.join(wrong[:8])}: index and shards are of different saves; download all again"
-        )
-    return leaves, metadata
+    return weight_map
 
 
 def _broken(path: Path, kind: str, error: Exception) -> CheckpointError:
+    """Returns the error for a file that cannot be parsed."""
     with open(path, "rb") as file:
-        pointer = file.read(64).startswith(b"version https://git-lfs")
-    what = "it is a git-lfs pointer: run `git lfs pull`" if pointer else "download it again"
-    return CheckpointError(f"{path} is truncated or no {kind} file ({error}): {what}")
+        is_pointer = file.read(64).startswith(b"version https://git-lfs")
+    remedy = "it is a git-lfs pointer: run `git lfs pull`" if is_pointer else "download it again"
+    return CheckpointError(f"{path} is truncated or no {kind} file ({error}): {remedy}")
 
 
-def _read_safetensors(path: Path) -> _Content:
+def _load_safetensors(path: Path) -> _Content:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -109,20 +121,20 @@ def _read_safetensors(path: Path) -> _Content:
             return tensors, file.metadata() or {}
     except AttributeError as error:  # NumPy has no such dtype
         raise CheckpointError(
-            f"{path} holds numbers of a type that is not read here ({error}): convert it to "
+            f"{path} holds tensors of a dtype that is not supported ({error}): convert them to "
             "float32, float16 or bfloat16"
         ) from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise _broken(path, "safetensors", error) from error
 
 
-def _read_msgpack(path: Path) -> _Content:
+def _load_msgpack(path: Path) -> _Content:
     from flax.serialization import msgpack_restore
     from flax.traverse_util import flatten_dict
 
     try:
         tree = flatten_dict(msgpack_restore(path.read_bytes()))
-    except Exception as error:  # msgpack raises what the bytes make it
+    except Exception as error:  # broken bytes can raise anything
         raise _broken(path, "Flax msgpack", error) from error
     flat: dict[Any, np.ndarray] = {}
     for key, leaf in tree.items():
@@ -135,22 +147,25 @@ def _read_msgpack(path: Path) -> _Content:
     return flat, {}
 
 
-def _read_pickle(path: Path) -> _Content:
+def _load_pickle(path: Path) -> _Content:
     return load_torch_pickle(path), {}
 
 
-def _named(content: _Content, expected: Iterable[names.Path], prefix: str) -> Flat:
+def _from_names(content: _Content, expected: Iterable[names.Path], prefix: str) -> Flat:
+    """Converts arrays by dotted name, which are either linen's or PyTorch's."""
     tensors, metadata = content
-    linen = names.is_flax_named(tensors, metadata)
-    return (names.from_dotted if linen else names.from_torch)(tensors, expected, prefix)
+    is_linen = names.uses_linen_names(tensors, metadata)
+    return (names.from_dotted if is_linen else names.from_torch)(tensors, expected, prefix)
 
 
-def _tree(content: _Content, expected: Iterable[names.Path], prefix: str) -> Flat:
+def _from_paths(content: _Content, expected: Iterable[names.Path], prefix: str) -> Flat:
+    """Converts arrays by linen path."""
     return names.from_linen(content[0], expected, prefix)
 
 
-_READERS = {
-    ".safetensors": (_read_safetensors, _named),
-    ".msgpack": (_read_msgpack, _tree),
-    ".bin": (_read_pickle, _named),
+# How files of each suffix are parsed, and how their names are converted.
+_FORMATS = {
+    ".safetensors": (_load_safetensors, _from_names),
+    ".msgpack": (_load_msgpack, _from_paths),
+    ".bin": (_load_pickle, _from_names),
 }

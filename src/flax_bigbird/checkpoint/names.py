@@ -1,17 +1,18 @@
-"""Parameter names: PyTorch's dotted ones to the leaves of a linen tree, and back.
+"""Converts parameter names between PyTorch's dotted names and the paths of a linen tree.
 
-The rule is general, so that a user's own module follows it too: levels are joined by dots, and the
-last word and the axes change by a table.
+The conversion is a table from the last level of a linen path to PyTorch's word and a change of
+axes. All other levels stay and are joined by dots:
 
-    linen            PyTorch     leaf
-    x/kernel         x.weight    a dense layer: [in, out] to [out, in]; a convolution:
-                                 [*window, in, out] to [out, in, *window]
-    x/embedding      x.weight    a table, unchanged
-    x/scale          x.weight    LayerNorm, unchanged
+    linen            PyTorch     array
+    x/kernel         x.weight    dense layer: [in, out] becomes [out, in]; convolution:
+                                 [*window, in, out] becomes [out, in, *window]
+    x/embedding      x.weight    unchanged
+    x/scale          x.weight    unchanged (LayerNorm)
     x/anything       x.anything  unchanged
 
-Back, `weight` says too little; the tree that the tensors are meant for decides. What is special to
-BigBird is `settle_decoder`, `OLD_NAMES` and `is_optional_pooler`.
+The table knows nothing about BigBird, so a user's own modules are converted too. In the other
+direction `weight` is ambiguous, and the tree that the tensors are loaded into decides. Specific to
+BigBird are `OLD_TORCH_NAMES`, `resolve_decoder` and `is_optional_pooler`.
 """
 
 import re
@@ -26,54 +27,72 @@ Path = tuple[str, ...]
 Flat = dict[Path, np.ndarray]
 
 
-def _kernel_to_weight(leaf: np.ndarray) -> np.ndarray:
-    return leaf.transpose(leaf.ndim - 1, leaf.ndim - 2, *range(leaf.ndim - 2))
+class Transform(NamedTuple):
+    """A change of an array's axes, and its inverse."""
+
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    to_linen: Callable[[np.ndarray], np.ndarray]
 
 
-def _weight_to_kernel(leaf: np.ndarray) -> np.ndarray:
-    return leaf.transpose(*range(2, leaf.ndim), 1, 0)
+def _kernel_to_weight(kernel: np.ndarray) -> np.ndarray:
+    """Returns a kernel `[*window, in, out]` as `[out, in, *window]`; vectors are unchanged."""
+    if kernel.ndim < 2:
+        return kernel
+    return kernel.transpose(kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
 
 
-class _Rule(NamedTuple):
-    """A last word of a linen path, PyTorch's word for it, and what happens to the axes."""
-
-    word: re.Pattern[str]
-    torch_word: str
-    to_torch: Callable[[np.ndarray], np.ndarray] | None = None
-    to_linen: Callable[[np.ndarray], np.ndarray] | None = None
+def _weight_to_kernel(weight: np.ndarray) -> np.ndarray:
+    """Returns a weight `[out, in, *window]` as `[*window, in, out]`; vectors are unchanged."""
+    if weight.ndim < 2:
+        return weight
+    return weight.transpose(*range(2, weight.ndim), 1, 0)
 
 
-RULES = (
-    _Rule(re.compile("kernel"), "weight", _kernel_to_weight, _weight_to_kernel),
-    _Rule(re.compile("embedding|scale"), "weight"),
-)
+def _unchanged(array: np.ndarray) -> np.ndarray:
+    return array
 
-# Names of older PyTorch files to today's; None drops the tensor, a buffer that is no parameter.
-OLD_NAMES: tuple[tuple[re.Pattern[str], str | None], ...] = (
-    (re.compile(r"(LayerNorm|layer_norm)\.gamma$"), r"\1.weight"),
-    (re.compile(r"(LayerNorm|layer_norm)\.beta$"), r"\1.bias"),
-    (re.compile(r"(^|\.)embeddings\.(position_ids|token_type_ids)$"), None),
-)
+
+UNCHANGED = Transform(_unchanged, _unchanged)
+TRANSPOSED = Transform(_kernel_to_weight, _weight_to_kernel)
+
+# The last level of a linen path -> (PyTorch's word, transform).
+LINEN_TO_TORCH: dict[str, tuple[str, Transform]] = {
+    r"kernel": ("weight", TRANSPOSED),
+    r"embedding|scale": ("weight", UNCHANGED),
+}
+
+# Names in older PyTorch files -> today's. None drops the tensor: a buffer that is no parameter.
+OLD_TORCH_NAMES: dict[str, str | None] = {
+    r"(LayerNorm|layer_norm)\.gamma$": r"\1.weight",
+    r"(LayerNorm|layer_norm)\.beta$": r"\1.bias",
+    r"(^|\.)embeddings\.(position_ids|token_type_ids)$": None,
+}
 
 _DECODER = re.compile(r"^(?P<head>(?:.*\.)?cls\.predictions\.)decoder\.(?P<leaf>weight|bias)$")
 _DECODER_KERNEL = ("cls", "predictions", "decoder", "kernel")
-_BIAS = ("cls", "predictions", "bias")
-_TABLE = re.compile(r"(^|\.)word_embeddings\.weight$")
+_HEAD_BIAS = ("cls", "predictions", "bias")
+_WORD_EMBEDDINGS = re.compile(r"(^|\.)word_embeddings\.weight$")
 _POOLER = re.compile(r"^(bert/)?pooler/(kernel|bias)$")
 
 
+def _conversion(path: Path) -> tuple[str, Transform]:
+    """Returns PyTorch's word for the last level of a linen path, and the transform."""
+    for pattern, conversion in LINEN_TO_TORCH.items():
+        if re.fullmatch(pattern, path[-1]):
+            return conversion
+    return path[-1], UNCHANGED
+
+
 def torch_name(path: Path) -> str:
-    """The PyTorch name of a linen leaf."""
-    rule = _rule(path)
-    return ".".join((*path[:-1], rule.torch_word if rule else path[-1]))
+    """Returns the PyTorch name of a linen path."""
+    return ".".join((*path[:-1], _conversion(path)[0]))
 
 
-def _rule(path: Path) -> _Rule | None:
-    return next((rule for rule in RULES if rule.word.fullmatch(path[-1])), None)
+def uses_linen_names(names: Iterable[str], metadata: Mapping[str, str] | None) -> bool:
+    """Returns whether dotted names are linen's rather than PyTorch's.
 
-
-def is_flax_named(names: Iterable[str], metadata: Mapping[str, str] | None) -> bool:
-    """Whether dotted names are linen's: by the file's metadata, then by the names themselves."""
+    The file's metadata decides if it states a format, and the names themselves otherwise.
+    """
     stated = (metadata or {}).get("format")
     if stated in ("flax", "pt"):
         return stated == "flax"
@@ -85,109 +104,102 @@ def is_flax_named(names: Iterable[str], metadata: Mapping[str, str] | None) -> b
 def from_torch(
     tensors: Mapping[str, np.ndarray], expected: Iterable[Path], prefix: str = "bert"
 ) -> Flat:
-    """A flat linen tree from PyTorch-named tensors; the inverse of `to_torch`.
+    """Converts PyTorch-named tensors to a flat linen tree; the inverse of `to_torch`.
 
     Args:
-      tensors: by dotted name.
-      expected: the paths of the tree they are meant for.
-      prefix: of the backbone in that tree's task classes, added or dropped where that fits.
+      tensors: the tensors by dotted name.
+      expected: the paths of the tree that the tensors are loaded into.
+      prefix: the name of the backbone in a task's tree. It is added to a name or removed from it
+        if that gives an expected name.
 
     Returns:
-      Every tensor, under the expected path it is for, or a guessed path when it is for none.
-      Buffers and copies of tied weights are left out.
+      Every tensor under its expected path, or under a likely path if it is not expected. Buffers
+      and copies of tied weights are left out.
 
     Raises:
-      CheckpointError: several tensors are for one leaf (all such leaves are listed).
+      CheckpointError: if several tensors belong to one path; the message lists all such paths.
     """
     expected = set(expected)
     targets = {torch_name(path): path for path in expected}
     untied = any(path[-4:] == _DECODER_KERNEL for path in expected)
-    pairs = []
-    for name, tensor in settle_decoder(tensors, untied).items():
-        current = name if _variant(name, targets, prefix) else _today(name)
+    converted = []
+    for name, tensor in resolve_decoder(tensors, untied).items():
+        current = name if _expected_name(name, targets, prefix) else _current_name(name)
         if current is None:
             continue
-        known = _variant(current, targets, prefix)
-        path = targets[known] if known else _guess(current, tensor)
-        rule = _rule(path)
-        # The rule needs two axes; a leaf of fewer is left as it is, both ways.
-        turn = rule.to_linen if rule and tensor.ndim >= 2 else None
-        pairs.append((name, path, turn(tensor) if turn else tensor))
-    return _collect(pairs)
+        known = _expected_name(current, targets, prefix)
+        path = targets[known] if known else _likely_path(current, tensor)
+        converted.append((name, path, _conversion(path)[1].to_linen(tensor)))
+    return _to_tree(converted)
 
 
 def from_linen(leaves: Mapping[Path, np.ndarray], expected: Iterable[Path], prefix: str) -> Flat:
-    """A flat linen tree from linen-named leaves: the backbone's prefix added or dropped."""
+    """Converts linen paths to the expected ones: the backbone's prefix is added or removed."""
     targets = {"/".join(path): path for path in expected}
-    pairs = []
+    converted = []
     for path, leaf in leaves.items():
         name = "/".join(path)
-        known = _variant(name, targets, prefix, "/")
-        pairs.append((name, targets[known] if known else path, leaf))
-    return _collect(pairs)
+        known = _expected_name(name, targets, prefix, "/")
+        converted.append((name, targets[known] if known else path, leaf))
+    return _to_tree(converted)
 
 
 def from_dotted(
     tensors: Mapping[str, np.ndarray], expected: Iterable[Path], prefix: str = "bert"
 ) -> Flat:
-    """A flat linen tree from linen names joined by dots."""
+    """Converts linen names that are joined by dots to a flat linen tree."""
     targets = {".".join(path): path for path in expected}
-    pairs = []
+    converted = []
     for name, leaf in tensors.items():
-        known = _variant(name, targets, prefix)
-        pairs.append((name, targets[known] if known else tuple(name.split(".")), leaf))
-    return _collect(pairs)
+        known = _expected_name(name, targets, prefix)
+        converted.append((name, targets[known] if known else tuple(name.split(".")), leaf))
+    return _to_tree(converted)
 
 
-def _variant(name: str, targets: Mapping[str, Path], prefix: str, dot: str = ".") -> str | None:
-    """The name among the targets', as it is or with the prefix added or dropped."""
-    start = prefix + dot
-    for variant in (name, name.removeprefix(start), start + name):
-        if variant in targets:
-            return variant
-    return None
+def to_torch(flat: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
+    """Converts a flat linen tree to contiguous, PyTorch-named tensors.
 
+    If the embeddings are untied, the bias of the language-modeling head is written under both of
+    its names.
 
-def _today(name: str) -> str | None:
-    for pattern, replacement in OLD_NAMES:
-        if pattern.search(name):
-            return None if replacement is None else pattern.sub(replacement, name)
-    return name
-
-
-def _guess(name: str, tensor: np.ndarray) -> Path:
-    """The likely path of a tensor that the model has no place for, to name it in a message."""
-    *levels, last = name.split(".")
-    if last == "weight":
-        table = bool(levels) and levels[-1].endswith("embeddings")
-        last = "scale" if tensor.ndim == 1 else "embedding" if table else "kernel"
-    return (*levels, last)
-
-
-def _collect(pairs: Iterable[tuple[str, Path, np.ndarray]]) -> Flat:
-    flat: Flat = {}
-    sources: dict[Path, list[str]] = {}
-    for name, path, leaf in pairs:
-        flat[path] = leaf
-        sources.setdefault(path, []).append(name)
-    double = [f"{'/'.join(p)} ({' and '.join(names)})" for p, names in sources.items() if names[1:]]
-    if double:
-        raise CheckpointError(
-            "every leaf must be in a checkpoint once; several tensors are for "
-            f"{', '.join(sorted(double))}: remove all but one of each"
-        )
-    return flat
-
-
-def settle_decoder(tensors: Mapping[str, np.ndarray], untied: bool) -> dict[str, np.ndarray]:
-    """One name for the language-model head's weights, which files hold under several.
-
-    Tied, `decoder.{weight,bias}` are copies of the word table and of `cls.predictions.bias`; they
-    are dropped, unless they differ from what they should copy. Untied, the logits use `decoder.*`,
-    so its bias is the head's, and the unread `cls.predictions.bias` is dropped.
+    Raises:
+      ValueError: if two paths have the same PyTorch name; the message lists all of them.
     """
-    out = dict(tensors)
-    tables = [tensor for name, tensor in tensors.items() if _TABLE.search(name)]
+    tensors: dict[str, np.ndarray] = {}
+    origins: dict[str, list[Path]] = {}
+    untied = any(path[-4:] == _DECODER_KERNEL for path in flat)
+
+    def add(name: str, path: Path, tensor: Any) -> None:
+        origins.setdefault(name, []).append(path)
+        tensors[name] = np.asarray(tensor, order="C")
+
+    for path, leaf in flat.items():
+        add(torch_name(path), path, _conversion(path)[1].to_torch(leaf))
+        if untied and path[-3:] == _HEAD_BIAS:
+            add(".".join((*path[:-1], "decoder", "bias")), path, leaf)
+    shared = [
+        f"{name} ({' and '.join('/'.join(p) for p in paths)})"
+        for name, paths in origins.items()
+        if len(paths) > 1
+    ]
+    if shared:
+        raise ValueError(
+            f"parameters must differ in their PyTorch names; these do not: {', '.join(shared)}. "
+            "Rename one of each, or save with safe_serialization=False"
+        )
+    return tensors
+
+
+def resolve_decoder(tensors: Mapping[str, np.ndarray], untied: bool) -> dict[str, np.ndarray]:
+    """Gives each weight of the language-modeling head one name; files have it under several.
+
+    If the embeddings are tied, `decoder.weight` and `decoder.bias` are copies of the word
+    embeddings and of `cls.predictions.bias`. They are dropped, unless they differ from what they
+    copy. If the embeddings are untied, the logits are computed with `decoder.bias`, so it becomes
+    the bias of the head, and the unused `cls.predictions.bias` is dropped.
+    """
+    resolved = dict(tensors)
+    tables = [tensor for name, tensor in tensors.items() if _WORD_EMBEDDINGS.search(name)]
     for name, tensor in tensors.items():
         match = _DECODER.match(name)
         if match is None:
@@ -195,53 +207,66 @@ def settle_decoder(tensors: Mapping[str, np.ndarray], untied: bool) -> dict[str,
         bias = match["head"] + "bias"
         if match["leaf"] == "weight":
             if not untied and any(_equal(tensor, table) for table in tables):
-                del out[name]
+                del resolved[name]
         elif untied or bias not in tensors:
-            out[bias] = out.pop(name)
+            resolved[bias] = resolved.pop(name)
         elif _equal(tensor, tensors[bias]):
-            del out[name]
-    return out
+            del resolved[name]
+    return resolved
+
+
+def is_optional_pooler(path: Path) -> bool:
+    """Returns whether a path is a pooler's, which HF-Torch also saves for tasks without one."""
+    return bool(_POOLER.match("/".join(path)))
+
+
+def _expected_name(
+    name: str, targets: Mapping[str, Path], prefix: str, separator: str = "."
+) -> str | None:
+    """Returns the variant of a name, with or without the prefix, that is expected, if any is."""
+    start = prefix + separator
+    for variant in (name, name.removeprefix(start), start + name):
+        if variant in targets:
+            return variant
+    return None
+
+
+def _current_name(name: str) -> str | None:
+    """Returns today's form of a PyTorch name, or None for a buffer."""
+    for pattern, replacement in OLD_TORCH_NAMES.items():
+        if re.search(pattern, name):
+            return None if replacement is None else re.sub(pattern, replacement, name)
+    return name
+
+
+def _likely_path(name: str, tensor: np.ndarray) -> Path:
+    """Returns the likely linen path of a tensor that the model does not expect, for a message."""
+    *levels, last = name.split(".")
+    if last == "weight":
+        is_table = bool(levels) and levels[-1].endswith("embeddings")
+        last = "scale" if tensor.ndim == 1 else "embedding" if is_table else "kernel"
+    return (*levels, last)
+
+
+def _to_tree(converted: Iterable[tuple[str, Path, np.ndarray]]) -> Flat:
+    """Builds a tree from `(name in the file, path, array)`; every path must occur once."""
+    flat: Flat = {}
+    origins: dict[Path, list[str]] = {}
+    for name, path, leaf in converted:
+        flat[path] = leaf
+        origins.setdefault(path, []).append(name)
+    repeated = [
+        f"{'/'.join(path)} ({' and '.join(names)})"
+        for path, names in origins.items()
+        if len(names) > 1
+    ]
+    if repeated:
+        raise CheckpointError(
+            "a checkpoint must hold every parameter once; several tensors are for "
+            f"{', '.join(sorted(repeated))}: remove all but one of each"
+        )
+    return flat
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a, b)
-
-
-def to_torch(flat: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
-    """PyTorch-named tensors from a flat linen tree, contiguous.
-
-    With untied embeddings the head's bias is written under both of its names.
-
-    Raises:
-      ValueError: two leaves have one PyTorch name (all are listed).
-    """
-    out: dict[str, np.ndarray] = {}
-    sources: dict[str, list[Path]] = {}
-    untied = any(path[-4:] == _DECODER_KERNEL for path in flat)
-
-    def add(name: str, path: Path, leaf: Any) -> None:
-        sources.setdefault(name, []).append(path)
-        out[name] = np.asarray(leaf, order="C")
-
-    for path, leaf in flat.items():
-        rule = _rule(path)
-        turn = rule.to_torch if rule and leaf.ndim >= 2 else None
-        add(torch_name(path), path, turn(leaf) if turn else leaf)
-        if untied and path[-3:] == _BIAS:
-            add(".".join((*path[:-1], "decoder", "bias")), path, leaf)
-    shared = [
-        f"{name} ({' and '.join('/'.join(p) for p in paths)})"
-        for name, paths in sources.items()
-        if len(paths) > 1
-    ]
-    if shared:
-        raise ValueError(
-            f"leaves must differ in their PyTorch names; these do not: {', '.join(shared)}. "
-            "Rename one of each, or save with safe_serialization=False"
-        )
-    return out
-
-
-def is_optional_pooler(path: Path) -> bool:
-    """A pooler, which HF-Torch keeps for tasks that never read it."""
-    return bool(_POOLER.match("/".join(path)))

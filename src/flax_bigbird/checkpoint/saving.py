@@ -1,21 +1,23 @@
-"""Writes checkpoints so that a crash at any moment leaves the old one or the new one, whole.
+"""Saves checkpoints atomically: a crash leaves the old checkpoint or the new one, never a mixture.
 
-Everything is first written and flushed in a hidden folder inside the target. Then files move to
-their places in an order in which only one step changes what `loading` sees of the weights:
+All files are first written to a hidden staging directory inside the target folder and flushed to
+disk. They are then moved into place in an order in which a single step changes which weights
+`loading` finds:
 
-1. shards, under names that no file has yet (`model-00001-of-00002.safetensors`, or if an earlier
-   save's are there `model-2-00001-of-00002.safetensors`), so that the old index's shards stay;
+1. the shards, under names that no file has yet (`model-00001-of-00002.safetensors`, or
+   `model-2-00001-of-00002.safetensors` if an earlier save uses that name), so that the shards of
+   the old index stay;
 2. the documents, `config.json` last;
-3. the head: `model.safetensors`, `flax_model.msgpack` or the index of the shards. This step counts,
-   unless there are heads of an earlier save that a reader prefers: then it comes before 2, and the
-   step that counts is the removal of the one preferred most;
-4. the rest of earlier saves is removed: heads, then their shards.
+3. the head: `model.safetensors`, `flax_model.msgpack`, or the index of the shards. This is the
+   decisive step, unless an earlier save left heads that `loading` prefers. In that case the head
+   is moved before the documents, and the decisive step is the removal of the most preferred head;
+4. removal of what else earlier saves left: first heads, then their shards.
 
-The step that counts directly follows the move of `config.json`: a crash between these two, and
-only there, leaves the old weights beside the new configuration.
+The decisive step directly follows the move of `config.json`. Only a crash between these two steps
+leaves the old weights beside the new configuration.
 
-Only files that this module writes are removed; a `pytorch_model.bin`, which no reader prefers,
-stays.
+Only files that this module writes are removed. A `pytorch_model.bin` stays, because `loading`
+prefers the new weights to it.
 """
 
 import contextlib
@@ -27,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +37,7 @@ from flax_bigbird.checkpoint import names
 from flax_bigbird.checkpoint.atomic import flush_to_disk
 from flax_bigbird.checkpoint.errors import CheckpointError
 
-_HEADS = (  # in the readers' order of preference
+_HEADS = (  # in the order in which `loading` prefers them
     "model.safetensors",
     "model.safetensors.index.json",
     "flax_model.msgpack",
@@ -44,10 +46,22 @@ _HEADS = (  # in the readers' order of preference
 _SHARD = re.compile(
     r"(model(-\d+)?-\d{5}-of-\d{5}\.safetensors|flax_model(-\d+)?-\d{5}-of-\d{5}\.msgpack)"
 )
-_STAGING = ".saving-"
-_ABANDONED = 3600.0  # seconds since a hidden folder last changed, after which its save is dead
+_STAGING_PREFIX = ".saving-"
+_STAGING_TIMEOUT = 3600.0  # seconds after its last change until a staging directory is abandoned
 
-_Write = Callable[[Path], Any]
+_Writer = Callable[[Path], Any]
+
+
+class _Plan(NamedTuple):
+    """The files that weights are saved to.
+
+    `head` is the file that `loading` looks for, `files` holds the content of every weight file by
+    name, and `shard_index` is the content of the head if the weights are sharded.
+    """
+
+    head: str
+    files: dict[str, dict[Any, np.ndarray]]
+    shard_index: dict[str, Any] | None
 
 
 def save_checkpoint(
@@ -58,55 +72,58 @@ def save_checkpoint(
     max_shard_size: int | str = "10GB",
     safe_serialization: bool = True,
 ) -> list[str]:
-    """Writes weights and text files into a folder, in place of what was saved there before.
+    """Saves weights and text files to a folder and replaces an earlier checkpoint there.
 
     Args:
-      folder: made if need be.
-      flat: the leaves of the tree, NumPy or fully addressable JAX arrays.
-      documents: name to content, in the order in which they are put in place.
-      max_shard_size: bytes, or text such as "5GB".
-      safe_serialization: PyTorch names in `model.safetensors`; else `flax_model.msgpack`.
+      folder: the target, which is created if necessary.
+      flat: the parameters by path, as NumPy or fully addressable JAX arrays.
+      documents: the content of text files by name, in the order in which they are put in place.
+      max_shard_size: the size above which weights are split, in bytes or as text such as "5GB".
+      safe_serialization: True writes `model.safetensors` with PyTorch's names, False
+        `flax_model.msgpack`.
 
     Returns:
-      The names of all files written.
+      The names of all files that were written.
 
     Raises:
-      ValueError: leaves, names or sizes that cannot be written; nothing is.
-      CheckpointError: the folder is a file or not writable, or writing failed; the weights that
-        were there are whole.
+      ValueError: if parameters, names or sizes cannot be saved; nothing is written.
+      CheckpointError: if the folder is a file or not writable, or if writing fails; the weights of
+        an earlier checkpoint are intact.
     """
     _check_leaves(flat)
     path = prepare_directory(folder)
     leaves = {key: np.asarray(leaf) for key, leaf in flat.items()}
     tensors = names.to_torch(leaves) if safe_serialization else leaves
-    head, shards, index = _plan(path, tensors, max_shard_size, safe_serialization)
-    form = _write_safetensors if safe_serialization else _write_msgpack
-    parts = {file: (lambda to, part=part: form(to, part)) for file, part in shards.items()}
-    texts = {name: _text(text) for name, text in documents.items()}
-    last = parts if index is None else {head: _text(_json(index))}
-    first = {} if index is None else parts
-    shadows = [name for name in _HEADS[: _HEADS.index(head)] if (path / name).exists()]
-    _publish(path, [first, last, texts] if shadows else [first, texts, last], shadows)
-    written = [*first, *texts, *last]
-    _remove_stale(path, set(written))
+    head, files, index = _plan(path, tensors, max_shard_size, safe_serialization)
+    write = _write_safetensors if safe_serialization else _write_msgpack
+    weights = {file: (lambda to, part=part: write(to, part)) for file, part in files.items()}
+    texts = {name: _text_writer(text) for name, text in documents.items()}
+    shards = {} if index is None else weights
+    heads = weights if index is None else {head: _text_writer(_to_json(index))}
+    preferred = [name for name in _HEADS[: _HEADS.index(head)] if (path / name).exists()]
+    stages = [shards, heads, texts] if preferred else [shards, texts, heads]
+    _publish(path, stages, preferred)
+    written = [*shards, *texts, *heads]
+    _remove_earlier_saves(path, set(written))
     return written
 
 
 def prepare_directory(folder: str | os.PathLike[str]) -> Path:
-    """Makes the folder and shows that it can be written to, before any work.
+    """Creates the target folder and checks that files can be written to it, before any work.
 
     Raises:
-      CheckpointError: it is a file, not writable, or has a folder in the place of a file.
+      CheckpointError: if it is a file, is not writable, or has a folder where a file must go.
     """
     path = Path(folder).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path, prefix=_STAGING):
+        with tempfile.TemporaryDirectory(dir=path, prefix=_STAGING_PREFIX):
             pass
     except OSError as error:
-        what = "is a file" if path.is_file() else f"cannot be written to ({error.strerror})"
+        reason = "is a file" if path.is_file() else f"cannot be written to ({error.strerror})"
         raise CheckpointError(
-            f"a model is saved to a writable folder; {path} {what}: choose another, or make room"
+            f"a model is saved to a writable folder; {path} {reason}: choose another, or free "
+            "some space"
         ) from error
     folders = [name for name in (*_HEADS, "config.json") if (path / name).is_dir()]
     if folders:
@@ -118,12 +135,12 @@ def prepare_directory(folder: str | os.PathLike[str]) -> Path:
 
 
 def weight_file_patterns() -> list[str]:
-    """Glob patterns of every file of weights that a save may leave or replace."""
+    """Returns glob patterns of every weight file that a save may leave or replace."""
     return [*_HEADS, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
 
 
 def _check_leaves(flat: Mapping[names.Path, Any]) -> None:
-    """Raises for what is no array of numbers, before anything is copied off a device."""
+    """Raises `ValueError` for leaves that are no arrays, before any is copied off a device."""
     wrong = [
         f"{'/'.join(path)} is {type(leaf).__name__}"
         for path, leaf in flat.items()
@@ -131,15 +148,15 @@ def _check_leaves(flat: Mapping[names.Path, Any]) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"every leaf of params must be an array of numbers; {', '.join(wrong[:12])}: unbox or "
+            f"every leaf of params must be a numeric array; {', '.join(wrong[:12])}: unbox or "
             "remove it"
         )
 
 
 def _plan(
     folder: Path, tensors: dict[Any, np.ndarray], max_shard_size: int | str, safe: bool
-) -> tuple[str, dict[str, dict[Any, np.ndarray]], dict[str, Any] | None]:
-    """The head's name, the content of each file of weights, and the index if they are shards."""
+) -> _Plan:
+    """Returns the files to which `tensors` are saved."""
     from huggingface_hub import split_state_dict_into_shards_factory
 
     stem, suffix = ("model", ".safetensors") if safe else ("flax_model", ".msgpack")
@@ -155,23 +172,23 @@ def _plan(
         )
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"max_shard_size must be a number of bytes or text such as '5GB'; got "
-            f"{max_shard_size!r} ({error})"
+            "max_shard_size must be a positive number of bytes or text such as '5GB'; got "
+            f"{max_shard_size!r} ({error}): correct it"
         ) from error
-    rename = _free_names(folder, list(split.filename_to_tensors)) if split.is_sharded else str
+    rename = _unused_names(folder, list(split.filename_to_tensors)) if split.is_sharded else str
     files = {
         rename(file): {keys[name]: tensors[keys[name]] for name in members}
         for file, members in split.filename_to_tensors.items()
     }
     if not split.is_sharded:
-        return stem + suffix, files, None
+        return _Plan(stem + suffix, files, None)
     weight_map = {name: rename(file) for name, file in split.tensor_to_filename.items()}
     index = {"metadata": split.metadata, "weight_map": weight_map}
-    return f"{stem}{suffix}.index.json", files, index
+    return _Plan(f"{stem}{suffix}.index.json", files, index)
 
 
-def _free_names(folder: Path, shards: list[str]) -> Callable[[str], str]:
-    """Renames shards so that none has the name of a file that is there."""
+def _unused_names(folder: Path, shards: list[str]) -> Callable[[str], str]:
+    """Returns a function that renames shards so that no file in the folder has their names."""
     generation = 1
     while True:
         tag = "" if generation == 1 else f"-{generation}"
@@ -184,49 +201,57 @@ def _free_names(folder: Path, shards: list[str]) -> Callable[[str], str]:
         generation += 1
 
 
-def _publish(folder: Path, stages: list[dict[str, _Write]], shadows: list[str]) -> None:
-    """Writes all files into a hidden folder and moves them into place, stage by stage.
+def _publish(folder: Path, stages: list[dict[str, _Writer]], preferred: list[str]) -> None:
+    """Writes all files to a staging directory and moves them into place, stage by stage.
 
-    Then removes `shadows`, older files that hide the new ones, the one preferred most at the end.
+    Then removes `preferred`, older heads that `loading` prefers to the new one, the most preferred
+    of them last.
     """
-    shards: list[Path] = []  # in place, and not yet named by an index
+    unlisted: list[Path] = []  # shards that are in place before an index lists them
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=_STAGING) as name:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_STAGING_PREFIX) as name:
             staging = Path(name)
-            probe = staging / "mode"
-            probe.touch()
-            mode = probe.stat().st_mode & 0o777  # what the process' umask leaves
-            for file, write in (pair for stage in stages for pair in stage.items()):
-                write(staging / file)
-                (staging / file).chmod(mode)
-                flush_to_disk(staging / file)
+            _write_stages(staging, stages)
             for stage in stages:
                 for file in stage:
                     if _SHARD.fullmatch(file):
-                        shards.append(folder / file)
+                        unlisted.append(folder / file)
                     os.replace(staging / file, folder / file)
                     if file in _HEADS:
-                        shards.clear()
+                        unlisted.clear()
                 if stage is stages[0]:
                     flush_to_disk(folder)
-            for name in reversed(shadows):
+            for name in reversed(preferred):
                 (folder / name).unlink()
             flush_to_disk(folder)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} could not be written ({error}): weights that were there are whole; make "
-            "room, or choose another folder"
+            f"{folder} could not be written ({error}): the weights of an earlier checkpoint are "
+            "intact; free some space, or choose another folder"
         ) from error
     finally:
-        for path in shards:
+        for path in unlisted:
             path.unlink(missing_ok=True)
 
 
-def _remove_stale(folder: Path, written: set[str]) -> None:
-    """Removes the weights of earlier saves, which agree with nothing any more."""
+def _write_stages(staging: Path, stages: list[dict[str, _Writer]]) -> None:
+    """Writes all files with the mode that the process' umask gives new files, and flushes them."""
+    probe = staging / "mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    for file, write in (pair for stage in stages for pair in stage.items()):
+        write(staging / file)
+        (staging / file).chmod(mode)
+        flush_to_disk(staging / file)
+
+
+def _remove_earlier_saves(folder: Path, written: set[str]) -> None:
+    """Removes the weights of earlier saves, and staging directories of saves that were killed."""
     heads = [name for name in reversed(_HEADS) if name not in written]
     shards = [
-        p.name for p in folder.iterdir() if _SHARD.fullmatch(p.name) and p.name not in written
+        path.name
+        for path in folder.iterdir()
+        if _SHARD.fullmatch(path.name) and path.name not in written
     ]
     try:
         for name in heads:
@@ -236,21 +261,21 @@ def _remove_stale(folder: Path, written: set[str]) -> None:
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} holds the new weights, beside older ones that could not be removed "
-            f"({error}): remove them"
+            f"{folder} holds the new weights, and older ones that could not be removed ({error}): "
+            "remove them"
         ) from error
-    for path in folder.glob(f"{_STAGING}*"):
+    for path in folder.glob(f"{_STAGING_PREFIX}*"):
         with contextlib.suppress(OSError):
-            last = max(p.stat().st_mtime for p in (path, *path.iterdir()))
-            if time.time() - last > _ABANDONED:
+            last_change = max(p.stat().st_mtime for p in (path, *path.iterdir()))
+            if time.time() - last_change > _STAGING_TIMEOUT:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _json(content: Any) -> str:
+def _to_json(content: Any) -> str:
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
-def _text(content: str) -> _Write:
+def _text_writer(content: str) -> _Writer:
     return lambda path: path.write_text(content, encoding="utf-8")
 
 
@@ -260,7 +285,7 @@ def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     try:
         save_file(dict(tensors), path, metadata={"format": "pt"})
-    except SafetensorError as error:  # its wrapping of what the system answered
+    except SafetensorError as error:  # which wraps the error of the operating system
         raise OSError(str(error)) from error
 
 

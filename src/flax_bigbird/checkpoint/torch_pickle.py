@@ -1,9 +1,9 @@
-"""Reads `pytorch_model.bin` without PyTorch and without running what is in it.
+"""Loads `pytorch_model.bin` without PyTorch and without running the code in it.
 
-Such a file is a pickle that names tensors, and their numbers beside it: in a zip archive (PyTorch
-1.6 and later) or behind it in one stream (before). A pickle is a program; ours may name only the
-few types below, and every other name is refused before it is looked up. What they build has no
-attributes to set and reads no memory outside its own storage.
+Such a file is a pickle that describes tensors, and their values beside it: in a zip archive
+(PyTorch 1.6 and later), or after it in one stream (earlier versions). A pickle is a program. Ours
+may name only the few types below; every other name is refused before it is looked up. The objects
+that it builds have no attributes to set, and a tensor cannot read memory outside its own storage.
 """
 
 import io
@@ -31,7 +31,7 @@ _STORAGE_DTYPES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-_MAGIC = 0x1950A86A20F9469CFC6C  # opens the stream format
+_MAGIC = 0x1950A86A20F9469CFC6C  # the first value of the stream format
 _STREAM_START = b"\x80\x02\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 _REMEDY = (
     "download it again, or convert it where PyTorch is installed: safetensors.torch.save_file("
@@ -40,30 +40,38 @@ _REMEDY = (
 
 
 class _StorageType(NamedTuple):
+    """What `torch.FloatStorage` and its siblings stand for in a pickle."""
+
     dtype: Any
 
 
 class _Storage(NamedTuple):
-    """Numbers that tensors are views of; `values` is a list so that it can be filled later."""
+    """A buffer that tensors are views of.
+
+    `values` holds one array. It is a list because the stream format stores the values after the
+    pickle, so that they are added later.
+    """
 
     dtype: Any
     values: list[np.ndarray]
 
 
 class _Tensor(NamedTuple):
+    """A view of a storage; the offset and the strides are counted in elements."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     def view(self) -> np.ndarray:
-        """The tensor, read-only and not copied, after checking that it lies in its storage."""
+        """Returns a read-only view, after checking that it lies inside the storage."""
         (values,) = self.storage.values
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
         if 0 in self.shape:
             return np.zeros(self.shape, values.dtype)
         if last >= values.size:
-            raise pickle.UnpicklingError("a tensor reaches past the end of its storage")
+            raise pickle.UnpicklingError("a tensor reads past the end of its storage")
         strides = [s * values.itemsize for s in self.stride]
         return np.lib.stride_tricks.as_strided(
             values[self.offset :], self.shape, strides, writeable=False
@@ -71,22 +79,26 @@ class _Tensor(NamedTuple):
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_hooks: Any) -> _Tensor:
-    numbers = (offset, *shape, *stride)
+    """Stands for `torch._utils._rebuild_tensor_v2`."""
+    integers = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
         raise pickle.UnpicklingError("a tensor's storage, shape and stride do not fit")
-    if not all(type(n) is int and n >= 0 for n in numbers):
-        raise pickle.UnpicklingError("a tensor's offset, shape or stride is no natural number")
+    if not all(type(n) is int and n >= 0 for n in integers):
+        raise pickle.UnpicklingError(
+            "a tensor's offset, shape or stride is no non-negative integer"
+        )
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
 def _rebuild_parameter(data: Any, *_hooks: Any) -> _Tensor:
+    """Stands for `torch._utils._rebuild_parameter`."""
     if not isinstance(data, _Tensor):
         raise pickle.UnpicklingError("a parameter is no tensor")
     return data
 
 
 class _Builder(NamedTuple):
-    """A function as a pickle sees it: it can be called and, unlike a function, not changed."""
+    """Wraps a function for a pickle, which can call it but, unlike a function, not modify it."""
 
     function: Callable[..., _Tensor]
 
@@ -102,7 +114,13 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """`open_storage(key, type, count, rest)` gives the storage that a persistent id names."""
+    """An unpickler that refuses every name that is not in `_ALLOWED`.
+
+    Args:
+      file: the pickle.
+      open_storage: returns the storage for the key, the type, the element count and the further
+        fields of a persistent id. If it is None, all names and storages are refused.
+    """
 
     def __init__(self, file: Any, open_storage: Callable[..., _Storage] | None = None):
         super().__init__(file, encoding="utf-8")
@@ -111,7 +129,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         allowed = _ALLOWED.get((module, name))
         if allowed is None or self._open_storage is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no weights need")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which weights do not need")
         return allowed
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -119,23 +137,23 @@ class _Unpickler(pickle.Unpickler):
         if kind != "storage" or not isinstance(storage_type, _StorageType):
             raise pickle.UnpicklingError(f"it names an unknown kind of storage {kind!r}")
         if self._open_storage is None or type(key) is not str or type(count) is not int:
-            raise pickle.UnpicklingError("it names a storage out of place")
+            raise pickle.UnpicklingError("it names a storage where none is allowed")
         return self._open_storage(key, storage_type, count, rest)
 
 
 def load_torch_pickle(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch file by name.
+    """Loads the tensors of a PyTorch file, by name.
 
     Raises:
-      CheckpointError: the file is broken, holds something else, or names anything but tensors.
+      CheckpointError: if the file is broken, holds anything but tensors, or names any other type.
     """
     try:
         with open(path, "rb") as file:
             head = file.read(len(_STREAM_START))
         if zipfile.is_zipfile(path):
-            state = _read_zip(path)
+            state = _load_zip(path)
         elif head == _STREAM_START:
-            state = _read_stream(path)
+            state = _load_stream(path)
         else:
             raise pickle.UnpicklingError("it is truncated, or no PyTorch file")
         return _tensors(state)
@@ -147,6 +165,7 @@ def load_torch_pickle(path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensors(state: Any) -> dict[str, np.ndarray]:
+    """Returns the arrays of a state dict, which may be nested in a training checkpoint."""
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state:
@@ -161,17 +180,20 @@ def _tensors(state: Any) -> dict[str, np.ndarray]:
     return {name: value.view() for name, value in state.items()}
 
 
-def _read_zip(path: Path) -> Any:
+def _load_zip(path: Path) -> Any:
+    """Loads the zip format: `data.pkl`, and one member `data/KEY` for each storage."""
     with zipfile.ZipFile(path) as archive:
         programs = [n for n in archive.namelist() if n.rsplit("/", 1)[-1] == "data.pkl"]
         if len(programs) != 1:
-            raise pickle.UnpicklingError(f"it holds {len(programs)} data.pkl, not 1")
+            raise pickle.UnpicklingError(
+                f"it must hold one file data.pkl, and holds {len(programs)}"
+            )
         if archive.getinfo(programs[0]).compress_type != zipfile.ZIP_STORED:
-            raise pickle.UnpicklingError("it is compressed, as PyTorch stores none")
+            raise pickle.UnpicklingError("it is compressed, which PyTorch never does")
         root = programs[0].removesuffix("data.pkl")
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
-            raise pickle.UnpicklingError("its numbers are big-endian")
+            raise pickle.UnpicklingError("its values are big-endian")
         storages: dict[str, _Storage] = {}
 
         def open_storage(key: str, storage_type: _StorageType, count: int, rest: list) -> _Storage:
@@ -179,7 +201,7 @@ def _read_zip(path: Path) -> Any:
             if key not in storages:
                 member = archive.getinfo(f"{root}data/{key}")
                 if member.compress_type != zipfile.ZIP_STORED or rest:
-                    raise pickle.UnpicklingError(f"storage {key} is not as PyTorch stores it")
+                    raise pickle.UnpicklingError(f"storage {key} is compressed or a view")
                 if member.file_size < count * dtype.itemsize:
                     raise pickle.UnpicklingError(f"storage {key} is shorter than stated")
                 values = np.frombuffer(archive.read(member), dtype, count)
@@ -191,19 +213,24 @@ def _read_zip(path: Path) -> Any:
         return _Unpickler(io.BytesIO(archive.read(programs[0])), open_storage).load()
 
 
-def _read_stream(path: Path) -> Any:
-    """Magic number, version, system, the state, the storages' keys, then each count and numbers."""
+def _load_stream(path: Path) -> Any:
+    """Loads the stream format.
+
+    It is a sequence of pickles (the magic number, the version, the properties of the system, the
+    state dict and the keys of the storages), followed by the element count and the values of every
+    storage.
+    """
     with open(path, "rb") as file:
         magic, version, system = (_Unpickler(file).load() for _ in range(3))
         if magic != _MAGIC or version != 1001 or not isinstance(system, dict):
-            raise pickle.UnpicklingError(f"it is of an unknown version {version!r}")
+            raise pickle.UnpicklingError(f"it has the unknown version {version!r}")
         if not system.get("little_endian", True):
-            raise pickle.UnpicklingError("its numbers are big-endian")
+            raise pickle.UnpicklingError("its values are big-endian")
         storages: dict[str, _Storage] = {}
 
         def open_storage(key: str, storage_type: _StorageType, count: int, rest: list) -> _Storage:
             if any(part is not None for part in rest):
-                raise pickle.UnpicklingError("it has a view of a storage (PyTorch before 0.4)")
+                raise pickle.UnpicklingError("it holds a view of a storage (PyTorch before 0.4)")
             dtype = np.dtype(storage_type.dtype)
             storage = storages.setdefault(key, _Storage(dtype, []))
             if storage.dtype != dtype:
@@ -213,7 +240,9 @@ def _read_stream(path: Path) -> Any:
         state = _Unpickler(file, open_storage).load()
         keys = _Unpickler(file).load()
         if not isinstance(keys, list) or sorted(keys) != sorted(storages):
-            raise pickle.UnpicklingError("its list of storages is not that of its tensors")
+            raise pickle.UnpicklingError(
+                "its list of storages differs from the storages of its tensors"
+            )
         for key in keys:
             count = int.from_bytes(file.read(8), "little", signed=True)
             dtype = storages[key].dtype

@@ -1,72 +1,63 @@
-"""Files of weights that are sound, broken, incomplete, or of another save."""
+"""Tests loading weight files that are valid, broken, incomplete, or from another save."""
 
 import json
 
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoint_tools import SHARDED, leaves, read, same
+from checkpoint_trees import FORMATS, assert_trees_equal, example_tree, load_tree, save_tree
 from flax import serialization
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import save_file
 
-from flax_bigbird import checkpoint
 from flax_bigbird.checkpoint import CheckpointError, names
 
-FORMS = [(safe, size) for safe in (True, False) for size in ("10GB", SHARDED)]
 HEADS = {
-    (True, "10GB"): "model.safetensors",
-    (True, SHARDED): "model.safetensors.index.json",
-    (False, "10GB"): "flax_model.msgpack",
-    (False, SHARDED): "flax_model.msgpack.index.json",
+    "safe": "model.safetensors",
+    "safe-sharded": "model.safetensors.index.json",
+    "msgpack": "flax_model.msgpack",
+    "msgpack-sharded": "flax_model.msgpack.index.json",
 }
 
 
-def save(folder, tree, form=(True, "10GB")):
-    safe, size = form
-    return checkpoint.save_checkpoint(
-        folder, tree, {}, max_shard_size=size, safe_serialization=safe
-    )
-
-
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(
     "dtype",
     [np.float32, np.float16, ml_dtypes.bfloat16, np.float64, np.int64, np.int32, np.uint8, bool],
 )
-def test_what_was_written_is_read(tmp_path, form, dtype):
-    tree = {path: leaf.astype(dtype) for path, leaf in leaves(1).items()}
-    assert HEADS[form] in save(tmp_path, tree, form)
-    same(read(tmp_path), tree)
+def test_saved_weights_are_loaded_bit_for_bit(tmp_path, form, dtype):
+    tree = {path: leaf.astype(dtype) for path, leaf in example_tree(1).items()}
+    assert HEADS[form] in save_tree(tmp_path, tree, form)
+    assert_trees_equal(load_tree(tmp_path), tree)
 
 
 @pytest.mark.parametrize("metadata", [{"format": "flax"}, None])
 @pytest.mark.parametrize("file", ["model.safetensors", "flax_model.safetensors"])
-def test_flax_named_safetensors(tmp_path, metadata, file):
-    tree = leaves(1)
+def test_safetensors_with_linen_names(tmp_path, metadata, file):
+    tree = example_tree(1)
     save_file({".".join(path): leaf for path, leaf in tree.items()}, tmp_path / file, metadata)
-    same(read(tmp_path), tree)
+    assert_trees_equal(load_tree(tmp_path), tree)
 
 
-def test_sharded_flax_named_safetensors(tmp_path):
-    tree = leaves(1)
+def test_sharded_safetensors_with_linen_names(tmp_path):
+    tree = example_tree(1)
     weight_map = {}
     for i, (path, leaf) in enumerate(tree.items()):
         weight_map[".".join(path)] = shard = f"flax_model-{i}.safetensors"
         save_file({".".join(path): leaf}, tmp_path / shard, {"format": "flax"})
     index = tmp_path / "flax_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    same(read(tmp_path), tree)
+    assert_trees_equal(load_tree(tmp_path), tree)
 
 
-def test_large_arrays_of_msgpack_come_in_chunks(tmp_path, monkeypatch):
+def test_msgpack_arrays_in_chunks_are_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(serialization, "MAX_CHUNK_SIZE", 128)
-    save(tmp_path, leaves(1), (False, "10GB"))
+    save_tree(tmp_path, example_tree(1), "msgpack")
     assert b"__msgpack_chunked_array__" in (tmp_path / "flax_model.msgpack").read_bytes()
-    same(read(tmp_path), leaves(1))
+    assert_trees_equal(load_tree(tmp_path), example_tree(1))
 
 
-def test_order_of_preference(tmp_path):
+def test_preferred_file_is_loaded(tmp_path):
     order = {
         "flax_model.safetensors": lambda path, tree: save_file(
             {".".join(p): leaf for p, leaf in tree.items()}, path, {"format": "flax"}
@@ -78,19 +69,19 @@ def test_order_of_preference(tmp_path):
     }
     (tmp_path / "pytorch_model.bin").write_bytes(b"would be refused")
     for value, (file, write) in enumerate(order.items()):
-        write(tmp_path / file, leaves(value))
-        same(read(tmp_path), leaves(value))
+        write(tmp_path / file, example_tree(value))
+        assert_trees_equal(load_tree(tmp_path), example_tree(value))
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_truncated(tmp_path, form):
-    files = save(tmp_path, leaves(), form)
+@pytest.mark.parametrize("form", FORMATS)
+def test_truncated_file_is_an_error(tmp_path, form):
+    files = save_tree(tmp_path, example_tree(), form)
     path = tmp_path / files[0]
     content = path.read_bytes()
     for size in (0, 5, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
         with pytest.raises(CheckpointError, match=r"truncated or no .* file .*download it again"):
-            read(tmp_path)
+            load_tree(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -103,46 +94,46 @@ def test_truncated(tmp_path, form):
         (57).to_bytes(8, "little") + b'{"x":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}   ',
     ],
 )
-def test_a_corrupt_safetensors_header(tmp_path, header):
+def test_corrupt_safetensors_header_is_an_error(tmp_path, header):
     (tmp_path / "model.safetensors").write_bytes(header + bytes(4))
     with pytest.raises(CheckpointError, match="truncated or no safetensors file"):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "flax_model.msgpack"])
-def test_a_git_lfs_pointer_is_named(tmp_path, file):
+def test_git_lfs_pointer_is_recognized(tmp_path, file):
     (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
     with pytest.raises(CheckpointError, match="git lfs pull"):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
 @pytest.mark.parametrize("tree", [{"x": "text"}, {"x": {0: np.zeros(1)}}, {"x": None}])
-def test_msgpack_of_something_else(tmp_path, tree):
+def test_msgpack_without_named_arrays_is_an_error(tmp_path, tree):
     (tmp_path / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(tree))
     with pytest.raises(CheckpointError, match="tree of named arrays"):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
-@pytest.mark.parametrize("safe", [True, False])
-def test_a_missing_shard(tmp_path, safe):
-    files = save(tmp_path, leaves(), (safe, SHARDED))
+@pytest.mark.parametrize("form", ["safe-sharded", "msgpack-sharded"])
+def test_missing_shards_are_listed(tmp_path, form):
+    files = save_tree(tmp_path, example_tree(), form)
     for file in files[:2]:
         (tmp_path / file).unlink()
     with pytest.raises(CheckpointError, match=rf"missing: {files[0]}, {files[1]}"):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
-@pytest.mark.parametrize("safe", [True, False])
-def test_an_index_of_another_save(tmp_path, safe):
-    save(tmp_path, leaves(), (safe, SHARDED))
-    path = tmp_path / HEADS[safe, SHARDED]
+@pytest.mark.parametrize("form", ["safe-sharded", "msgpack-sharded"])
+def test_index_of_another_save_is_an_error(tmp_path, form):
+    save_tree(tmp_path, example_tree(), form)
+    path = tmp_path / HEADS[form]
     index = json.loads(path.read_text())
     index["weight_map"]["cls.other"] = next(iter(index["weight_map"].values()))
     path.write_text(json.dumps(index))
     with pytest.raises(
         CheckpointError, match=r"1 tensors that their shards do not hold: cls.other"
     ):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -157,14 +148,14 @@ def test_an_index_of_another_save(tmp_path, safe):
         "\x00",
     ],
 )
-def test_a_broken_index(tmp_path, index):
+def test_broken_index_is_an_error(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CheckpointError, match=r"must be a JSON index .*download it again"):
-        read(tmp_path)
+        load_tree(tmp_path)
 
 
-def test_a_folder_without_weights_names_what_was_looked_for(tmp_path):
+def test_error_without_weights_lists_the_file_names(tmp_path):
     with pytest.raises(
         CheckpointError, match=r"looked for model\.safetensors, .*pytorch_model\.bin"
     ):
-        read(tmp_path)
+        load_tree(tmp_path)

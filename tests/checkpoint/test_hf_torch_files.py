@@ -1,11 +1,12 @@
-"""Files that PyTorch's own classes write and read: every key accounted for."""
+"""Tests that checkpoints are exchanged with PyTorch's `transformers` classes in both directions."""
 
 import logging
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_tools import SHARDED, config, random_params, same
+from checkpoint_models import random_model, tiny_config
+from checkpoint_trees import SHARD_SIZE, assert_trees_equal
 from flax.traverse_util import flatten_dict
 
 import flax_bigbird as fb
@@ -37,7 +38,7 @@ def changes(name, tied):
 
 
 def torch_model(name, tied):
-    model = getattr(transformers, f"BigBird{name}")(config(**changes(name, tied)))
+    model = getattr(transformers, f"BigBird{name}")(tiny_config(**changes(name, tied)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for leaf in model.parameters():
@@ -46,7 +47,7 @@ def torch_model(name, tied):
 
 
 def check_leaves(params, model):
-    """Every leaf is a tensor of the PyTorch model, found by a rule written anew."""
+    """Asserts that every parameter equals the tensor of its name, by a rule independent of ours."""
     state = {name: leaf.detach().numpy() for name, leaf in model.state_dict().items()}
     for path, leaf in params.items():
         name = ".".join((*path[:-1], "weight" if path[-1] != "bias" else "bias"))
@@ -59,9 +60,9 @@ def check_leaves(params, model):
 @every_task
 @tied_or_not
 @pytest.mark.parametrize("form", ["safetensors", "sharded", "bin", "old bin"])
-def test_what_pytorch_writes(tmp_path, recwarn, name, tied, form):
+def test_files_saved_by_pytorch_are_loaded(tmp_path, recwarn, name, tied, form):
     model = torch_model(name, tied)
-    size = f"{SHARDED / 1000}KB" if form == "sharded" else "10GB"
+    size = f"{SHARD_SIZE / 1000}KB" if form == "sharded" else "10GB"
     model.save_pretrained(tmp_path, max_shard_size=size)
     if form.endswith("bin"):
         (tmp_path / "model.safetensors").unlink()
@@ -77,9 +78,11 @@ def test_what_pytorch_writes(tmp_path, recwarn, name, tied, form):
 
 @every_task
 @tied_or_not
-@pytest.mark.parametrize("size", ["10GB", SHARDED], ids=["single", "sharded"])
-def test_what_pytorch_reads(tmp_path, caplog, name, tied, size):
-    ours, params = random_params(getattr(fb, f"FlaxBigBird{name}"), config(**changes(name, tied)))
+@pytest.mark.parametrize("size", ["10GB", SHARD_SIZE], ids=["single", "sharded"])
+def test_our_files_are_loaded_by_pytorch(tmp_path, caplog, name, tied, size):
+    ours, params = random_model(
+        getattr(fb, f"FlaxBigBird{name}"), tiny_config(**changes(name, tied))
+    )
     ours.save_pretrained(tmp_path, params=params, max_shard_size=size)
     with caplog.at_level(logging.ERROR):
         model, info = getattr(transformers, f"BigBird{name}").from_pretrained(
@@ -92,7 +95,7 @@ def test_what_pytorch_reads(tmp_path, caplog, name, tied, size):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_small_floats_keep_their_bits(tmp_path, dtype):
+def test_half_precision_values_keep_their_bits(tmp_path, dtype):
     model = torch_model("Model", True).to(getattr(torch, dtype))
     model.save_pretrained(tmp_path)
     _, params = fb.FlaxBigBirdModel.from_pretrained(tmp_path, _do_init=False)
@@ -106,7 +109,7 @@ def test_small_floats_keep_their_bits(tmp_path, dtype):
         )
 
 
-def test_old_shards_of_pickles(tmp_path):
+def test_sharded_pickles_are_loaded(tmp_path):
     import json
 
     model = torch_model("Model", True)
@@ -122,4 +125,4 @@ def test_old_shards_of_pickles(tmp_path):
     _, params = fb.FlaxBigBirdModel.from_pretrained(tmp_path, _do_init=False)
     _, again = fb.FlaxBigBirdModel.from_pretrained(tmp_path, _do_init=False, from_pt=True)
     check_leaves(flatten_dict(params), model)
-    same(flatten_dict(again), flatten_dict(params))
+    assert_trees_equal(flatten_dict(again), flatten_dict(params))

@@ -1,4 +1,4 @@
-"""Saves are whole or have not happened; what was there before never wins or mixes in."""
+"""Tests that saves are atomic and replace earlier saves, whatever interrupts them."""
 
 import errno
 import itertools
@@ -13,44 +13,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from checkpoint_tools import SHARDED, leaves, read, same
+from checkpoint_trees import FORMATS, assert_trees_equal, example_tree, load_tree, save_tree
 
 from flax_bigbird import checkpoint
 from flax_bigbird.checkpoint import CheckpointError, saving
 
-FORMS = ("safe", "safe-sharded", "msgpack", "msgpack-sharded")
-
 
 def save(folder, value, form="safe", **documents):
-    size = SHARDED if form.endswith("-sharded") else "10GB"
-    safe = form.startswith("safe")
-    return checkpoint.save_checkpoint(
-        folder, leaves(value), documents, max_shard_size=size, safe_serialization=safe
-    )
+    return save_tree(folder, example_tree(value), form, **documents)
 
 
 def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("old", "new"), itertools.product(FORMS, FORMS))
-def test_a_save_replaces_any_other(tmp_path, old, new):
+@pytest.mark.parametrize(("old", "new"), itertools.product(FORMATS, FORMATS))
+def test_save_replaces_earlier_save_of_any_format(tmp_path, old, new):
     save(tmp_path, 1, old)
     (tmp_path / "pytorch_model.bin").write_bytes(b"not ours to remove")
     files = save(tmp_path, 2, new)
-    same(read(tmp_path), leaves(2))
+    assert_trees_equal(load_tree(tmp_path), example_tree(2))
     assert set(content(tmp_path)) == {*files, "pytorch_model.bin"}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_save_after_many(tmp_path, form):
-    for value, earlier in enumerate([*FORMS, *reversed(FORMS), form, form, form]):
+@pytest.mark.parametrize("form", FORMATS)
+def test_save_after_many_earlier_saves(tmp_path, form):
+    for value, earlier in enumerate([*FORMATS, *reversed(FORMATS), form, form, form]):
         files = save(tmp_path, value, earlier)
-        same(read(tmp_path), leaves(value))
+        assert_trees_equal(load_tree(tmp_path), example_tree(value))
         assert set(content(tmp_path)) == set(files)
 
 
-def test_shards_have_the_names_that_transformers_gives(tmp_path):
+def test_shards_are_named_as_transformers_names_them(tmp_path):
     files = save(tmp_path, 1, "safe-sharded")
     count = len(files) - 1
     shards = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
@@ -58,10 +52,10 @@ def test_shards_have_the_names_that_transformers_gives(tmp_path):
     assert files == [*shards, "model.safetensors.index.json"]
     index = json.loads((tmp_path / files[-1]).read_text())
     assert set(index["weight_map"].values()) == set(shards)
-    assert index["metadata"]["total_size"] == sum(leaf.nbytes for leaf in leaves().values())
+    assert index["metadata"]["total_size"] == sum(leaf.nbytes for leaf in example_tree().values())
 
 
-def test_shards_never_overwrite_those_of_the_old_index(tmp_path):
+def test_shards_never_overwrite_shards_of_the_old_index(tmp_path):
     first = save(tmp_path, 1, "safe-sharded")
     second = save(tmp_path, 2, "safe-sharded")
     assert set(first) & set(second) == {"model.safetensors.index.json"}
@@ -82,8 +76,8 @@ PAIRS = (
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """Lines of `kill_writer.py` by pair: one process for all, because importing takes longest."""
-    script = Path(__file__).parent / "kill_writer.py"
+    """The output of `kill_during_save.py` by pair; one process, because imports take longest."""
+    script = Path(__file__).parent / "kill_during_save.py"
     path = os.pathsep.join(map(str, [script.parent, script.parent.parent, *sys.path]))
     done = subprocess.run(
         [sys.executable, script, tmp_path_factory.mktemp("killed") / "model", *PAIRS],
@@ -98,20 +92,20 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_killed_at_any_step_the_old_or_the_new_is_whole(killed, pair):
+def test_old_or_new_weights_are_intact_after_kill_at_any_step(killed, pair):
     *steps, last = killed[pair]
     assert last == ["finished"]
-    found, documents = zip(*steps, strict=True)
-    turn = found.index("new")
-    assert turn > 5
-    assert found == ("old",) * turn + ("new",) * (len(found) - turn)
+    saves, documents = zip(*steps, strict=True)
+    decisive = saves.index("new")
+    assert decisive > 5
+    assert saves == ("old",) * decisive + ("new",) * (len(saves) - decisive)
     assert list(documents) == sorted(documents)
     assert documents[-1] == "2"
-    assert steps.count(["old", "2"]) == 1  # the two steps are neighbours
+    assert steps.count(["old", "2"]) == 1  # the two steps follow each other directly
 
 
-def test_killed_while_the_weights_are_written(tmp_path):
-    """The kill comes inside the writer of a file too large to be written at once."""
+def test_old_weights_are_intact_after_kill_during_write(tmp_path):
+    """The process is killed inside the writer of a file that is too large to be written at once."""
     save(tmp_path, 1)
     code = (
         "import os, sys, threading, numpy as np\n"
@@ -126,26 +120,26 @@ def test_killed_while_the_weights_are_written(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert done.returncode == -9
-    same(read(tmp_path), leaves(1))
+    assert_trees_equal(load_tree(tmp_path), example_tree(1))
     assert list(tmp_path.glob(".saving-*"))
 
 
-def test_what_a_killed_save_left_is_removed_in_time(tmp_path):
-    fresh, dead = tmp_path / ".saving-fresh", tmp_path / ".saving-dead"
-    for folder in (fresh, dead):
+def test_abandoned_staging_directories_are_removed(tmp_path):
+    recent, abandoned = tmp_path / ".saving-recent", tmp_path / ".saving-abandoned"
+    for folder in (recent, abandoned):
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"half")
     long_ago = time.time() - 10**5
-    for path in (dead / "model.safetensors", dead):
+    for path in (abandoned / "model.safetensors", abandoned):
         os.utime(path, (long_ago, long_ago))
     save(tmp_path, 1)
-    assert fresh.exists()
-    assert not dead.exists()
+    assert recent.exists()
+    assert not abandoned.exists()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("step", ["write", "replace"])
-def test_a_failed_write_changes_nothing(tmp_path, monkeypatch, form, step):
+def test_failed_write_changes_nothing(tmp_path, monkeypatch, form, step):
     save(tmp_path, 1, "safe-sharded", **{"config.json": "1"})
     before = content(tmp_path)
 
@@ -161,12 +155,14 @@ def test_a_failed_write_changes_nothing(tmp_path, monkeypatch, form, step):
     else:
         monkeypatch.setattr(safetensors.numpy, "save_file", full)
         monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CheckpointError, match=r"No space left.*weights that were there are whole"):
+    with pytest.raises(
+        CheckpointError, match=r"No space left.*the weights of an earlier checkpoint are intact"
+    ):
         save(tmp_path, 2, form, **{"config.json": "1"})
     assert content(tmp_path) == before
 
 
-def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_interrupted_write_leaves_no_files(tmp_path, monkeypatch):
     save(tmp_path, 1)
     before = content(tmp_path)
 
@@ -179,7 +175,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
     assert content(tmp_path) == before
 
 
-def test_a_file_as_target(tmp_path):
+def test_error_for_file_as_target(tmp_path):
     path = tmp_path / "model"
     path.write_text("mine")
     for target in (path, path / "below"):
@@ -188,48 +184,53 @@ def test_a_file_as_target(tmp_path):
     assert path.read_text() == "mine"
 
 
-def test_a_read_only_target_fails_before_any_work(tmp_path, monkeypatch):
+def test_read_only_target_is_an_error_before_any_work(tmp_path, monkeypatch):
     save(tmp_path, 1)
     before = content(tmp_path)
 
     def read_only(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(os, "mkdir", read_only)  # root may write anywhere: the system says no
+    monkeypatch.setattr(os, "mkdir", read_only)  # root may write anywhere, so the error is faked
     monkeypatch.setattr(saving, "_plan", lambda *_: pytest.fail("work was done"))
     with pytest.raises(CheckpointError, match=r"cannot be written to .Read-only file system"):
         save(tmp_path, 2)
     assert content(tmp_path) == before
 
 
-def test_a_folder_in_the_place_of_a_file(tmp_path):
+def test_error_for_folder_where_a_file_must_go(tmp_path):
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(CheckpointError, match=r"folders in the place of files .model\.safetensors"):
         save(tmp_path, 1)
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("size", ["big", "5 apples", 0, -1, None, "5"])
-def test_a_bad_shard_size(tmp_path, size):
-    with pytest.raises(ValueError, match="max_shard_size must be a number of bytes or text"):
-        checkpoint.save_checkpoint(tmp_path / "new", leaves(), {}, max_shard_size=size)
+def test_invalid_shard_size_is_an_error(tmp_path, size):
+    with pytest.raises(
+        ValueError, match="max_shard_size must be a positive number of bytes or text"
+    ):
+        checkpoint.save_checkpoint(tmp_path / "new", example_tree(), {}, max_shard_size=size)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("leaf", ["text", None, object()])
-def test_a_leaf_that_is_no_array(tmp_path, leaf):
-    with pytest.raises(ValueError, match="must be an array of numbers; cls/x is"):
+def test_leaf_that_is_no_array_is_an_error(tmp_path, leaf):
+    with pytest.raises(ValueError, match="must be a numeric array; cls/x is"):
         checkpoint.save_checkpoint(tmp_path / "new", {("cls", "x"): leaf}, {})
     assert not (tmp_path / "new").exists()
 
 
-def test_jax_arrays_and_views_are_written(tmp_path):
+def test_jax_arrays_and_strided_views_are_saved(tmp_path):
     tree = {("x", "bias"): jnp.arange(3.0), ("y", "bias"): np.arange(6.0)[::2]}
     checkpoint.save_checkpoint(tmp_path, tree, {})
-    same(read(tmp_path, tree), {path: np.asarray(leaf) for path, leaf in tree.items()})
+    assert_trees_equal(
+        load_tree(tmp_path, tree), {path: np.asarray(leaf) for path, leaf in tree.items()}
+    )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_files_have_the_mode_of_the_process(tmp_path, form):
+@pytest.mark.parametrize("form", FORMATS)
+def test_files_have_the_mode_of_the_umask(tmp_path, form):
     before = os.umask(0o027)
     try:
         files = save(tmp_path, 1, form, **{"config.json": "{}"})

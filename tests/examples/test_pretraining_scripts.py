@@ -1,0 +1,39 @@
+"""The scripts of examples/pretraining: the split of the texts, and the waves of positions."""
+
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def pretraining(monkeypatch):
+    """Makes the scripts of `examples/pretraining` importable."""
+    monkeypatch.syspath_prepend(EXAMPLES / "pretraining")
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_pretraining_texts_have_the_split_of_the_demo():
+    """The shipped model must not have seen the addresses that the demo evaluates on."""
+    write_texts = importlib.import_module("write_texts")
+    from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
+
+    speeches = load_speeches()
+    _, held_out = split_by_year(speeches)
+    years = write_texts.held_out_years(speech.year for speech in speeches)
+    assert years == {speech.year for speech in held_out}
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_slow_waves_separate_the_copies_of_a_tiled_table():
+    waves = importlib.import_module("add_position_waves")
+    rng = np.random.default_rng(0)
+    words, table = rng.standard_normal((300, 32)), rng.standard_normal((256, 32))
+    tiled = np.tile(table, (16, 1))
+    added = waves.slow_waves(words, tiled)
+    assert added.shape == tiled.shape
+    assert np.abs(added[:256] - added[2048:2304]).max(axis=1).min() > 0.05
+    np.testing.assert_allclose(np.linalg.matrix_rank(added), 2 * len(waves.PERIODS))
