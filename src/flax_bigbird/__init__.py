@@ -11,8 +11,8 @@ from flax_bigbird._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from flax_bigbird import attention as attention
-    from flax_bigbird import models as models
     from flax_bigbird import inference as inference
+    from flax_bigbird import models as models
     from flax_bigbird import tasks as tasks
     from flax_bigbird import train as train
     from flax_bigbird.config import SparsityConfig as SparsityConfig
