@@ -1,6 +1,5 @@
-"""Strict dtypes, and compiled programs in a temporary directory instead of the user's home."""
+"""Compiled programs are kept in a temporary directory instead of the user's home."""
 
-import jax
 import pytest
 from compiled_programs import kept_on_disk
 
@@ -8,10 +7,4 @@ from compiled_programs import kept_on_disk
 @pytest.fixture(autouse=True, scope="package")
 def _compilation_cache(tmp_path_factory):
     with kept_on_disk(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _strict_promotion():
-    with jax.numpy_dtype_promotion("strict"):
         yield

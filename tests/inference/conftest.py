@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import pytest
 from compiled_programs import kept_on_disk
 from tiny_checkpoints import Checkpoints, sentence, write_jsonl
@@ -15,12 +14,6 @@ CLASSIFIER = "FlaxBigBirdForSequenceClassification"
 @pytest.fixture(autouse=True, scope="package")
 def _compilation_cache(tmp_path_factory):
     with kept_on_disk(tmp_path_factory.getbasetemp()):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _strict_promotion():
-    with jax.numpy_dtype_promotion("strict"):
         yield
 
 
