@@ -44,7 +44,7 @@ class ProgressBarCallback(TrainerCallback):
             "", total=state.max_steps, completed=state.global_step, text="compiling"
         )
 
-    def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
+    def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
         if self._progress:
             text = (
                 f"loss {logs['loss']:.3f}  learning rate {logs['learning_rate']:.1e}  "
@@ -52,7 +52,9 @@ class ProgressBarCallback(TrainerCallback):
             )
             self._progress.update(self._bar, completed=state.global_step, text=text)
 
-    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
+    def on_evaluate(
+        self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
+    ) -> None:
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.on_message(f"step {state.global_step:,}: {shown}{' (best)' if is_best else ''}")
 

@@ -21,7 +21,7 @@ class TrainerCallback:
         """Called before the first step of this process."""
         del state
 
-    def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
+    def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
         """Called every `logging_steps` steps.
 
         Args:
@@ -31,7 +31,9 @@ class TrainerCallback:
         """
         del state, logs
 
-    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
+    def on_evaluate(
+        self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
+    ) -> None:
         """Called after every evaluation; `is_best` says whether the metrics are the best so far."""
         del state, metrics, is_best
 
@@ -62,11 +64,13 @@ class CallbackList(TrainerCallback):
         for callback in self.callbacks:
             callback.on_train_begin(state)
 
-    def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
+    def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
         for callback in self.callbacks:
             callback.on_log(state, logs)
 
-    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
+    def on_evaluate(
+        self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
+    ) -> None:
         for callback in self.callbacks:
             callback.on_evaluate(state, metrics, is_best)
 
@@ -97,17 +101,19 @@ class MetricsFileCallback(TrainerCallback):
         # Without a buffer nothing is left to be written when the disk is full.
         self._file = self._path.open("ab", buffering=0)
 
-    def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
+    def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
         self._write("training", state.global_step, logs)
 
-    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
+    def on_evaluate(
+        self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
+    ) -> None:
         self._write("validation", state.global_step, metrics)
 
     def on_train_end(self, state: TrainerState) -> None:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def _write(self, kind: str, step: int, values: Mapping[str, int | float]) -> None:
         assert self._file is not None, "on_train_begin opens the file"
         line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
         self._file.write(line.encode())
@@ -123,17 +129,19 @@ class TensorBoardCallback(TrainerCallback):
     def on_train_begin(self, state: TrainerState) -> None:
         self._writer = TensorBoardWriter(self._directory, state.global_step)
 
-    def on_log(self, state: TrainerState, logs: Mapping[str, float]) -> None:
+    def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
         self._write("training", state.global_step, logs)
 
-    def on_evaluate(self, state: TrainerState, metrics: Mapping[str, float], is_best: bool) -> None:
+    def on_evaluate(
+        self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
+    ) -> None:
         self._write("validation", state.global_step, metrics)
 
     def on_train_end(self, state: TrainerState) -> None:
         if self._writer is not None:
             self._writer.close()
 
-    def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def _write(self, kind: str, step: int, values: Mapping[str, int | float]) -> None:
         assert self._writer is not None, "on_train_begin opens the file"
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
@@ -148,7 +156,7 @@ def _remove_later_steps(path: Path, step: int) -> None:
     atomic_write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _step_of_line(line: str) -> float:
+def _step_of_line(line: str) -> int | float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

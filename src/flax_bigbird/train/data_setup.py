@@ -45,7 +45,7 @@ class SplitData:
         """The fraction of the tokens of all padded rows that is padding."""
         return padding_fraction(self.lengths, self.buckets)
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, int | float]:
         """Returns the entry of report.json."""
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding}
 

@@ -40,7 +40,7 @@ class TrainerState:
     num_input_tokens_seen: int = 0
     train_seconds: float = 0.0
     losses: list[tuple[int, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, int | float]] = field(default_factory=list)
     best_metric: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0

@@ -32,7 +32,7 @@ class TensorBoardWriter:
         if first_step:
             self._write(first_step, session_log=SessionLog(status=SessionLog.START))
 
-    def add_scalar(self, tag: str, value: float, step: int) -> None:
+    def add_scalar(self, tag: str, value: int | float, step: int) -> None:
         """Adds a value; the file is flushed every 10 seconds."""
         from tensorboardX.summary import scalar
 
