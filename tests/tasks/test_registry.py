@@ -55,6 +55,21 @@ assert not {"jax", "flax", "numpy"} & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_data_and_tasks_are_imported_without_optional_dependencies():
+    """Neither the `train` extra nor PyTorch is needed to predict."""
+    code = """
+import importlib, pkgutil, sys
+for name in ("datasets", "grain", "optax", "sklearn", "seqeval", "pyarrow", "pandas", "torch"):
+    sys.modules[name] = None
+import flax_bigbird.data, flax_bigbird.tasks
+for package in (flax_bigbird.data, flax_bigbird.tasks):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+assert not {"sentencepiece", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_unknown_tasks():
     with pytest.raises(OptionError, match=r"task must be one of .*; got 'masked-ml': did you mean"):
         registry.get_task("masked-ml")

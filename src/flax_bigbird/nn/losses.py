@@ -91,7 +91,8 @@ def cross_entropy(
     """
     used = labels != IGNORED_LABEL
     losses = negative_log_likelihood(logits, jnp.where(used, labels, 0))
-    return jnp.where(used, losses, 0).sum() / jnp.maximum(used.sum(), 1)
+    count = jnp.maximum(used.sum(), 1).astype(losses.dtype)
+    return jnp.where(used, losses, 0).sum() / count
 
 
 @jax.custom_vjp
@@ -109,7 +110,7 @@ def negative_log_likelihood(logits: Array, labels: Array) -> Array:
 
 
 def _forward(logits: Array, labels: Array):
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    wide = logits if logits.dtype.itemsize >= 4 else logits.astype(jnp.float32)
     largest = wide.max(-1, keepdims=True)
     weights = jnp.exp(wide - largest)
     total = weights.sum(-1)

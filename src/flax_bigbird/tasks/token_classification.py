@@ -127,7 +127,8 @@ class TokenClassification(Task):
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         losses, used = self._losses(self._logits(model, params, batch, **call), batch["labels"])
         num_targets = used.sum()
-        return Loss(losses.sum() / jnp.maximum(num_targets, 1), num_targets)
+        count = jnp.maximum(num_targets, 1).astype(losses.dtype)
+        return Loss(losses.sum() / count, num_targets)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits, labels = self._logits(model, params, batch), batch["labels"]
