@@ -30,7 +30,9 @@ def lazy_command(
         def make_context(
             self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
         ) -> Any:
-            app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            app = typer.Typer(
+                add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+            )
             app.command(self.name, help=self.help)(load())
             command = typer.main.get_command(app)
             try:
