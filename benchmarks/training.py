@@ -1,7 +1,8 @@
-"""Whole training, files to parameters: `flax_bigbird.train` beside the Trainer of `transformers`.
+"""Measures training from files to parameters, against the Trainer of `transformers`.
 
-The same small masked language model, texts, tokenizer, batches and optimiser; each run in a process
-of its own, in turn. Also the input pipeline alone, which must not keep the model waiting.
+Both train the same small masked language model with the same texts, tokenizer, batches and
+optimizer. Each run has a process of its own, and the peers take turns. The input pipeline is also
+measured alone: it must be much faster than the model.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from typing import Any
 
 from model import processor
 
-LENGTH, BATCH, MASKED, PIECES = 4096, 2, 0.15, 8000
-SIZE: dict[str, Any] = {
+LENGTH, BATCH_SIZE, MASK_RATE, VOCABULARY = 4096, 2, 0.15, 8000
+MODEL_CONFIG: dict[str, Any] = {
     "hidden_size": 256,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -33,26 +34,26 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def prepare(folder: Path) -> None:
-    """A vocabulary, and texts that each fill a window, from State of the Union addresses."""
+    """Writes a tokenizer, and State of the Union texts of exactly one window each."""
     from flax_bigbird.cli.demo import data
     from flax_bigbird.tasks.text import encode, load_tokenizer
     from flax_bigbird.train import vocabulary
 
     texts = [speech.text for speech in data.load_speeches()]
     vocabulary.save_vocabulary(
-        vocabulary.train_vocabulary(texts, PIECES), folder / "tokenizer", LENGTH
+        vocabulary.train_vocabulary(texts, VOCABULARY), folder / "tokenizer", LENGTH
     )
     tokenizer = load_tokenizer(folder / "tokenizer")
     room = LENGTH - 2
     with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
-        for pieces in encode(tokenizer, texts):
-            for start in range(0, len(pieces) - room + 1, room):
-                text = tokenizer.decode(pieces[start : start + room])
+        for tokens in encode(tokenizer, texts):
+            for start in range(0, len(tokens) - room + 1, room):
+                text = tokenizer.decode(tokens[start : start + room])
                 stream.write(json.dumps({"text": text}) + "\n")
 
 
-def ours(folder: Path, steps: int) -> dict[str, float]:
-    """Tokens a second of a run of `train`, the median over its steps."""
+def flax_bigbird_run(folder: Path, steps: int) -> dict[str, float]:
+    """Runs `flax_bigbird.train`; returns the tokens/s, as median over steps, and the total time."""
     from flax_bigbird.train import TrainOptions, train
 
     options = TrainOptions(
@@ -61,27 +62,27 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
         validation_share=0.0,
         tokenizer=str(folder / "tokenizer"),
         output_dir=str(folder / f"run-{os.getpid()}"),
-        model_config=SIZE,
-        mask_rate=MASKED,
+        model_config=MODEL_CONFIG,
+        mask_rate=MASK_RATE,
         whole_words=False,
         random_attention="hf",
         max_length=LENGTH,
         smallest_bucket=LENGTH,
-        tokens_per_batch=BATCH * LENGTH,
+        tokens_per_batch=BATCH_SIZE * LENGTH,
         max_steps=steps,
         log_every=1,
     )
     start = time.perf_counter()
-    found = train(options)
+    report = train(options)
     return {
-        "tokens_per_second": found["tokens_per_second"],
+        "tokens_per_second": report["tokens_per_second"],
         "whole_seconds": time.perf_counter() - start,
-        "mfu": found["mfu"],
+        "mfu": report["mfu"],
     }
 
 
-def trainer(folder: Path, steps: int) -> dict[str, float]:
-    """The same of the Trainer, with PyTorch's BigBird."""
+def trainer_run(folder: Path, steps: int) -> dict[str, float]:
+    """Runs the Trainer with PyTorch's BigBird; returns the same measurements."""
     import datasets
     import torch
     from transformers import (
@@ -103,16 +104,16 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
         batched=True,
         remove_columns=["text"],
     )
-    ticks: list[float] = []
+    step_ends: list[float] = []
 
-    class Clock(TrainerCallback):
+    class StepTimer(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ticks.append(time.perf_counter())
+            step_ends.append(time.perf_counter())
 
-    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=PIECES, **SIZE))
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, **MODEL_CONFIG))
     arguments = TrainingArguments(
         output_dir=str(folder / f"hf-{os.getpid()}"),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=BATCH_SIZE,
         max_steps=steps,
         use_cpu=True,
         report_to=[],
@@ -120,24 +121,24 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
         logging_strategy="no",
         disable_tqdm=True,
     )
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASK_RATE)
     Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=collator,
-        callbacks=[Clock()],
+        callbacks=[StepTimer()],
     ).train()
-    step = statistics.median(b - a for a, b in itertools.pairwise(ticks))
+    step = statistics.median(b - a for a, b in itertools.pairwise(step_ends))
     mean_length = sum(map(len, rows["input_ids"])) / len(rows)
     return {
-        "tokens_per_second": BATCH * mean_length / step,
+        "tokens_per_second": BATCH_SIZE * mean_length / step,
         "whole_seconds": time.perf_counter() - start,
     }
 
 
-def pipeline(folder: Path, steps: int) -> dict[str, float]:
-    """Tokens a second of the batches alone, shuffled, masked and stacked."""
+def pipeline_run(folder: Path, steps: int) -> dict[str, float]:
+    """Returns the tokens/s of the input pipeline alone: shuffling, masking and batching."""
     from transformers import BigBirdConfig
 
     from flax_bigbird.tasks.text import load_tokenizer
@@ -150,12 +151,12 @@ def pipeline(folder: Path, steps: int) -> dict[str, float]:
         train_files=[str(folder / "texts.jsonl")],
         output_dir=str(folder / "unused"),
         max_length=LENGTH,
-        tokens_per_batch=BATCH * LENGTH,
-        mask_rate=MASKED,
+        tokens_per_batch=BATCH_SIZE * LENGTH,
+        mask_rate=MASK_RATE,
     )
     objective = OBJECTIVES["masked-lm"](options)
-    objective.tokenizer_is(load_tokenizer(folder / "tokenizer"), PIECES)
-    objective.model_is(BigBirdConfig(**SIZE))
+    objective.tokenizer_is(load_tokenizer(folder / "tokenizer"), VOCABULARY)
+    objective.model_is(BigBirdConfig(**MODEL_CONFIG))
     prepared = objective.prepare(reading.read_files(options.train_files), "data")
     lengths = tokens.numbers(prepared.rows, "length")
     buckets = into_buckets(lengths, (LENGTH,), options.tokens_per_batch)
@@ -167,7 +168,7 @@ def pipeline(folder: Path, steps: int) -> dict[str, float]:
     return {"tokens_per_second": count / (time.perf_counter() - start)}
 
 
-PEERS = {"ours": ours, "trainer": trainer, "pipeline": pipeline}
+PEERS = {"ours": flax_bigbird_run, "trainer": trainer_run, "pipeline": pipeline_run}
 NAMES = {
     "ours": "**flax-bigbird**, `train`",
     "trainer": "HF-Torch, `Trainer`",
@@ -176,8 +177,8 @@ NAMES = {
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Each peer in processes of its own, in turn."""
-    found: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
+    """Runs every peer in processes of its own, in turn."""
+    results: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tokenizer").mkdir()
@@ -186,13 +187,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for peer in PEERS:
                 command = [sys.executable, __file__, "--peer", peer, "--folder", name]
                 command += ["--steps", str(arguments.steps)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
-                found[peer].append(json.loads(done.stdout.strip().splitlines()[-1]))
-                print(peer, found[peer][-1], flush=True)
+                process = subprocess.run(command, capture_output=True, text=True, check=False)
+                if process.returncode:
+                    raise SystemExit(f"{peer} failed:\n{process.stderr[-3000:]}")
+                results[peer].append(json.loads(process.stdout.strip().splitlines()[-1]))
+                print(peer, results[peer][-1], flush=True)
     return {
-        "peers": found,
+        "peers": results,
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
@@ -203,22 +204,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The result as Markdown."""
+def table(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
     speed = {
         peer: statistics.median(run["tokens_per_second"] for run in runs)
-        for peer, runs in found["peers"].items()
+        for peer, runs in results["peers"].items()
     }
     lines = [
-        "# Training, files to parameters, on a CPU",
+        "# Training from files to parameters, on a CPU",
         "",
-        f"Masked language model, {SIZE['num_hidden_layers']} layers of {SIZE['hidden_size']}, "
-        f"{PIECES:,} pieces, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, float32; windows of "
-        f"State of the Union addresses. {found['machine']['cores']} cores, "
-        f"{found['machine']['processor']}; `{found['command']}`. The median over steps, and over "
-        "rounds.",
+        f"Masked language model of {MODEL_CONFIG['num_hidden_layers']} layers, hidden size "
+        f"{MODEL_CONFIG['hidden_size']}, vocabulary {VOCABULARY:,}, T = {LENGTH}, batch size "
+        f"{BATCH_SIZE}, 15% of the tokens masked, AdamW, float32; windows of "
+        f"State of the Union addresses. {results['machine']['cores']} cores, "
+        f"{results['machine']['processor']}; `{results['command']}`. Median over steps and "
+        "over rounds.",
         "",
-        "| | tokens a second | of ours |",
+        "| | tokens/s | relative to ours |",
         "|---|---|---|",
         *(
             f"| {NAMES[peer]} | {value:,.0f} | {value / speed['ours']:.2f} |"
@@ -238,10 +240,10 @@ def main() -> None:
     if arguments.peer:
         print(json.dumps(PEERS[arguments.peer](Path(arguments.folder), arguments.steps)))
         return
-    found = measure(arguments)
-    text = table(found)
+    results = measure(arguments)
+    text = table(results)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_cpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "training_cpu.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "training_cpu.md").write_text(text)
     print(text)
 
