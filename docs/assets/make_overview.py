@@ -24,7 +24,9 @@ INK, FAINT = "#333b44", "#8a8f98"
 WIDTH, HEIGHT = 920, 350
 
 
-def text(x: float, y: float, value: str, size: int = 13, anchor: str = "start", **style: str) -> str:
+def text(
+    x: float, y: float, value: str, size: int = 13, anchor: str = "start", **style: str
+) -> str:
     attributes = "".join(f' {name.replace("_", "-")}="{it}"' for name, it in style.items())
     fill = "" if "fill" in style else f' fill="{INK}"'
     return (
@@ -75,7 +77,9 @@ def draw_pattern(left: float, top: float) -> list[str]:
     return parts
 
 
-def draw_bars(left: float, top: float, title: str, unit: str, values: dict, digits: int) -> list[str]:
+def draw_bars(
+    left: float, top: float, title: str, unit: str, values: dict, digits: int
+) -> list[str]:
     """Draws one group of bars per length; `values` maps (peer, length) to a number or None."""
     height, bar, gap = 215, 28, 34
     scale = height / max(value for value in values.values() if value is not None)
@@ -94,7 +98,9 @@ def draw_bars(left: float, top: float, title: str, unit: str, values: dict, digi
                 label = f"{value:.{digits}f}"
                 parts.append(text(middle, top + height - size - 5, label, 11, "middle"))
             x += bar + 7
-        parts.append(text((start + x - 7) / 2, top + height + 18, f"{length:,} tokens", 12, "middle"))
+        parts.append(
+            text((start + x - 7) / 2, top + height + 18, f"{length:,} tokens", 12, "middle")
+        )
         x += gap
     end = x - gap - 7
     parts.append(
