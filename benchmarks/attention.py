@@ -144,7 +144,8 @@ def table(result: dict) -> str:
         f"{result['processor']}, {result['cores']} cores; kernel: {result['instructions']}. "
         f"`{result['command']}`",
         "",
-        "| T | | forward (ms) | relative to FlexAttention | relative to the matmul rate | backward / forward |",
+        "| T | | forward (ms) | relative to FlexAttention | relative to the matmul rate "
+        "| backward / forward |",
         "|---|---|---|---|---|---|",
     ]
     for cell in result["lengths"]:
