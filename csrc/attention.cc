@@ -27,7 +27,7 @@ struct WorkPlan {
   int64_t heads;           // B * N
   int64_t pack_blocks;     // blocks that one item packs
   int64_t packs;           // items that pack a head
-  int64_t slots;           // heads in flight; the only value that may depend on the number of threads
+  int64_t slots;           // heads in flight, which may depend on the threads
   std::vector<std::atomic<int64_t>> packed, finished;  // items that are done, per head
 
   WorkPlan(const Problem& p, int64_t slots)
@@ -55,11 +55,12 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
   const int64_t key_floats = p.blocks * p.width * p.padded_block;
   const int64_t value_floats = p.blocks * p.block * p.padded_width;
 
-  // Items of one head: parts of the global rows, then chunks of ordinary rows (about 2 MFLOP each).
+  // Items of one head: parts of the global rows, then chunks of ordinary rows (about 2 MFLOP).
   const int64_t key_parts = p.global_slots <= 4 ? ceil_div(p.blocks, 64) : 1;
   const int64_t row_flops = 4 * p.block * p.block * p.width * std::max<int64_t>(p.entries, 1);
   const int64_t chunk_rows = std::clamp<int64_t>((int64_t{2} << 20) / row_flops, 1, p.rows);
-  const int64_t row_chunks = ceil_div(p.rows, chunk_rows), global_items = p.global_slots * key_parts;
+  const int64_t row_chunks = ceil_div(p.rows, chunk_rows);
+  const int64_t global_items = p.global_slots * key_parts;
   const int64_t row_items = global_items + row_chunks;
 
   WorkPlan plan(p, 3 + pool.threads / row_items);
@@ -91,7 +92,8 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
     kernels.global_row(p, example, n, row, first, last, packed(head), &mine, scratch);
     if (count_up(parts_done[head * p.global_slots + slot]) < key_parts) return;
     std::vector<Accumulator> parts;
-    for (int64_t i = 0; i < key_parts; ++i) parts.push_back(accumulator(head, slot * key_parts + i));
+    for (int64_t i = 0; i < key_parts; ++i)
+      parts.push_back(accumulator(head, slot * key_parts + i));
     kernels.merge(p, example, n, row, parts.data(), key_parts, scratch);
   };
 

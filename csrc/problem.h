@@ -16,8 +16,8 @@ namespace bigbird {
 
 enum class Type { kFloat32, kBfloat16 };
 
-// q, out, ... [B, T, N, H] and k, v, ... [B, S, N, H], with strides in elements. The H channels of a
-// head are contiguous.
+// q, out, ... [B, T, N, H] and k, v, ... [B, S, N, H], with strides in elements. The H channels of
+// a head are contiguous.
 struct Tensor {
   const void* data = nullptr;
   int64_t example_stride = 0;
@@ -48,9 +48,9 @@ struct Problem {
   Tensor d_out, d_q, d_k, d_v;
 
   // Derived by `Prepared`.
-  bool direct;  // forward: with so few queries, packing the keys does not pay: they are read in place
+  bool direct;  // forward: with few queries, the keys are not packed but read in place
   int64_t padded_block, padded_width;  // rounded up to a multiple of the vector
-  const float* bias;              // [B, blocks, padded_block]: 0 for a key that is read, else kMaskedScore
+  const float* bias;              // [B, blocks, padded_block]: 0 if read, else kMaskedScore
   const uint8_t* states;          // [B, blocks]: a State
   const uint8_t* is_global;       // [B, M]
   const int32_t* unique_globals;  // [B, G]: global rows without repeats, then -1
@@ -67,7 +67,7 @@ struct Problem {
 enum State : uint8_t { kFull = 0, kPartial = 1, kEmpty = 2 };
 
 constexpr float kMaskedScore = -1e30f;  // replaces the score of a key that is not read
-constexpr float kMinRowMax = -1e20f;   // lower bound of a row's maximum: the weights of an empty row are 0
+constexpr float kMinRowMax = -1e20f;    // lower bound of a row's maximum: empty rows get weight 0
 constexpr int64_t kTile = 64;      // queries, and about as many keys, per tile of scores
 
 // The packed keys and values of one head, block after block.

@@ -38,7 +38,8 @@ void prefer_large_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{2} << 20;
   const uintptr_t start = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t first = (start + kPage - 1) / kPage * kPage, last = (start + bytes) / kPage * kPage;
+  const uintptr_t first = (start + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (start + bytes) / kPage * kPage;
   if (last >= first + 16 * kPage)
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else

@@ -1,7 +1,7 @@
 // Tests the kernels without Python or XLA, for AddressSanitizer, UBSan and ThreadSanitizer.
 //
-// Each case is compared with sums in double precision. Buffers are exactly as large as they must be,
-// so that a read or write past an end is caught. `build_and_run.sh` builds and runs it.
+// Each case is compared with sums in double precision. Buffers are exactly as large as needed, so
+// that a read or write past an end is caught. `build_and_run.sh` builds and runs it.
 #include <sys/mman.h>
 
 #include <cmath>
@@ -150,7 +150,8 @@ struct Data {
             if (!weight[s]) continue;
             const int64_t there = p.k.offset(d, s, n);
             double d_weight = 0;
-            for (int64_t h = 0; h < p.width; ++h) d_weight += double{d_out[here + h]} * v[there + h];
+            for (int64_t h = 0; h < p.width; ++h)
+              d_weight += double{d_out[here + h]} * v[there + h];
             const double d_score = weight[s] * (d_weight - delta) * p.scale;
             for (int64_t h = 0; h < p.width; ++h) {
               d_q_row[h] += d_score * k[there + h];
