@@ -1,8 +1,8 @@
-"""On one GPU or TPU: attention alone, and whole models, beside the floor and the peers.
+"""Times attention and whole models on one GPU or TPU, beside the hardware's limits and the peers.
 
-One command does everything that the machine allows: `python benchmarks/accelerator.py`. It prints
-the floor first: the rate of a large bfloat16 matmul and the bandwidth of a copy, both measured.
-Peers in PyTorch run in a process each, with the Python of `--torch-python` if this one has no
+`python benchmarks/accelerator.py` measures everything that the machine supports. It prints the
+limits first: the rate of a large bfloat16 matmul and the bandwidth of a copy, both measured. Each
+PyTorch peer runs in a process of its own, with the Python of `--torch-python` if this one has no
 PyTorch for the device. `--smoke` runs everything at toy sizes, on any device.
 """
 
@@ -20,23 +20,23 @@ import model as base_model
 import numpy as np
 
 HEADS, WIDTH, BLOCK, RANDOM, LAYERS = 12, 64, 64, 3, 12
-ATTENTION = [(8, 4096), (2, 16384), (1, 65536)]  # documents, tokens
-FULL_UP_TO = 16384  # tokens: full attention beyond takes minutes
+ATTENTION = [(8, 4096), (2, 16384), (1, 65536)]  # examples, tokens
+MAX_FULL_LENGTH = 16384  # tokens; longer full attention takes minutes
 MODELS = [("bigbird", 4096, 8), ("modernbert", 8192, 4)]
 SMOKE_ATTENTION, SMOKE_MODELS = [(1, 256)], [("bigbird", 768, 1), ("modernbert", 256, 1)]
 
 
-def best(call: Callable[[], object], rounds: int = 5, least: float = 0.05) -> float:
-    """Seconds of a call, the best of some rounds of as many calls as take `least` seconds.
+def best(call: Callable[[], object], rounds: int = 5, min_seconds: float = 0.05) -> float:
+    """Returns the seconds per call of the best round; a round takes at least `min_seconds`.
 
-    A device works through calls in order, so that only the last of a round is waited for.
+    A device runs calls in order, so that only the last of a round has to be waited for.
     """
     import jax
 
     jax.block_until_ready(call())
     start = time.perf_counter()
     jax.block_until_ready(call())
-    calls = max(1, int(least / max(time.perf_counter() - start, 1e-6)))
+    calls = max(1, int(min_seconds / max(time.perf_counter() - start, 1e-6)))
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -48,7 +48,7 @@ def best(call: Callable[[], object], rounds: int = 5, least: float = 0.05) -> fl
 
 
 def floor(side: int) -> dict[str, float]:
-    """FLOP/s of a bfloat16 matmul, and bytes/s read and written by a copy."""
+    """Measures the FLOP/s of a bfloat16 matmul, and the bytes/s that a copy reads and writes."""
     import jax
     import jax.numpy as jnp
 
@@ -60,14 +60,14 @@ def floor(side: int) -> dict[str, float]:
 
 
 def attention_flops(pattern) -> float:
-    """Of the forward pass, of a document: two matmuls for each pair of blocks that is read."""
+    """Returns the forward FLOPs per example: two matmuls for each pair of blocks that is read."""
     pairs = int((pattern.counts > 0).sum())
     pairs += pattern.global_rows.shape[1] * pattern.num_blocks * HEADS
     return 4.0 * pairs * BLOCK * BLOCK * WIDTH
 
 
 def attention_cell(batch: int, length: int) -> dict:
-    """Seconds of each implementation's forward, and of forward with gradients."""
+    """Times the forward pass of each implementation, and the forward pass with gradients."""
     import jax
     import jax.numpy as jnp
 
@@ -90,7 +90,7 @@ def attention_cell(batch: int, length: int) -> dict:
         for name, reason in available_implementations().items()
         if not reason and name != "reference"
     }
-    if length <= FULL_UP_TO:
+    if length <= MAX_FULL_LENGTH:
         full = [name for name, why in available_full_implementations().items() if not why]
         peers[f"full attention ({full[0]})"] = full_attention
     if jax.default_backend() == "tpu":
@@ -114,7 +114,7 @@ def attention_cell(batch: int, length: int) -> dict:
 
 
 def splash(pattern) -> Callable:
-    """JAX's block-sparse attention for TPUs. A block is read once, however often it counts."""
+    """Builds JAX's block-sparse attention for TPUs, which reads a block once however it counts."""
     import jax
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
@@ -136,7 +136,7 @@ def splash(pattern) -> Callable:
 
 
 def ours(mode: str, batch: int, length: int, layers: int) -> float:
-    """Seconds of a step of the base model: bfloat16, float32 parameters, buffers donated."""
+    """Times a step of the base model: bfloat16, float32 parameters, donated buffers."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -151,8 +151,8 @@ def ours(mode: str, batch: int, length: int, layers: int) -> float:
     if mode == "forward":
         step = jax.jit(lambda params, ids, mask: model(ids, mask, params=params).last_hidden_state)
         return best(functools.partial(step, model.params, ids, mask))
-    optimiser = optax.adamw(1e-4)
-    chosen = gather_targets(labels, base_model.targets(job))
+    optimizer = optax.adamw(1e-4)
+    targets = gather_targets(labels, base_model.targets(job))
 
     def loss_of(params, key):
         logits = model(
@@ -161,29 +161,29 @@ def ours(mode: str, batch: int, length: int, layers: int) -> float:
             params=params,
             dropout_rng=key,
             train=True,
-            logits_positions=chosen.positions,
+            logits_positions=targets.positions,
         ).logits
-        return cross_entropy(logits, chosen.labels)
+        return cross_entropy(logits, targets.labels)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def train(params, state, key):
         loss, gradients = jax.value_and_grad(loss_of)(params, key)
-        updates, state = optimiser.update(gradients, state, params)
+        updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    carried = [model.params, optimiser.init(model.params)]
+    state = [model.params, optimizer.init(model.params)]
 
     def call():
-        *carried[:], loss = train(*carried, jax.random.PRNGKey(0))
+        *state[:], loss = train(*state, jax.random.PRNGKey(0))
         return loss
 
     return best(call)
 
 
 def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> dict:
-    """A step of HF-Torch: bfloat16, compiled if it can be, its fastest attention.
+    """Times a step of HF-Torch in bfloat16, compiled if possible, with its fastest attention.
 
-    Autocast where that works, else parameters in bfloat16, which is less work.
+    It uses autocast where that works, and otherwise parameters in bfloat16, which is less work.
     """
     import torch
     import transformers
@@ -212,7 +212,7 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
         torch.tensor(np.minimum(x, 50000), device=device) for x in base_model.inputs(job)
     )
     network = network.eval() if mode == "forward" else network.train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=device == "cuda")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=device == "cuda")
 
     def step(call, autocast):
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
@@ -221,9 +221,9 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
                     call(ids, attention_mask=mask)
                 return
             loss = call(ids, attention_mask=mask, labels=labels).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     def wait():
         if device == "cuda":
@@ -259,7 +259,7 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
 
 
 def in_process(python: str, *arguments: object) -> dict:
-    """A figure from a process of its own, whose memory goes back to the device."""
+    """Measures a figure in a process of its own, so that its memory is freed afterwards."""
     command = [python, __file__, "--worker", *map(str, arguments)]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -272,7 +272,7 @@ def in_process(python: str, *arguments: object) -> dict:
 
 
 def models(sizes, layers: int, torch_python: str) -> list[dict]:
-    """Each model's forward, and the base model's training step."""
+    """Times the forward pass of each model, and the training step of the base model."""
     cells = []
     for name, length, batch in sizes:
         for mode in ("forward", "train") if name == "bigbird" else ("forward",):
@@ -292,7 +292,7 @@ def models(sizes, layers: int, torch_python: str) -> list[dict]:
 
 
 def table(result: dict) -> str:
-    """The Markdown page."""
+    """Formats the Markdown page."""
     peak = result["floor"]["flops"]
     lines = [
         f"# {result['device']}: bfloat16, {HEADS} heads of {WIDTH}, blocks of {BLOCK}",
@@ -313,18 +313,19 @@ def table(result: dict) -> str:
                 lines.append(f"| {name} | {size} | {times['failed']} | | | |")
                 continue
             work = cell["flops"]
-            shares = ["", ""]
+            utilization = ["", ""]
             if not name.startswith("full"):
-                shares = [
+                utilization = [
                     f"{n * work / times[x] / peak:.1%}" for x, n in (("forward", 1), ("both", 3.5))
                 ]
             lines.append(
-                f"| {name} | {size} | {times['forward'] * 1e3:.3f} | {shares[0]} "
-                f"| {times['both'] * 1e3:.3f} | {shares[1]} |"
+                f"| {name} | {size} | {times['forward'] * 1e3:.3f} | {utilization[0]} "
+                f"| {times['both'] * 1e3:.3f} | {utilization[1]} |"
             )
     lines += [
         "",
-        "Shares are of the FLOPs of the blocks that are read; backward counts 2.5 times forward.",
+        "Utilization counts the FLOPs of the blocks that are read, and 2.5 times the forward FLOPs "
+        "for the backward pass.",
         "",
         "| model | B x T | flax-bigbird, tokens/s | of the peak | peer, tokens/s | ratio |",
         "|---|---|---|---|---|---|",
@@ -336,13 +337,13 @@ def table(result: dict) -> str:
             f"{rate:,.0f}" if rate else x["failed"]
             for rate, x in zip(rates, (cell["ours"], cell["torch"]), strict=True)
         ]
-        share = f"{cell['flops'] / cell['ours']['s'] / peak:.1%}" if rates[0] else ""
+        used = f"{cell['flops'] / cell['ours']['s'] / peak:.1%}" if rates[0] else ""
         compiled = "" if cell["torch"].get("compiled", True) else " (does not compile)"
         compiled += "" if cell["torch"].get("autocast", True) else " (autocast fails)"
         ratio = f"{rates[0] / rates[1]:.2f}" if rates[0] and rates[1] else ""
         lines.append(
             f"| {cell['mode']}, beside HF-Torch {cell['peer']}{compiled} "
-            f"| {cell['batch']} x {cell['length']} | {shown[0]} | {share} | {shown[1]} | {ratio} |"
+            f"| {cell['batch']} x {cell['length']} | {shown[0]} | {used} | {shown[1]} | {ratio} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -355,10 +356,10 @@ def main() -> None:
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        name, mode, *numbers = arguments.worker
-        size = mode, *map(int, numbers)
-        found = {"s": ours(*size)} if name == "ours" else torch_peer(name, *size)
-        print(json.dumps(found))
+        name, mode, *sizes = arguments.worker
+        size = mode, *map(int, sizes)
+        result = {"s": ours(*size)} if name == "ours" else torch_peer(name, *size)
+        print(json.dumps(result))
         return
     import jax
 

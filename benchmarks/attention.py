@@ -1,7 +1,7 @@
-"""Attention alone, forward and backward: the native kernel, plain JAX, PyTorch FlexAttention.
+"""Times attention alone, forward and backward: the native kernel, plain JAX and FlexAttention.
 
-Everything runs in one process, in turn, round after round; a figure is the best of the rounds, so
-that what else the machine does hits all alike. The matmul rate is measured between them.
+Everything runs in one process, in turn, round after round, so that other load affects all alike.
+A figure is the best of the rounds. The matmul rate is measured between them.
 """
 
 import argparse
@@ -30,21 +30,21 @@ HEADS, WIDTH, BLOCK, RANDOM = 12, 64, 64, 3
 
 
 def pattern_of(length: int) -> BlockPattern:
-    """Distinct random blocks for each head: no block counts twice, as FlexAttention wants it."""
+    """Builds a pattern in which no block counts twice, because FlexAttention cannot do that."""
     rows = length // BLOCK
     random = random_blocks.fixed(rows, RANDOM, HEADS, 0)
     return bigbird_pattern(rows, BLOCK, random=random)
 
 
 def flops(pattern: BlockPattern) -> float:
-    """Of the forward pass: two matmuls for each pair of blocks that is read."""
+    """Returns the FLOPs of the forward pass: two matmuls for each pair of blocks that is read."""
     pairs = int((pattern.counts > 0).sum())
     pairs += pattern.global_rows.shape[1] * pattern.num_blocks * HEADS
     return 4.0 * pairs * BLOCK * BLOCK * WIDTH
 
 
 def ours(pattern: BlockPattern, arrays, implementation: str) -> dict[str, Callable[[], None]]:
-    """Forward, and forward with gradients; the mask is an argument of the compiled program."""
+    """Compiles the forward pass, and the forward pass with gradients; the mask is an argument."""
     q, k, v, d_out = (jnp.asarray(x) for x in arrays)
     mask = jnp.ones(q.shape[:2], bool)
 
@@ -64,7 +64,7 @@ def ours(pattern: BlockPattern, arrays, implementation: str) -> dict[str, Callab
 
 
 def flex(pattern: BlockPattern, arrays) -> dict[str, Callable[[], None]]:
-    """PyTorch's compiled FlexAttention with the same blocks. Its CPU kernel has no backward."""
+    """Compiles PyTorch's FlexAttention with the same blocks; its CPU kernel has no backward."""
     import torch
     from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -100,14 +100,14 @@ def flex(pattern: BlockPattern, arrays) -> dict[str, Callable[[], None]]:
 
 
 def matmul() -> Callable[[], None]:
-    """A 2048 x 2048 float32 matmul in JAX."""
+    """Compiles a 2048 x 2048 float32 matmul in JAX."""
     x = jax.random.normal(jax.random.PRNGKey(0), (2048, 2048))
     product = jax.jit(jnp.dot).lower(x, x).compile()
     return lambda: jax.block_until_ready(product(x, x))
 
 
 def measure(length: int, rounds: int, peers: list[str]) -> dict:
-    """The best wall-clock and processor time of each peer and pass."""
+    """Measures the best wall-clock and processor time of each peer and pass."""
     pattern = pattern_of(length)
     rng = np.random.default_rng(0)
     shape = (1, length, HEADS, WIDTH)
@@ -116,15 +116,15 @@ def measure(length: int, rounds: int, peers: list[str]) -> dict:
     failed = {}
     for peer in peers:
         try:
-            made = flex(pattern, arrays) if peer == "flex" else ours(pattern, arrays, peer)
+            compiled = flex(pattern, arrays) if peer == "flex" else ours(pattern, arrays, peer)
         except Exception as error:
             failed[peer] = f"{type(error).__name__}: {error}".splitlines()[0]
             continue
-        calls |= {(peer, name): call for name, call in made.items()}
+        calls |= {(peer, name): call for name, call in compiled.items()}
     best: dict[tuple[str, str], list[float]] = {}
     for round_ in range(rounds + 1):
         for key, call in calls.items():
-            call()  # memory that lay idle for a round may have been taken by the host meanwhile
+            call()  # the host may have taken memory that was idle for a round
             wall, used = time.perf_counter(), time.process_time()
             call()
             wall, used = time.perf_counter() - wall, time.process_time() - used
@@ -137,14 +137,15 @@ def measure(length: int, rounds: int, peers: list[str]) -> dict:
 
 
 def table(result: dict) -> str:
-    """The Markdown table."""
+    """Formats the Markdown table."""
     lines = [
         f"# Attention alone: {HEADS} heads of {WIDTH}, blocks of {BLOCK}, {RANDOM} random, float32",
         "",
         f"{result['processor']}, {result['cores']} cores; kernel: {result['instructions']}. "
         f"`{result['command']}`",
         "",
-        "| T | | forward (ms) | of FlexAttention | of the matmul rate | backward / forward |",
+        "| T | | forward (ms) | relative to FlexAttention | relative to the matmul rate "
+        "| backward / forward |",
         "|---|---|---|---|---|---|",
     ]
     for cell in result["lengths"]:

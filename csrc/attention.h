@@ -1,4 +1,4 @@
-// Forward and backward of a whole call, on a pool.
+// The forward and the backward pass of a whole call, on a pool of threads.
 #pragma once
 
 #include "problem.h"

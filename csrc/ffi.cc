@@ -1,6 +1,6 @@
-// The XLA custom calls: operands checked and turned into a `Problem`, threads from XLA's pool.
+// The XLA custom calls: they check the operands, build a `Problem` and use XLA's thread pool.
 //
-// Leading axes that jax.vmap added ("broadcast_all": every operand has them) become documents.
+// Leading axes that jax.vmap added become examples ("broadcast_all": every operand has them).
 #include <exception>
 #include <new>
 #include <string>
@@ -28,7 +28,7 @@ Tensor tensor(const Problem& p, int64_t tokens, void* data) {
   return {data, tokens * p.heads * p.width, p.heads * p.width, p.width};
 }
 
-// The shapes have been checked in Python; here only what memory safety rests on.
+// Checks what memory safety depends on; Python has checked the shapes.
 ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any counts,
                     Any global_rows, int64_t block_size, bool causal, bool mask_queries,
                     double scale) {
@@ -45,24 +45,24 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
   else
     return invalid("q must be float32 or bfloat16");
   const int64_t copies = product(dims, 0, extra);
-  p.group = dims[extra], p.documents = copies * p.group;
+  p.group = dims[extra], p.examples = copies * p.group;
   p.queries = dims[extra + 1], p.heads = dims[extra + 2], p.width = dims[extra + 3];
   p.keys = k.dimensions()[extra + 1];
   for (const Any& x : {k, v})
-    if (x.element_count() != p.documents * p.keys * p.heads * p.width)
+    if (x.element_count() != p.examples * p.keys * p.heads * p.width)
       return invalid("q, k and v must agree in all axes but their tokens");
   const Dims list = blocks.dimensions(), globals = global_rows.dimensions();
   if (list.size() != rank || globals.size() != extra + 2 || block_size < 1)
     return invalid("the pattern's axes do not fit q's");
   p.block = block_size;
-  p.pattern_documents = list[extra], p.pattern_heads = list[extra + 1];
+  p.pattern_examples = list[extra], p.pattern_heads = list[extra + 1];
   p.rows = list[extra + 2], p.entries = list[extra + 3];
   p.blocks = (p.keys + p.block - 1) / p.block;
-  p.global_documents = globals[extra], p.global_slots = globals[extra + 1];
+  p.global_examples = globals[extra], p.global_slots = globals[extra + 1];
   const bool fits = [&] {
     auto one_or = [](int64_t got, int64_t want) { return got == 1 || got == want; };
-    return (p.queries + p.block - 1) / p.block == p.rows && one_or(p.pattern_documents, p.group) &&
-           one_or(p.pattern_heads, p.heads) && one_or(p.global_documents, p.group) &&
+    return (p.queries + p.block - 1) / p.block == p.rows && one_or(p.pattern_examples, p.group) &&
+           one_or(p.pattern_heads, p.heads) && one_or(p.global_examples, p.group) &&
            product(list, 0, extra) == copies && product(globals, 0, extra) == copies &&
            counts.element_count() == blocks.element_count();
   }();
@@ -71,7 +71,7 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
     if (x.element_type() != ffi::S32) return invalid("the pattern must be int32");
   if (mask.element_type() != ffi::PRED) return invalid("mask must be boolean");
   const int64_t masked = mask.element_count();
-  if (masked != 0 && masked != p.documents * p.keys)
+  if (masked != 0 && masked != p.examples * p.keys)
     return invalid("mask must be [B, S], or empty for none");
   if ((causal || mask_queries) && p.queries != p.keys)
     return invalid("causal attention and masked queries need T = S");
@@ -93,7 +93,7 @@ ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool thread
   const Kernels* kernels = kernels_named(std::string(instructions).c_str());
   if (!kernels)
     return invalid("this processor has no kernels named '" + std::string(instructions) + "'");
-  if (!p.documents || !p.queries || !p.heads || !p.width) return ffi::Error::Success();
+  if (!p.examples || !p.queries || !p.heads || !p.width) return ffi::Error::Success();
   Pool pool;
   pool.threads = std::max<int64_t>(1, threads.num_threads());
   pool.schedule = [&](std::function<void()> task) { threads.Schedule(std::move(task)); };
@@ -191,7 +191,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(bigbird_attention_gradient, bigbird::differentiate
                                   .Attr<std::string_view>("instructions")
                                   .Ctx<ffi::ThreadPool>());
 
-// The instruction sets that run here, best first, with commas between.
+// Returns the instruction sets that run here, best first, separated by commas.
 BIGBIRD_EXPORT const char* bigbird_instruction_sets() {
   static const std::string names = [] {
     std::string text;

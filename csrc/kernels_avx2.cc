@@ -5,7 +5,7 @@
 #include "problem.h"
 
 #if defined(__x86_64__)
-// From here to the end of the file; the headers above stay as they are, for they are shared.
+// From here to the end of the file. The headers above are shared and must not be affected.
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else

@@ -1,4 +1,4 @@
-// Checks the pattern and digests the mask; names the kernels that run here.
+// Checks the pattern, preprocesses the mask, and lists the kernels that run on this processor.
 #include "problem.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ extern const Kernels kAvx512Kernels;
 #endif
 
 const std::vector<const Kernels*>& available_kernels() {
-  static const std::vector<const Kernels*> found = [] {
+  static const std::vector<const Kernels*> available = [] {
     std::vector<const Kernels*> list;
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -26,7 +26,7 @@ const std::vector<const Kernels*>& available_kernels() {
     list.push_back(&kPlainKernels);
     return list;
   }();
-  return found;
+  return available;
 }
 
 const Kernels* kernels_named(const char* name) {
@@ -40,31 +40,31 @@ Prepared::Prepared(Problem& p, int64_t vector) {
   p.padded_block = (p.block + vector - 1) / vector * vector;
   p.padded_width = (p.width + vector - 1) / vector * vector;
 
-  const int64_t copies = p.group ? p.documents / p.group : 0;
-  const int64_t listed = copies * p.pattern_documents * p.pattern_heads * p.rows * p.entries;
+  const int64_t copies = p.group ? p.examples / p.group : 0;
+  const int64_t listed = copies * p.pattern_examples * p.pattern_heads * p.rows * p.entries;
   for (int64_t i = 0; i < listed; ++i)
     valid_ &= p.counts[i] <= 0 || (p.lists[i] >= 0 && p.lists[i] < p.blocks);
-  for (int64_t i = 0; i < copies * p.global_documents * p.global_slots; ++i)
+  for (int64_t i = 0; i < copies * p.global_examples * p.global_slots; ++i)
     valid_ &= p.global_rows[i] >= 0 && p.global_rows[i] < p.rows;
   if (!valid_) return;
 
-  is_global_.assign(p.documents * p.rows, 0);
-  unique_globals_.assign(p.documents * p.global_slots, -1);
-  states_.assign(p.documents * p.blocks, kWhole);
-  bias_.assign(p.documents * p.blocks * p.padded_block, kUnread);
-  for (int64_t document = 0; document < p.documents; ++document) {
-    const int64_t index = document / p.group * p.global_documents +
-                          (p.global_documents > 1 ? document % p.group : 0);
-    int32_t* unique = unique_globals_.data() + document * p.global_slots;
+  is_global_.assign(p.examples * p.rows, 0);
+  unique_globals_.assign(p.examples * p.global_slots, -1);
+  states_.assign(p.examples * p.blocks, kFull);
+  bias_.assign(p.examples * p.blocks * p.padded_block, kMaskedScore);
+  for (int64_t example = 0; example < p.examples; ++example) {
+    const int64_t index = example / p.group * p.global_examples +
+                          (p.global_examples > 1 ? example % p.group : 0);
+    int32_t* unique = unique_globals_.data() + example * p.global_slots;
     for (int64_t g = 0; g < p.global_slots; ++g) {
       const int32_t row = p.global_rows[index * p.global_slots + g];
-      uint8_t& seen = is_global_[document * p.rows + row];
-      if (!seen) *unique++ = row;
-      seen = 1;
+      uint8_t& listed = is_global_[example * p.rows + row];
+      if (!listed) *unique++ = row;
+      listed = 1;
     }
     for (int64_t block = 0; block < p.blocks; ++block) {
-      float* bias = bias_.data() + (document * p.blocks + block) * p.padded_block;
-      const uint8_t* mask = p.mask ? p.mask + document * p.keys + block * p.block : nullptr;
+      float* bias = bias_.data() + (example * p.blocks + block) * p.padded_block;
+      const uint8_t* mask = p.mask ? p.mask + example * p.keys + block * p.block : nullptr;
       const int64_t keys = std::min(p.block, p.keys - block * p.block);
       int64_t readable = 0;
       for (int64_t w = 0; w < keys; ++w) {
@@ -73,9 +73,9 @@ Prepared::Prepared(Problem& p, int64_t vector) {
         readable += read;
       }
       if (!readable)
-        states_[document * p.blocks + block] = kEmpty;
+        states_[example * p.blocks + block] = kEmpty;
       else if (readable < p.padded_block)
-        states_[document * p.blocks + block] = kPartial;
+        states_[example * p.blocks + block] = kPartial;
     }
   }
   p.bias = bias_.data();

@@ -1,3 +1,4 @@
+// Runs work items on a pool of threads.
 #include "schedule.h"
 
 #include <algorithm>
@@ -19,7 +20,7 @@ struct Run {
   std::mutex mutex;
   std::condition_variable finished;
 
-  // Takes items until none is left. A helper that starts late finds none and touches nothing.
+  // Takes items until none is left. A thread that starts late gets none and touches nothing.
   void work(float* scratch) {
     for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
       (*body)(item, scratch);
@@ -37,7 +38,8 @@ void prefer_large_pages(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{2} << 20;
   const uintptr_t start = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t first = (start + kPage - 1) / kPage * kPage, last = (start + bytes) / kPage * kPage;
+  const uintptr_t first = (start + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (start + bytes) / kPage * kPage;
   if (last >= first + 16 * kPage)
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
@@ -60,7 +62,7 @@ void run_items(const Pool& pool, int64_t count, int64_t scratch_floats,
         Buffer<float> own(run->scratch_floats);
         run->work(own.data());
       } catch (const std::bad_alloc&) {
-        // The other threads do this one's share.
+        // The other threads do the work of this one.
       }
     });
   }

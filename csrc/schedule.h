@@ -1,8 +1,8 @@
-// Work items in a fixed order on a pool of threads that is not ours.
+// Runs work items in a fixed order on a pool of threads that the caller provides.
 //
-// Items are handed out in order, so whatever an item waits for is done or in the hands of a thread
-// that runs: it may wait by spinning, and no number of threads, not even one, can deadlock. What an
-// item computes never depends on who runs it, so results have the same bits for any thread count.
+// Items are handed out in order, so whatever an item waits for is done or is being computed by a
+// running thread: it may wait by spinning, and no number of threads, not even one, can deadlock.
+// What an item computes never depends on the thread, so results have the same bits for any number.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,12 @@
 namespace bigbird {
 
 struct Pool {
-  int64_t threads = 1;  // besides nobody: 1 means the caller alone
+  int64_t threads = 1;  // including the caller
   std::function<void(std::function<void()>)> schedule;
 };
 
 // Runs body(item, scratch) for items 0..count-1 and returns when all are done. `scratch` is
-// 64-byte aligned and belongs to one thread. Throws std::bad_alloc if the caller's cannot be had.
+// 64-byte aligned and belongs to one thread. Throws std::bad_alloc if the caller has no memory.
 void run_items(const Pool& pool, int64_t count, int64_t scratch_floats,
                const std::function<void(int64_t, float*)>& body);
 
@@ -27,7 +27,7 @@ void run_items(const Pool& pool, int64_t count, int64_t scratch_floats,
 // faults would take a tenth of the time.
 void prefer_large_pages(void* data, size_t bytes);
 
-// Uninitialised, 64-byte aligned.
+// Uninitialized memory, 64-byte aligned.
 template <typename T>
 class Buffer {
  public:

@@ -1,7 +1,7 @@
-// The kernels without Python or XLA, for AddressSanitizer, UBSan and ThreadSanitizer.
+// Tests the kernels without Python or XLA, for AddressSanitizer, UBSan and ThreadSanitizer.
 //
-// Each case is compared with sums in double; buffers are exactly as large as they must be, so that
-// a read or write past an end is caught. `build_and_run.sh` builds and runs it.
+// Each case is compared with sums in double precision. Buffers are exactly as large as needed, so
+// that a read or write past an end is caught. `build_and_run.sh` builds and runs it.
 #include <sys/mman.h>
 
 #include <cmath>
@@ -27,7 +27,7 @@ void expect(bool good, const std::string& what) {
   ++failures;
 }
 
-// A pool of its own kind: every task is a thread.
+// A pool that runs every task in a thread of its own.
 struct Threads {
   std::vector<std::thread> running;
   Pool pool;
@@ -41,7 +41,7 @@ struct Threads {
 };
 
 struct Case {
-  int64_t documents, queries, keys, block, heads, width, entries, global_slots;
+  int64_t examples, queries, keys, block, heads, width, entries, global_slots;
   bool causal, masked, per_head;
 };
 
@@ -57,13 +57,13 @@ struct Data {
     const int64_t token = c.heads * c.width;
     std::normal_distribution<float> normal;
     auto fill = [&](std::vector<float>& x, int64_t tokens) {
-      x.resize(c.documents * tokens * token);
+      x.resize(c.examples * tokens * token);
       for (float& value : x) value = normal(random);
     };
     fill(q, c.queries), fill(d_out, c.queries), fill(k, c.keys), fill(v, c.keys);
     out.assign(q.size(), NAN), d_q.assign(q.size(), NAN);
     d_k.assign(k.size(), NAN), d_v.assign(k.size(), NAN);
-    lse.assign(c.documents * c.heads * c.queries, NAN);
+    lse.assign(c.examples * c.heads * c.queries, NAN);
     const int64_t listed = (c.per_head ? c.heads : 1) * rows * c.entries;
     for (int64_t i = 0; i < listed; ++i) {
       counts.push_back(static_cast<int32_t>(random() % 3));
@@ -71,16 +71,16 @@ struct Data {
     }
     for (int64_t g = 0; g < c.global_slots; ++g)
       globals.push_back(static_cast<int32_t>(random() % rows));
-    p.documents = p.group = c.documents, p.queries = c.queries, p.keys = c.keys;
+    p.examples = p.group = c.examples, p.queries = c.queries, p.keys = c.keys;
     p.heads = c.heads, p.width = c.width, p.block = c.block, p.rows = rows, p.blocks = blocks;
     p.entries = c.entries;
-    p.global_slots = c.global_slots, p.pattern_documents = p.global_documents = 1;
+    p.global_slots = c.global_slots, p.pattern_examples = p.global_examples = 1;
     p.pattern_heads = c.per_head ? c.heads : 1;
     p.causal = c.causal, p.scale = 0.3f, p.type = Type::kFloat32;
     if (c.masked) {
-      mask.resize(c.documents * c.keys);
+      mask.resize(c.examples * c.keys);
       for (uint8_t& m : mask) m = random() % 3 != 0;
-      // What is masked is poison.
+      // Masked values are NaN.
       const float poison = std::numeric_limits<float>::quiet_NaN();
       p.mask_queries = c.queries == c.keys;
       for (size_t i = 0; i < k.size(); ++i) {
@@ -92,8 +92,8 @@ struct Data {
     }
     p.lists = lists.data(), p.counts = counts.data(), p.global_rows = globals.data();
     auto tensor = [&](std::vector<float>& x) {
-      const int64_t document = static_cast<int64_t>(x.size()) / c.documents;
-      return Tensor{x.data(), document, token, c.width};
+      const int64_t example = static_cast<int64_t>(x.size()) / c.examples;
+      return Tensor{x.data(), example, token, c.width};
     };
     p.q = tensor(q), p.k = tensor(k), p.v = tensor(v), p.out = tensor(out);
     p.d_out = tensor(d_out), p.d_q = tensor(d_q), p.d_k = tensor(d_k), p.d_v = tensor(d_v);
@@ -103,7 +103,7 @@ struct Data {
   bool reads(int64_t d, int64_t s) const { return !p.mask || p.mask[d * p.keys + s]; }
   bool attends(int64_t d, int64_t t) const { return !p.mask_queries || reads(d, t); }
 
-  // How often token t of (d, n) reads token s.
+  // Returns how often token t of (d, n) reads token s.
   int64_t count(int64_t d, int64_t n, int64_t t, int64_t s) const {
     if (!reads(d, s) || !attends(d, t) || (p.causal && s > t)) return 0;
     const int64_t row = t / p.block;
@@ -116,7 +116,7 @@ struct Data {
     return total;
   }
 
-  // The largest difference from the definition, in double.
+  // Returns the largest difference from the definition, in double precision.
   double error() const {
     double worst = 0;
     std::vector<double> d_k_sum(k.size()), d_v_sum(k.size());
@@ -125,7 +125,7 @@ struct Data {
       worst = off <= worst ? worst : off;
       if (off != off) worst = INFINITY;
     };
-    for (int64_t d = 0; d < p.documents; ++d) {
+    for (int64_t d = 0; d < p.examples; ++d) {
       for (int64_t n = 0; n < p.heads; ++n) {
         for (int64_t t = 0; t < p.queries; ++t) {
           const int64_t here = p.q.offset(d, t, n);
@@ -150,7 +150,8 @@ struct Data {
             if (!weight[s]) continue;
             const int64_t there = p.k.offset(d, s, n);
             double d_weight = 0;
-            for (int64_t h = 0; h < p.width; ++h) d_weight += double{d_out[here + h]} * v[there + h];
+            for (int64_t h = 0; h < p.width; ++h)
+              d_weight += double{d_out[here + h]} * v[there + h];
             const double d_score = weight[s] * (d_weight - delta) * p.scale;
             for (int64_t h = 0; h < p.width; ++h) {
               d_q_row[h] += d_score * k[there + h];
@@ -190,11 +191,11 @@ void test_cases() {
       {1, 300, 300, 2, 1, 3, 4, 2, false, true, false},
       {2, 36, 36, 4, 3, 8, 2, 6, false, true, false},
       {30, 6, 6, 3, 1, 5, 2, 1, false, true, false},
-      // The last row and block part full.
+      // The last row and block are part full.
       {2, 13, 13, 5, 2, 7, 3, 1, false, true, true},
       {1, 131, 131, 64, 1, 8, 3, 1, true, false, false},
       {1, 201, 201, 130, 2, 9, 2, 2, false, true, false},
-      // Keys of another sequence.
+      // The keys are those of another sequence.
       {2, 7, 150, 64, 2, 16, 2, 1, false, true, false},
       {2, 150, 7, 64, 1, 5, 1, 3, false, false, false},
       {1, 1, 700, 64, 2, 8, 1, 1, false, true, false},
@@ -203,10 +204,10 @@ void test_cases() {
       {2, 8, 8, 3, 1, 16, 3, 0, true, true, false},
   };
   for (const Kernels* kernels : available_kernels()) {
-    int number = 0;
+    int index = 0;
     for (const Case& c : cases) {
-      const std::string name = std::string(kernels->name) + ", case " + std::to_string(number++);
-      std::mt19937 random(number);
+      const std::string name = std::string(kernels->name) + ", case " + std::to_string(index++);
+      std::mt19937 random(index);
       Data data(c, random);
       run_all(data, *kernels, 1);
       const double error = data.error();
@@ -233,7 +234,7 @@ void test_bad_ids() {
   }
 }
 
-// Strides past 2^32 elements, in memory that is reserved and hardly touched.
+// Tests strides past 2^32 elements, in memory that is reserved and hardly touched.
 void test_long_strides() {
   const int64_t stride = (int64_t{1} << 32) + 64;
   std::mt19937 random(0);

@@ -20,11 +20,11 @@ from flax_bigbird.attention import (
     random_blocks,
 )
 
-MASKS = ("all_real", "right_padding", "holes", "empty_document", "all_masked")
+MASKS = ("all_real", "right_padding", "holes", "empty_example", "all_masked")
 
 
 def make_pattern(shape: Shape, kind: str) -> BlockPattern:
-    """Static patterns of each kind the models build."""
+    """Builds a static pattern of a kind that models use."""
     if kind == "hf_evaluation":
         return bigbird_pattern(shape.M, shape.W, extra_first=shape.R)
     causal = kind == "causal"
@@ -33,7 +33,7 @@ def make_pattern(shape: Shape, kind: str) -> BlockPattern:
 
 
 def make_mask(shape: Shape, kind: str, rng: np.random.Generator) -> np.ndarray | None:
-    """[B, T] booleans, or None."""
+    """Returns `[B, T]` booleans, or None."""
     mask = np.ones((shape.B, shape.T), bool)
     if kind == "none":
         return None
@@ -41,7 +41,7 @@ def make_mask(shape: Shape, kind: str, rng: np.random.Generator) -> np.ndarray |
         mask = np.arange(shape.T) < rng.integers(1, shape.T + 1, (shape.B, 1))
     elif kind == "holes":
         mask = rng.random((shape.B, shape.T)) < 0.6
-    elif kind == "empty_document":
+    elif kind == "empty_example":
         mask[-1] = False
     elif kind == "all_masked":
         mask[:] = False
@@ -49,13 +49,13 @@ def make_mask(shape: Shape, kind: str, rng: np.random.Generator) -> np.ndarray |
 
 
 def make_inputs(shape: Shape, rng: np.random.Generator) -> list[np.ndarray]:
-    """q, k, v and a cotangent."""
+    """Returns q, k, v and a cotangent of the output."""
     return [rng.standard_normal((shape.B, shape.T, shape.N, shape.H)) for _ in range(4)]
 
 
 @functools.partial(jax.jit, static_argnames="implementation")
 def forward_and_gradients(q, k, v, pattern, mask, d_out, implementation):
-    """`(out, d_q, d_k, d_v)` with every array traced, the pattern's too."""
+    """Returns `(out, d_q, d_k, d_v)`, with every array traced, the pattern included."""
 
     def attend(q, k, v):
         return block_sparse_attention(q, k, v, pattern, mask=mask, implementation=implementation)
@@ -65,7 +65,10 @@ def forward_and_gradients(q, k, v, pattern, mask, d_out, implementation):
 
 
 def with_static_pattern(pattern: BlockPattern, implementation: str):
-    """The same, with the pattern folded into the program. Keep it: it holds what it compiled."""
+    """Returns the same function with the pattern folded into the program.
+
+    Keep the result: it holds the compiled program.
+    """
 
     @jax.jit
     def run(q, k, v, mask, d_out):
@@ -81,7 +84,7 @@ def with_static_pattern(pattern: BlockPattern, implementation: str):
 
 
 class AttentionSuite:
-    """Forward and gradients against the float64 oracle, on fresh random inputs."""
+    """Compares output and gradients with the float64 oracle, on random inputs."""
 
     implementation: ClassVar[str]
     declines: ClassVar[tuple[str, ...]] = ()  # dtypes
@@ -92,12 +95,8 @@ class AttentionSuite:
         "bfloat16": 8e-2,
     }
 
-    @pytest.fixture
-    def rng(self) -> np.random.Generator:
-        return np.random.default_rng()
-
-    def compare(self, got, inputs, pattern, mask, *, what: str = "") -> None:
-        """Compares `(out, d_q, d_k, d_v)` with the oracle's on the inputs as they were rounded."""
+    def compare(self, got, inputs, pattern, mask, *, case: str = "") -> None:
+        """Compares `(out, d_q, d_k, d_v)` with the oracle, on the inputs after rounding."""
         q, k, v, d_out = inputs
         dtype = np.asarray(q).dtype.name
         real = np.ones(q.shape[:2], bool) if mask is None else np.asarray(mask)
@@ -107,11 +106,11 @@ class AttentionSuite:
             assert ours.shape == theirs.shape, name
             worst = np.abs(ours - theirs).max()
             bound = self.tolerance[dtype] * max(1.0, np.abs(theirs).max())
-            assert worst <= bound, f"{what} {name}: differs by {worst:.1e} > {bound:.1e}"
+            assert worst <= bound, f"{case} {name}: differs by {worst:.1e} > {bound:.1e}"
         assert not np.asarray(got[0])[~real].any(), "outputs at padded queries must be 0"
 
     def check(self, shape, pattern, masks, rng, dtype="float32", run=None) -> None:
-        """Draws inputs for each mask, runs and compares."""
+        """Draws inputs for each kind of mask, runs the implementation and compares."""
         run = run or with_static_pattern(pattern, self.implementation)
         for kind in masks:
             mask = make_mask(shape, kind, rng)
@@ -119,7 +118,7 @@ class AttentionSuite:
             q, k, v, d_out = inputs
             got = run(q, k, v, mask, d_out)
             assert all(x.dtype == dtype for x in got)
-            self.compare(got, inputs, pattern, mask, what=kind)
+            self.compare(got, inputs, pattern, mask, case=kind)
 
     @pytest.mark.parametrize("name", TESTED)
     def test_random_blocks(self, name, rng):
@@ -163,7 +162,7 @@ class AttentionSuite:
         self.check(shape, pattern, ["holes"], rng, run=run)
 
     @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
-    def test_rows_of_their_own_per_document_and_head(self, traced, rng):
+    def test_rows_per_example_and_head(self, traced, rng):
         """Blocks [B, N, M, K] and global rows [B, G], one of them listed twice."""
         shape = TESTED["bigbird"]
         blocks = rng.integers(0, shape.M, (shape.B, shape.N, shape.M, 4)).astype(np.int32)
@@ -200,7 +199,7 @@ class AttentionSuite:
 
     @pytest.mark.parametrize("kind", ["random", "causal"])
     def test_masked_contents_reach_nothing(self, kind, rng):
-        """Neither the output nor a gradient depends on what stands at a masked token."""
+        """Neither the output nor a gradient depends on what a masked token holds."""
         shape = TESTED["ragged"]
         pattern = make_pattern(shape, kind)
         run = with_static_pattern(pattern, self.implementation)
@@ -210,7 +209,7 @@ class AttentionSuite:
             clean = [jnp.asarray(np.where(keep, x, 0), "float32") for x in make_inputs(shape, rng)]
             q, k, v, d_out = (jnp.where(keep, x, poison) for x in clean)
             got = run(q, k, v, mask, d_out)
-            self.compare(got, clean, pattern, mask, what=str(poison))
+            self.compare(got, clean, pattern, mask, case=str(poison))
             for gradient in got[1:]:
                 assert not np.asarray(gradient)[~mask].any()
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """Letters as everywhere: batch, tokens, heads, head width, block size, random blocks."""
+    """The letters of the package: batch, tokens, heads, head width, block size, random blocks."""
 
     B: int
     T: int
@@ -15,7 +15,7 @@ class Shape(NamedTuple):
 
     @property
     def M(self) -> int:
-        """Blocks; the last one may be part full."""
+        """The number of blocks; the last one may be part full."""
         return -(-self.T // self.W)
 
 
@@ -32,7 +32,7 @@ TESTED = {
     "bigbird": Shape(B=2, T=64, N=2, H=8, W=4, R=3),
 }
 
-# The width of the published base model; `B` documents of `T` tokens.
+# The width of the published base model.
 TIMED = {
     "base_1024": Shape(B=1, T=1024, N=12, H=64, W=64, R=3),
     "base_4096": Shape(B=1, T=4096, N=12, H=64, W=64, R=3),

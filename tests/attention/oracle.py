@@ -1,7 +1,7 @@
 """Block-sparse attention by its definition: float64 NumPy, row by row, keys listed one by one.
 
-It shares no line with the package: a row's keys are written out as often as its list names them,
-softmax is the textbook one, and the gradient is the textbook one too.
+It shares no line with the package: the keys of a row are listed as often as they count, and the
+softmax and its gradient are those of a textbook.
 """
 
 from typing import NamedTuple
@@ -18,18 +18,21 @@ class Result(NamedTuple):
     d_v: np.ndarray
 
 
-def written_out(pattern, document: int, head: int, row: int) -> list[int]:
-    """The row's key blocks, a block read c times standing c times."""
+def listed_blocks(pattern, example: int, head: int, row: int) -> list[int]:
+    """Returns the key blocks of a row, a block that counts c times c times."""
     globals_, blocks = np.asarray(pattern.global_rows), np.asarray(pattern.blocks)
     counts = np.asarray(pattern.counts)
-    if row in globals_[document % globals_.shape[0]]:
+    if row in globals_[example % globals_.shape[0]]:
         return list(range(blocks.shape[2]))
-    at = document % blocks.shape[0], head % blocks.shape[1], row
+    at = example % blocks.shape[0], head % blocks.shape[1], row
     return [int(b) for b, c in zip(blocks[at], counts[at], strict=True) for _ in range(c)]
 
 
 def attend(q, k, v, pattern, *, mask, scale, d_out) -> Result:
-    """Arrays [B, T, N, H] of any dtype; `mask` [B, T] booleans. T may end inside the last block."""
+    """Computes attention and its gradients of arrays `[B, T, N, H]` of any dtype.
+
+    `mask` is `[B, T]` booleans. T may end inside the last block.
+    """
     q, k, v, d_out = (np.asarray(x, np.float64) for x in (q, k, v, d_out))
     batch, length, heads, _ = q.shape
     size = pattern.block_size
@@ -37,7 +40,7 @@ def attend(q, k, v, pattern, *, mask, scale, d_out) -> Result:
     for b in range(batch):
         for n in range(heads):
             for row in range(-(-length // size)):
-                listed = written_out(pattern, b, n, row)
+                listed = listed_blocks(pattern, b, n, row)
                 keys = [s for block in listed for s in range(block * size, (block + 1) * size)]
                 keys = np.array([s for s in keys if s < length and mask[b, s]], int)
                 for t in range(row * size, min((row + 1) * size, length)):
@@ -56,10 +59,10 @@ def attend(q, k, v, pattern, *, mask, scale, d_out) -> Result:
     return Result(out, d_q, d_k, d_v)
 
 
-def table(pattern, document: int, head: int) -> np.ndarray:
-    """[M, M]: how often each row's list names each block."""
+def table(pattern, example: int, head: int) -> np.ndarray:
+    """Returns how often each row reads each block, `[M, M]`."""
     num_blocks = pattern.num_blocks
     out = np.zeros((num_blocks, num_blocks), int)
     for row in range(num_blocks):
-        np.add.at(out[row], written_out(pattern, document, head, row), 1)
+        np.add.at(out[row], listed_blocks(pattern, example, head, row), 1)
     return out

@@ -1,4 +1,4 @@
-"""What can be known of the accelerators' kernels without one: they lower, and are tried first."""
+"""The accelerators' kernels on a machine without one: they lower, decline, and run first."""
 
 import functools
 import logging
@@ -88,7 +88,7 @@ def test_lowers_to_fused_kernels(module, platform, calls, shape, dtype):
 )
 @pytest.mark.parametrize("invariant", [False, True], ids=["static", "padding_invariant"])
 def test_a_models_step_is_all_on_the_device(module, platform, invariant, monkeypatch):
-    """Three kernels a layer, no native code of a CPU, no call back to the host."""
+    """Three kernels per layer, no native CPU code, no call back to the host."""
     reason = cannot_lower(module, platform)
     if reason:
         pytest.skip(reason)
@@ -149,42 +149,42 @@ def test_declines_name_rule_and_value(module, shape, dtype, words, monkeypatch):
             jax.eval_shape(lambda x: module.block_sparse_attention(x, x, x, pattern, scale=1.0), x)
 
 
-class TestProbe:
+class TestSelfTest:
     """A kernel that does not work is not used."""
 
     def good(self, q, k, v, mask):
         pattern = make_pattern(Shape(B=2, T=64, N=2, H=64, W=16, R=0), "random")
         return reference.block_sparse_attention(q, k, v, pattern, mask=mask, scale=0.125)
 
-    def test_a_right_one_has_no_fault(self):
-        assert self_test.fault(self.good, self.good, 64) == ""
+    def test_a_correct_kernel_passes(self):
+        assert self_test.failure(self.good, self.good, 64) == ""
 
     @pytest.mark.parametrize("module", [triton, mosaic_tpu], ids=["gpu", "tpu"])
-    def test_the_kernels_as_they_are_tried(self, module):
-        """The very call of the trial, interpreted, while another program is traced."""
-        faults = []
-        module._fault.cache_clear()
+    def test_the_trial_call_of_each_kernel(self, module):
+        """The trial call runs, interpreted, while another program is traced."""
+        failures = []
+        module._failure.cache_clear()
         with interpret_mode.interpreted():
-            jax.jit(lambda x: faults.append(module._fault()) or x)(1.0)
-        module._fault.cache_clear()
-        assert faults == [""]
+            jax.jit(lambda x: failures.append(module._failure()) or x)(1.0)
+        module._failure.cache_clear()
+        assert failures == [""]
 
-    def test_one_that_raises(self):
+    def test_a_kernel_that_raises(self):
         def bad(q, k, v, mask):
             raise RuntimeError("no plan\nsecond line")
 
-        assert self_test.fault(bad, self.good, 64) == "a trial call failed: RuntimeError: no plan"
+        assert self_test.failure(bad, self.good, 64) == "a trial call failed: RuntimeError: no plan"
 
     @pytest.mark.parametrize("wrong", ["output", "dk"])
-    def test_one_that_is_wrong(self, wrong):
+    def test_a_wrong_kernel(self, wrong):
         def bad(q, k, v, mask):
             out = self.good(q, jax.lax.stop_gradient(k) if wrong == "dk" else k, v, mask)
             return jnp.where(out > 1, jnp.nan, out) if wrong == "output" else out
 
-        assert f"a wrong {wrong}" in self_test.fault(bad, self.good, 64)
+        assert f"a wrong {wrong}" in self_test.failure(bad, self.good, 64)
 
 
-def test_the_first_that_takes_the_call(monkeypatch, caplog):
+def test_the_first_that_accepts_the_call_runs(monkeypatch, caplog):
     """On each accelerator its own kernel, and a decline is reported once."""
     shape = Shape(B=1, T=16, N=1, H=16, W=4, R=0)
     pattern = make_pattern(shape, "random")
@@ -215,7 +215,7 @@ def test_cudnn_is_tried_first_and_declines(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", attend)
     out = full_attention(x, x, x, mask=jnp.zeros((1, 4), bool))
     assert given == [("cudnn", (1, 1, 4, 4))]
-    assert not out.any(), "a document without real keys gives 0"
+    assert not out.any(), "an example without real keys gives 0"
     full_attention(x.astype(jnp.float32), *[x.astype(jnp.float32)] * 2)
     full_attention(*[jnp.ones((1, 4, 1, 9), jnp.bfloat16)] * 3)
     assert len(given) == 1

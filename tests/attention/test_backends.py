@@ -44,7 +44,7 @@ class TestTriton(AttentionSuite):
         self.check(shape, make_pattern(shape, "causal"), ["none"], rng, dtype)
 
     def test_long_lists_are_cut(self, rng):
-        """More rows than a segment holds, and a row that lists more than a segment holds."""
+        """There are more rows, and more blocks in one row's list, than a work item holds."""
         shape = Shape(B=2, T=37 * 2, N=2, H=4, W=2, R=3)
         self.check(shape, make_pattern(shape, "random"), ["right_padding", "holes"], rng)
         lists = [[i] for i in range(shape.M)]
@@ -61,17 +61,25 @@ class TestMosaicTpu(AttentionSuite):
         with interpreted():
             yield
 
-    @pytest.mark.parametrize("axis", ["heads", "documents"])
+    @pytest.mark.parametrize("axis", ["heads", "examples"])
     def test_lists_longer_than_scalar_memory(self, axis, rng, monkeypatch):
         """The call is cut in halves until they fit."""
-        shape = Shape(B=3, T=40, N=3, H=4, W=4, R=2)
+        shape = Shape(B=2, T=24, N=2, H=4, W=4, R=2)
         pattern = make_pattern(shape, "random")
-        if axis == "documents":
+        if axis == "examples":
             rows = rng.integers(0, shape.M, (shape.B, 1, shape.M, 4)).astype(np.int32)
-            pattern = BlockPattern(rows, np.ones_like(rows), np.array([[0], [2], [9]]), shape.W)
-        monkeypatch.setattr(mosaic_tpu, "_SCALARS", 600)
+            pattern = BlockPattern(
+                rows, np.ones_like(rows), np.array([[0], [4]], np.int32), shape.W
+            )
+        monkeypatch.setattr(mosaic_tpu, "_MAX_WORDS", 200)
+        halves = []
+        run_halves = mosaic_tpu._run_halves
+        monkeypatch.setattr(
+            mosaic_tpu, "_run_halves", lambda *a, **k: halves.append(1) or run_halves(*a, **k)
+        )
         self.check(shape, pattern, ["right_padding", "none"], rng)
-        monkeypatch.setattr(mosaic_tpu, "_SCALARS", 10)
+        assert halves
+        monkeypatch.setattr(mosaic_tpu, "_MAX_WORDS", 10)
         with pytest.raises(NotImplementedError, match="at most 10 words"):
             self.check(shape, pattern, ["none"], rng)
 

@@ -1,6 +1,7 @@
 """Bad calls of the attention library: each raises, and says the rule and the value received."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ BAD_CALLS = {
         },
         r"axis N must be 1 or 2, .*got 3",
     ),
-    "documents": (
+    "examples": (
         arrays(),
         {
             "pattern": pattern_with(
@@ -98,8 +99,9 @@ BAD_CALLS = {
 def test_bad_call(name):
     qkv, kwargs, message = BAD_CALLS[name]
     kwargs = {"pattern": PATTERN} | kwargs
+    attend = inspect.unwrap(block_sparse_attention)  # without the checks that pytest adds
     with pytest.raises(ValueError, match=message):
-        block_sparse_attention(*qkv, **kwargs)
+        attend(*qkv, **kwargs)
 
 
 @pytest.mark.parametrize("rows", [[[0, 3], [1], [2]], [[-2], [1], [2]]])
@@ -108,7 +110,7 @@ def test_lists_outside_the_pattern(rows):
         BlockPattern.from_lists(rows, 2)
 
 
-def test_a_backend_that_declines_is_passed_over(monkeypatch):
+def test_a_backend_that_declines_is_skipped(monkeypatch):
     def declines(*args, **kwargs):
         raise NotImplementedError("not this call")
 
@@ -119,8 +121,26 @@ def test_a_backend_that_declines_is_passed_over(monkeypatch):
     with pytest.raises(NotImplementedError, match="not this call"):
         block_sparse_attention(q, k, v, PATTERN, implementation="new")
     monkeypatch.setattr(api, "_IMPLEMENTATIONS", {"new": declines})
-    with pytest.raises(NotImplementedError, match="no attention implementation"):
+    with pytest.raises(NotImplementedError, match=r"no attention .*\n  new: not this"):
         block_sparse_attention(q, k, v, PATTERN)
+
+
+def test_every_reason_is_reported(monkeypatch):
+    def declines(reason):
+        def run(*args, **kwargs):
+            raise NotImplementedError(reason)
+
+        return run
+
+    table = {"one": declines("too small"), "two": declines("too large")}
+    monkeypatch.setattr(api, "_IMPLEMENTATIONS", table)
+    with pytest.raises(NotImplementedError, match=r"(?s)one: too small.*two: too large") as error:
+        block_sparse_attention(*arrays(), PATTERN)
+    assert isinstance(error.value.__cause__, ExceptionGroup)
+    assert [str(reason) for reason in error.value.__cause__.exceptions] == [
+        "too small",
+        "too large",
+    ]
 
 
 def test_available_implementations():

@@ -1,4 +1,4 @@
-"""What only the native CPU kernel can get wrong: tails, tiles, instruction sets, threads, bits."""
+"""The native CPU kernel: tails, tiles, instruction sets, threads and bits."""
 
 import os
 import subprocess
@@ -61,11 +61,6 @@ def compare(got, inputs, pattern, mask, tolerance):
         assert worst <= bound, f"{name}: differs by {worst:.1e} > {bound:.1e}"
 
 
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng()
-
-
 @pytest.mark.parametrize("instructions", cpu.instruction_sets())
 @pytest.mark.parametrize("causal", [False, True], ids=["encoder", "causal"])
 @pytest.mark.parametrize("name", SHAPES)
@@ -96,7 +91,7 @@ def test_bfloat16_is_rounded_once(instructions, rng):
 
 
 def test_every_row_global(rng):
-    """More global rows than are cut into shares: full attention."""
+    """More global rows than the kernel cuts into parts: full attention."""
     shape = Shape(B=2, T=36, N=2, H=8, W=4, R=0)
     pattern = BlockPattern.from_lists([[]] * 9, 4, global_rows=tuple(range(9)))
     for kind in ("none", "right_padding"):
@@ -151,7 +146,7 @@ def test_ids_out_of_range_raise_when_run(rng):
 
 
 def test_nested_vmap_and_shared_operands(rng):
-    """Axes in front of any operand, alone or together, are documents to the kernel."""
+    """Axes in front of any operand, alone or together, are examples to the kernel."""
     shape = Shape(B=2, T=24, N=2, H=4, W=4, R=0)
     pattern = pattern_of(shape)
     q, k, v, _ = (jnp.asarray(x, "float32") for x in make_inputs(shape, rng))
@@ -286,7 +281,7 @@ for name, function in {"shard_map": mapped, "jit": jax.jit(run)}.items():
 """
 
 
-def test_sharded_documents_and_heads():
+def test_sharded_examples_and_heads():
     """Under shard_map, and under jit with sharded arrays."""
     flags = "--xla_force_host_platform_device_count=4"
     assert script(SHARDS, flags=flags).split() == ["shard_map", "jit"]

@@ -17,7 +17,7 @@ shapes = st.sampled_from([(1, 1, 1, 3, 2, 2), (2, 4, 2, 4, 3, 5), (2, 5, 1, 1, 4
 
 @st.composite
 def calls(draw):
-    """`(q, k, v, d_out, mask, pattern)`: B documents, M blocks, N heads, width H, size W, K ids."""
+    """Draws `(q, k, v, d_out, mask, pattern)`."""
     batch, num_blocks, heads, width, size, row = draw(shapes)
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
@@ -33,7 +33,7 @@ def calls(draw):
 
 @jax.jit
 def both_paths(q, k, v, d_out, mask, pattern):
-    """`(out, d_q, d_k, d_v)` of the linear path and of the reference."""
+    """Returns `(out, d_q, d_k, d_v)` of the linear path and of the reference."""
 
     def run(implementation):
         def attend(q, k, v):
@@ -74,7 +74,7 @@ def test_merging_repeats_keeps_the_multiset(rows):
 
 
 def expected_row(i, num_blocks, random, extra_first, causal):
-    """SPEC section 4, as a multiset of one row's blocks."""
+    """Returns the blocks of one row as a multiset (paper, section 2 and appendix D)."""
     if causal:
         window = [b for b in {0, i - 1, i} if b >= 0]
         return window + [0] * (extra_first if i else 0) + [b for b in random if b >= 0]
@@ -106,8 +106,7 @@ def test_bigbird_pattern_is_the_specified_multiset(causal, num_blocks, num_rando
 
 @pytest.mark.parametrize("causal", [False, True], ids=["encoder", "decoder"])
 @pytest.mark.parametrize("num_blocks", [1, 2, 7])
-def test_traced_bigbird_pattern_is_the_same(num_blocks, causal):
-    rng = np.random.default_rng()
+def test_traced_bigbird_pattern_is_the_same(num_blocks, causal, rng):
     random = rng.integers(-1, num_blocks, (2, num_blocks, 3)).astype(np.int32)
 
     @jax.jit

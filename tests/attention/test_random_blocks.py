@@ -1,4 +1,4 @@
-"""Random blocks: the frozen `fixed` patterns, what every rule promises, and no global state."""
+"""Random blocks: the frozen "fixed" patterns, the rows of every rule, and no global state."""
 
 import hashlib
 import random
@@ -99,8 +99,8 @@ def test_fixed_is_spread_over_the_sequence():
         for i, row in enumerate(head[1:-1], 1):
             allowed = sorted(eligible(i, 64, False))
             for run, block in enumerate(row):
-                share = slice(len(allowed) * run // 3, len(allowed) * (run + 1) // 3)
-                assert block in allowed[share]
+                run_of_blocks = slice(len(allowed) * run // 3, len(allowed) * (run + 1) // 3)
+                assert block in allowed[run_of_blocks]
     used, times = np.unique(blocks[blocks >= 0], return_counts=True)
     assert set(used) == set(range(1, 63))
     assert times.max() < 3 * times.mean()

@@ -1,4 +1,4 @@
-"""Segments hold every pair of a row and a block that it reads, once, and no other."""
+"""Work lists hold every pair of a row and a block that it reads, once, and no other pair."""
 
 from collections import Counter
 
@@ -8,35 +8,35 @@ import numpy as np
 import pytest
 from attention_suite import make_pattern
 from named_shapes import TESTED
-from oracle import written_out
+from oracle import listed_blocks
 
 from flax_bigbird.attention import BlockPattern
 from flax_bigbird.attention.backends.work_lists import (
-    segments_of_columns,
-    segments_of_rows,
-    without_padding,
+    column_work,
+    row_work,
+    skip_padding,
 )
 
 
-def pairs_of(segments, document: int, head: int) -> Counter:
-    """How often each (target, source) is visited."""
-    start, target, sources, counts, used = (np.asarray(x) for x in segments)
+def pairs_of(work, example: int, head: int) -> Counter:
+    """Returns how often each (target, source) is visited."""
+    first_item, target, sources, counts, num_used = (np.asarray(x) for x in work)
 
     def at(x):
-        return x[document % x.shape[0], head % x.shape[1]]
+        return x[example % x.shape[0], head % x.shape[1]]
 
-    found: Counter = Counter()
-    for segment in range(at(start)[-1]):
-        owner = at(target)[segment]
-        assert at(start)[owner] <= segment < at(start)[owner + 1]
-        for c in range(at(used)[segment]):
-            found[int(owner), int(at(sources)[segment, c])] += int(at(counts)[segment, c])
-    assert not at(used)[at(start)[-1] :].any()
-    return +found
+    pairs: Counter = Counter()
+    for item in range(at(first_item)[-1]):
+        owner = at(target)[item]
+        assert at(first_item)[owner] <= item < at(first_item)[owner + 1]
+        for c in range(at(num_used)[item]):
+            pairs[int(owner), int(at(sources)[item, c])] += int(at(counts)[item, c])
+    assert not at(num_used)[at(first_item)[-1] :].any()
+    return +pairs
 
 
 def irregular(rng) -> BlockPattern:
-    """Holes in the lists, lists by document and head, a global row named twice."""
+    """Builds lists with holes that differ by example and head, and a global row listed twice."""
     blocks = rng.integers(0, 11, (2, 3, 11, 5)).astype(np.int32)
     counts = rng.integers(0, 3, blocks.shape).astype(np.int32)
     return BlockPattern(blocks, counts, np.array([[0, 5], [3, 3]], np.int32), 4)
@@ -45,33 +45,30 @@ def irregular(rng) -> BlockPattern:
 @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
 @pytest.mark.parametrize("size", [1, 3, 16])
 @pytest.mark.parametrize("kind", ["random", "causal", "irregular"])
-def test_every_pair_once(kind, size, traced):
-    rng = np.random.default_rng()
+def test_every_pair_once(kind, size, traced, rng):
     pattern = irregular(rng) if kind == "irregular" else make_pattern(TESTED["ragged"], kind)
     given = jax.tree.map(jnp.asarray, pattern) if traced else pattern
-    cut = [
-        jax.jit(f, static_argnums=1)(given, size) for f in (segments_of_rows, segments_of_columns)
-    ]
+    cut = [jax.jit(f, static_argnums=1)(given, size) for f in (row_work, column_work)]
     if not traced:
-        cut = [f(given, size) for f in (segments_of_rows, segments_of_columns)]
-        assert all(isinstance(x, np.ndarray) for segments in cut for x in segments)
-    for document in range(2):
+        cut = [f(given, size) for f in (row_work, column_work)]
+        assert all(isinstance(x, np.ndarray) for work in cut for x in work)
+    for example in range(2):
         for head in range(3 if kind == "irregular" else 2):
             want = Counter(
                 (row, block)
                 for row in range(pattern.num_blocks)
-                for block in written_out(pattern, document, head, row)
+                for block in listed_blocks(pattern, example, head, row)
             )
-            assert pairs_of(cut[0], document, head) == want
+            assert pairs_of(cut[0], example, head) == want
             transposed = Counter({(block, row): n for (row, block), n in want.items()})
-            assert pairs_of(cut[1], document, head) == transposed
+            assert pairs_of(cut[1], example, head) == transposed
 
 
 @pytest.mark.parametrize("size", [2, 16])
-def test_extra_segments(size):
-    """Each target's extra segments are where they are said to be."""
-    segments = segments_of_columns(irregular(np.random.default_rng()), size)
-    start, extra = segments.start, segments.extra
+def test_extra_items(size, rng):
+    """The extra items of each target stand where the documentation says."""
+    work = column_work(irregular(rng), size)
+    start, extra = work.first_item, work.extra_items
     for at in np.ndindex(start.shape[:2]):
         for target in range(start.shape[-1] - 1):
             begin, end = start[at][target] - target, start[at][target + 1] - target - 1
@@ -85,12 +82,12 @@ def test_padding_is_not_visited():
     pattern = make_pattern(shape, "random")
     real = 21  # tokens: blocks 0 to 5
     mask = jnp.asarray(np.arange(shape.T) < np.array([[real], [shape.T]]))
-    for segments in (segments_of_rows(pattern, 16), segments_of_columns(pattern, 16)):
-        trimmed = without_padding(segments, mask, shape.W)
+    for work in (row_work(pattern, 16), column_work(pattern, 16)):
+        trimmed = skip_padding(work, mask, shape.W)
         whole, short = pairs_of(trimmed, 1, 0), pairs_of(trimmed, 0, 0)
-        assert whole == pairs_of(segments, 0, 0)
+        assert whole == pairs_of(work, 0, 0)
         live = Counter({pair: n for pair, n in whole.items() if max(pair) <= real // shape.W})
         assert {pair: short[pair] for pair in live} == live
         assert all(target <= real // shape.W for target, _ in short)
-        visited = np.asarray(trimmed.used)[0].sum()
-        assert visited < 0.5 * np.asarray(segments.used)[0].sum()
+        visited = np.asarray(trimmed.num_used)[0].sum()
+        assert visited < 0.5 * np.asarray(work.num_used)[0].sum()

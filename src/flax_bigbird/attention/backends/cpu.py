@@ -1,10 +1,10 @@
-"""Block-sparse and full attention by the native CPU kernel of `csrc/`, with its gradient.
+"""Block-sparse and full attention by the native CPU kernel in `csrc/`, with its gradient.
 
-One XLA custom call reads q, k and v where they lie, keeps tiles of scores in cache (online
-softmax, Milakov and Gimelshein 2018, arXiv 1805.02867) and writes the output and the log-sum-exp;
-another computes the three gradients from those. Threads are XLA's own, and results have the same
-bits for any number of them. The library is built when the package is installed and a compiler is
-there; without it this implementation declines.
+One XLA custom call reads q, k and v in place, keeps tiles of scores in cache (online softmax,
+Milakov and Gimelshein 2018, arXiv 1805.02867) and writes the output and the log-sum-exp. Another
+computes the three gradients from those. Threads are XLA's own, and the results have the same bits
+for any number of them. The library is built when the package is installed on a machine with a
+compiler; without it this implementation declines.
 """
 
 import ctypes
@@ -23,11 +23,11 @@ from flax_bigbird.attention.residuals import name_residuals
 FORWARD_TARGET = "flax_bigbird_attention"
 BACKWARD_TARGET = "flax_bigbird_attention_gradient"
 
-_FULL_BLOCK = 64  # tokens a row or block of full attention: the kernel's tile
+_FULL_BLOCK_SIZE = 64  # tokens per block in full attention: the kernel's tile
 
 
 class _Static(NamedTuple):
-    """The attributes of the calls."""
+    """The static attributes of a custom call."""
 
     scale: float
     causal: bool
@@ -38,12 +38,12 @@ class _Static(NamedTuple):
 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
-    """The library with its calls registered, or the reason why it cannot be had."""
+    """Returns the library with its calls registered, or the reason why it is not available."""
     files = sorted(Path(__file__).parent.glob("_cpu*.so"))
     if not files:
         return (
-            "the native library was not built: install flax-bigbird where a C++17 compiler is "
-            "found (from a checkout: `pip install .`)"
+            "the native library was not built: install flax-bigbird on a machine with a C++17 "
+            "compiler (from a checkout: `pip install .`)"
         )
     try:
         library = ctypes.CDLL(str(files[0]))
@@ -58,12 +58,12 @@ def _library() -> ctypes.CDLL | str:
     return library
 
 
-# At import, so that exported programs and those of the compilation cache find their calls.
+# At import, so that exported programs and those in the compilation cache find their calls.
 _library()
 
 
 def unavailable() -> str:
-    """Why this implementation cannot run here; `""` if it can."""
+    """Returns why this implementation cannot run here; `""` if it can."""
     if jax.default_backend() != "cpu":
         return f"it runs on CPUs; JAX's default backend is {jax.default_backend()!r}"
     library = _library()
@@ -71,7 +71,7 @@ def unavailable() -> str:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The instruction sets that this processor can run, the fastest (the default) first."""
+    """Returns the instruction sets of this processor, with the fastest (the default) first."""
     library = _library()
     if isinstance(library, str):
         return ()
@@ -88,19 +88,19 @@ def block_sparse_attention(
     scale: float,
     instructions: str = "",
 ) -> Float[Array, "B T N H"]:
-    """Same contract as the reference; the last row may be part full.
+    """Has the contract of the reference, except that the last row may be part full.
 
     Args:
-      instructions: one of `instruction_sets()`; "" is the fastest.
+      instructions: One of `instruction_sets()`; "" means the fastest.
 
     Raises:
-      NotImplementedError: no library, no CPU, or a dtype other than float32 and bfloat16.
-      ValueError: this processor cannot run `instructions`.
+      NotImplementedError: If there is no library or no CPU, or the dtype is not supported.
+      ValueError: If this processor cannot run `instructions`.
     """
     _check_call(q.dtype, instructions)
     static = _Static(float(scale), pattern.causal, True, pattern.block_size, instructions)
     return _attend(
-        static, q, k, v, _given(mask), pattern.blocks, pattern.counts, pattern.global_rows
+        static, q, k, v, _mask_operand(mask), pattern.blocks, pattern.counts, pattern.global_rows
     )
 
 
@@ -114,20 +114,24 @@ def full_attention(
     scale: float,
     instructions: str = "",
 ) -> Float[Array, "B T N H"]:
-    """Every query reads every key that the mask leaves: all rows of blocks are global.
+    """Computes softmax(scale q k^T) v over the keys that the mask leaves: every row is global.
+
+    Args:
+      instructions: As in `block_sparse_attention`.
 
     Raises:
-      NotImplementedError, ValueError: as `block_sparse_attention`.
+      NotImplementedError, ValueError: As in `block_sparse_attention`.
     """
     _check_call(q.dtype, instructions)
-    rows = -(-q.shape[1] // _FULL_BLOCK)
+    rows = -(-q.shape[1] // _FULL_BLOCK_SIZE)
     lists = np.zeros((1, 1, rows, 1), np.int32)
-    every = np.arange(rows, dtype=np.int32)[None]
-    static = _Static(float(scale), causal, False, _FULL_BLOCK, instructions)
-    return _attend(static, q, k, v, _given(mask), lists, lists, every)
+    all_rows = np.arange(rows, dtype=np.int32)[None]
+    static = _Static(float(scale), causal, False, _FULL_BLOCK_SIZE, instructions)
+    return _attend(static, q, k, v, _mask_operand(mask), lists, lists, all_rows)
 
 
 def _check_call(dtype, instructions: str) -> None:
+    """Raises for a call that the kernel does not support."""
     reason = unavailable()
     if reason:
         raise NotImplementedError(f"the native CPU kernel is not available: {reason}")
@@ -143,8 +147,9 @@ def _check_call(dtype, instructions: str) -> None:
         )
 
 
-def _given(mask: Bool[Array, "B S"] | None) -> Bool[Array, "B S"]:
-    return jnp.zeros((0, 0), bool) if mask is None else mask  # the call's way of saying none
+def _mask_operand(mask):
+    """Returns the mask as an operand of the call, for which an empty array means no mask."""
+    return jnp.zeros((0, 0), bool) if mask is None else mask
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -176,7 +181,7 @@ _attend.defvjp(_forward_rule, _backward_rule)
 
 
 def _call(target: str, shapes, static: _Static, *operands):
-    """One custom call; axes that vmap adds stay in front and become documents in the library."""
+    """Makes one custom call. Axes that vmap adds stay in front; the library sees more examples."""
     call = jax.ffi.ffi_call(target, shapes, vmap_method="broadcast_all")
     return call(
         *operands,

@@ -1,7 +1,7 @@
 """Full attention on NVIDIA GPUs by cuDNN's fused kernel, through `jax.nn`.
 
-Some builds of cuDNN have no plan for some GPUs or shapes, which only a call tells: it is tried
-once, beside plain JAX, and declines if it fails.
+Some builds of cuDNN have no plan for some GPUs or shapes, which only a call reveals. A trial call
+is therefore compared with plain JAX once, and the implementation declines if it fails.
 """
 
 import functools
@@ -14,14 +14,14 @@ from flax_bigbird.attention.backends import self_test
 from flax_bigbird.attention.numerics import zero_masked
 
 _DTYPES = ("bfloat16", "float16")
-_LARGEST_MASK = 2**28  # entries: cuDNN reads a mask as a bias for each query and key
+_MAX_MASK_SIZE = 2**28  # entries; cuDNN reads a mask as a bias for each query and key
 
 
 def unavailable() -> str:
-    """Why this implementation cannot run here; `""` if it can."""
+    """Returns why this implementation cannot run here; `""` if it can."""
     if jax.default_backend() != "gpu":
         return f"it runs on NVIDIA GPUs; JAX's default backend is {jax.default_backend()!r}"
-    return _fault()
+    return _failure()
 
 
 def full_attention(
@@ -33,11 +33,11 @@ def full_attention(
     causal: bool = False,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """softmax(scale q k^T) v over the keys that the mask leaves.
+    """Computes softmax(scale q k^T) v over the keys that the mask leaves.
 
     Raises:
-      NotImplementedError: no such GPU, a dtype other than bfloat16 and float16, head widths that
-        cuDNN does not take, or a mask too large to be spread over the queries.
+      NotImplementedError: If there is no such GPU, or cuDNN does not support the dtype, the width
+        of the heads or the size of the mask.
     """
     reason = unavailable()
     if reason:
@@ -47,7 +47,7 @@ def full_attention(
 
 
 def check_call(q: Array, k: Array, mask: Array | None) -> None:
-    """Raises NotImplementedError for a call that cuDNN's kernel does not take."""
+    """Raises `NotImplementedError` for a call that cuDNN's kernel does not support."""
     if q.dtype.name not in _DTYPES:
         raise NotImplementedError(
             f"cuDNN's attention takes {' and '.join(_DTYPES)}; got {q.dtype}: cast, or use "
@@ -58,35 +58,39 @@ def check_call(q: Array, k: Array, mask: Array | None) -> None:
             "cuDNN's attention takes heads of a multiple of 8 channels up to 128; got "
             f"{q.shape[-1]}"
         )
-    if mask is not None and q.shape[0] * q.shape[1] * k.shape[1] > _LARGEST_MASK:
+    if mask is not None and q.shape[0] * q.shape[1] * k.shape[1] > _MAX_MASK_SIZE:
         raise NotImplementedError(
-            f"cuDNN's attention is given masks of at most {_LARGEST_MASK:,} entries, documents "
-            f"times queries times keys; got {q.shape[0]} x {q.shape[1]} x {k.shape[1]}"
+            f"cuDNN's attention takes masks of at most {_MAX_MASK_SIZE:,} entries, examples times "
+            f"queries times keys; got {q.shape[0]} x {q.shape[1]} x {k.shape[1]}"
         )
 
 
 def _run(q, k, v, *, mask, causal: bool, scale: float) -> Array:
-    spread = None
+    """Runs cuDNN's kernel without the checks."""
+    full_mask = None
     if mask is not None:
         k, v = (zero_masked(x, mask) for x in (k, v))
-        spread = jnp.broadcast_to(mask[:, None, None, :], (q.shape[0], 1, q.shape[1], k.shape[1]))
+        shape = (q.shape[0], 1, q.shape[1], k.shape[1])
+        full_mask = jnp.broadcast_to(mask[:, None, None, :], shape)
     out = jax.nn.dot_product_attention(
-        q, k, v, mask=spread, scale=scale, is_causal=causal, implementation="cudnn"
+        q, k, v, mask=full_mask, scale=scale, is_causal=causal, implementation="cudnn"
     )
     if mask is None:
         return out
-    read = (jnp.cumsum(mask, -1) > 0 if causal else mask.any(-1, keepdims=True))[..., None, None]
-    return jnp.where(read, out, jnp.zeros((), out.dtype))
+    reads = (jnp.cumsum(mask, -1) > 0 if causal else mask.any(-1, keepdims=True))[..., None, None]
+    return jnp.where(reads, out, jnp.zeros((), out.dtype))
 
 
 @functools.cache
-def _fault() -> str:
-    def plain(q, k, v, mask):
+def _failure() -> str:
+    """Returns what the trial call found, once per process."""
+
+    def expected(q, k, v, mask):
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask[:, None, None, :], implementation="xla"
         )
 
-    def tried(q, k, v, mask):
+    def attend(q, k, v, mask):
         return _run(q, k, v, mask=mask, causal=False, scale=q.shape[-1] ** -0.5)
 
-    return self_test.fault(tried, plain, 128)
+    return self_test.failure(attend, expected, 128)

@@ -1,22 +1,25 @@
-"""Whether the accelerators' kernels are interpreted, so that they run on any device."""
+"""Whether the Pallas kernels are interpreted, so that they run on any device."""
 
 import contextlib
 from collections.abc import Iterator
 
-_on = False
+_enabled = False
 
 
-def on() -> bool:
-    """Whether kernels that are traced now are interpreted."""
-    return _on
+def is_enabled() -> bool:
+    """Returns whether kernels that are traced now are interpreted."""
+    return _enabled
 
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """In it "gpu" and "tpu" run on this device: slowly, for tests. Not for several threads."""
-    global _on
-    before, _on = _on, True
+    """Runs "triton" and "mosaic_tpu" on this device while it is active: slowly, for tests.
+
+    It is not safe with several threads.
+    """
+    global _enabled
+    before, _enabled = _enabled, True
     try:
         yield
     finally:
-        _on = before
+        _enabled = before

@@ -1,11 +1,10 @@
-"""Block-sparse attention on TPUs: Pallas kernels, forward and backward.
+"""Block-sparse attention on TPUs: Pallas kernels for Mosaic, forward and backward.
 
-The row lists are prefetched as scalars, and the blocks they name are copied into vector memory
-while the step before computes: nothing is gathered in HBM. A step of the grid visits one segment of
-a list; the segments of one target follow each other, and what they give is summed in scratch
-memory (online softmax, Milakov and Gimelshein 2018, arXiv 1805.02867; backward from the
-log-sum-exp, Dao et al. 2022, arXiv 2205.14135). Going backward the gradient of the keys walks the
-transposed lists.
+The row lists are prefetched as scalars, and the blocks that they name are copied into vector memory
+while the step before computes: nothing is gathered in HBM. A step of the grid visits one work item;
+the items of one target follow each other, and their results are summed in scratch memory (online
+softmax, Milakov and Gimelshein 2018, arXiv 1805.02867; backward from the log-sum-exp, Dao et al.
+2022, arXiv 2205.14135). In the backward pass the gradient of the keys walks the transposed lists.
 """
 
 import functools
@@ -15,32 +14,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import interpret_mode, self_test
-from flax_bigbird.attention.backends.work_lists import (
-    segments_of_columns,
-    segments_of_rows,
-    without_padding,
-)
+from flax_bigbird.attention.backends.work_lists import column_work, row_work, skip_padding
 from flax_bigbird.attention.numerics import MASKED_SCORE, zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
-_SEGMENT = 8  # blocks that a step visits: each is a copy of its own
-_LARGEST = 256  # tokens of a block, and channels of a head
-_SUBLANES = {"float32": 8, "bfloat16": 16}  # tokens of a block must be a multiple
-_SCALARS = 240_000  # 32-bit words of row lists: scalar memory, 1 MiB, and what else it holds
+_ITEM_SIZE = 8  # blocks that a step visits; each is copied by itself
+_MAX_SIZE = 256  # tokens of a block, and channels of a head
+_SUBLANES = {"float32": 8, "bfloat16": 16}  # the tokens of a block must be a multiple
+_MAX_WORDS = 240_000  # 32-bit words of row lists in scalar memory, which has 1 MiB
 
 
 def unavailable() -> str:
-    """Why this implementation cannot run here; `""` if it can."""
-    if interpret_mode.on():
+    """Returns why this implementation cannot run here; `""` if it can."""
+    if interpret_mode.is_enabled():
         return ""
     if jax.default_backend() != "tpu":
         return f"it runs on TPUs; JAX's default backend is {jax.default_backend()!r}"
-    return _fault()
+    return _failure()
 
 
 @functools.cache
-def _fault() -> str:
-    return self_test.sparse_fault(_run)
+def _failure() -> str:
+    """Returns what the trial call found, once per process."""
+    return self_test.block_sparse_failure(_run)
 
 
 def block_sparse_attention(
@@ -52,55 +48,57 @@ def block_sparse_attention(
     mask: Bool[Array, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Same contract as the reference; T must be M*W.
+    """Has the contract of the reference. T must be M*W.
 
     Raises:
-      NotImplementedError: no TPU, a dtype other than float32 and bfloat16, sizes that do not fit
-        a TPU's tiles, or lists that do not fit its scalar memory.
+      NotImplementedError: If there is no TPU, if the dtype or the sizes do not fit its tiles, or if
+        the lists do not fit its scalar memory.
     """
     _check_call(q, pattern)
     return _run(q, k, v, pattern, mask=mask, scale=scale)
 
 
 def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+    """Runs the kernels without the checks."""
     from flax_bigbird.attention.backends import mosaic_tpu_kernels
+    from flax_bigbird.attention.backends.mosaic_tpu_program import ScalarWorkList
 
     size = pattern.block_size
-    rows = segments_of_rows(pattern, min(_SEGMENT, max(pattern.row_width, 1)))
-    columns = segments_of_columns(pattern, _SEGMENT)
+    rows = row_work(pattern, min(_ITEM_SIZE, max(pattern.row_width, 1)))
+    columns = column_work(pattern, _ITEM_SIZE)
     if mask is not None:
         q, k, v = (zero_masked(x, mask) for x in (q, k, v))
-        rows = without_padding(rows, mask, size)
-        columns = without_padding(columns, mask, size)
-    lists = [mosaic_tpu_kernels.Lists.of(x) for x in (rows, columns)]
-    if max(of_call.words for of_call in lists) > _SCALARS:
-        return _halves(q, k, v, pattern, mask=mask, scale=scale)
+        rows = skip_padding(rows, mask, size)
+        columns = skip_padding(columns, mask, size)
+    work = [ScalarWorkList.from_work(x) for x in (rows, columns)]
+    if max(x.words for x in work) > _MAX_WORDS:
+        return _run_halves(q, k, v, pattern, mask=mask, scale=scale)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     batch, heads, length, width = q.shape
-    shape = mosaic_tpu_kernels.Shape(
-        float(scale), pattern.causal, size, length, width, heads, batch, interpret_mode.on()
+    shape = mosaic_tpu_kernels.KernelShape(
+        float(scale), pattern.causal, size, length, width, heads, batch, interpret_mode.is_enabled()
     )
-    hidden: Array | None = None
+    key_bias: Array | None = None
     if mask is not None:
-        hidden = jnp.where(mask, 0.0, MASKED_SCORE).astype(jnp.float32).reshape(batch, -1, 1, size)
-    out: Array = mosaic_tpu_kernels.attend(shape, q, k, v, mask, hidden, *lists)
-    out = jnp.swapaxes(out, 1, 2)
-    return zero_masked(out, mask)
+        key_bias = jnp.where(mask, 0.0, MASKED_SCORE).astype(jnp.float32)
+        key_bias = key_bias.reshape(batch, -1, 1, size)
+    out: Array = mosaic_tpu_kernels.attend(shape, q, k, v, mask, key_bias, *work)
+    return zero_masked(jnp.swapaxes(out, 1, 2), mask)
 
 
-def _halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
-    """One half of the heads after the other, or of the documents: each has lists half as long."""
-    documents, heads = pattern.blocks.shape[:2]
-    if max(documents, heads) == 1:
+def _run_halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+    """Runs one half of the heads, or of the examples, after the other: the lists are shorter."""
+    examples, heads = pattern.blocks.shape[:2]
+    if max(examples, heads) == 1:
         raise NotImplementedError(
-            f"the TPU kernel takes row lists of at most {_SCALARS:,} words; those of one document "
+            f"the TPU kernel takes row lists of at most {_MAX_WORDS:,} words; those of one example "
             "are longer: use larger blocks, or implementation='xla'"
         )
     by_head = heads > 1
-    middle = (heads if by_head else documents) // 2
+    middle = (heads if by_head else examples) // 2
 
     def run(part: slice) -> Array:
-        blocks, counts, rows, real = pattern.blocks, pattern.counts, pattern.global_rows, mask
+        blocks, counts, rows, half_mask = pattern.blocks, pattern.counts, pattern.global_rows, mask
         if by_head:
             arrays = [x[:, :, part] for x in (q, k, v)]
             blocks, counts = blocks[:, part], counts[:, part]
@@ -108,14 +106,15 @@ def _halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
             arrays = [x[part] for x in (q, k, v)]
             blocks, counts = blocks[part], counts[part]
             rows = rows[part] if len(rows) > 1 else rows
-            real = None if mask is None else mask[part]
-        of_part = BlockPattern(blocks, counts, rows, pattern.block_size, pattern.causal)
-        return _run(arrays[0], arrays[1], arrays[2], of_part, mask=real, scale=scale)
+            half_mask = None if mask is None else mask[part]
+        half = BlockPattern(blocks, counts, rows, pattern.block_size, pattern.causal)
+        return _run(arrays[0], arrays[1], arrays[2], half, mask=half_mask, scale=scale)
 
     return jnp.concatenate([run(slice(middle)), run(slice(middle, None))], 2 if by_head else 0)
 
 
 def _check_call(q: Array, pattern: BlockPattern) -> None:
+    """Raises `NotImplementedError` for a call that the kernel does not support."""
     reason = unavailable()
     if reason:
         raise NotImplementedError(f"the TPU kernel is not available: {reason}")
@@ -125,13 +124,13 @@ def _check_call(q: Array, pattern: BlockPattern) -> None:
             "implementation='xla'"
         )
     multiple = _SUBLANES[q.dtype.name]
-    if pattern.block_size % multiple and not interpret_mode.on():
+    if pattern.block_size % multiple and not interpret_mode.is_enabled():
         raise NotImplementedError(
             f"the TPU kernel takes blocks of a multiple of {multiple} tokens in {q.dtype}; got "
             f"{pattern.block_size}"
         )
     for what, value in (("blocks of", pattern.block_size), ("heads as wide as", q.shape[-1])):
-        if value > _LARGEST:
+        if value > _MAX_SIZE:
             raise NotImplementedError(
-                f"the TPU kernel takes {what} at most {_LARGEST}; got {value}"
+                f"the TPU kernel takes {what} at most {_MAX_SIZE}; got {value}"
             )

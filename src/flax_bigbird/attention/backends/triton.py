@@ -1,12 +1,13 @@
-"""Block-sparse attention on NVIDIA GPUs: fused kernels, forward and backward.
+"""Block-sparse attention on NVIDIA GPUs: fused Pallas kernels for Triton, forward and backward.
 
-One program computes one block of the output, and reads the blocks its list names where they lie:
-nothing is gathered, and scores stay in registers (online softmax, Milakov and Gimelshein 2018,
-arXiv 1805.02867; backward from the log-sum-exp, Dao et al. 2022, arXiv 2205.14135). Long lists are
-cut: a first launch computes their later segments as partial results, one program each, and a
-second the first segment of every list, to which it adds the partial ones. So a row that reads
-everything takes no longer than the rest, and sums have one order: results are deterministic.
-Going backward the gradient of the keys walks the transposed lists, without atomic additions.
+One program computes one block of the output. It reads the blocks on its list in place: nothing is
+gathered, and scores stay in registers (online softmax, Milakov and Gimelshein 2018, arXiv
+1805.02867; backward from the log-sum-exp, Dao et al. 2022, arXiv 2205.14135). Long lists are cut
+into work items: a first launch computes the later items as partial results, one program each, and a
+second launch computes the first item of every list and adds the partial results. A row that reads
+everything therefore takes no longer than the rest, and sums have one order: results are
+deterministic. In the backward pass the gradient of the keys walks the transposed lists, without
+atomic additions.
 """
 
 import functools
@@ -16,40 +17,40 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import interpret_mode, self_test
-from flax_bigbird.attention.backends.work_lists import (
-    segments_of_columns,
-    segments_of_rows,
-    without_padding,
-)
+from flax_bigbird.attention.backends.work_lists import column_work, row_work, skip_padding
 from flax_bigbird.attention.numerics import zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
-_SEGMENT = 16  # blocks of a segment; more than BigBird's lists have
-_LARGEST = 128  # tokens of a block, and channels of a head
-_OLDEST = 8.0  # compute capability
+_ITEM_SIZE = 16  # sources per work item; more than BigBird's ordinary lists have
+_MAX_SIZE = 128  # tokens of a block, and channels of a head
+_MIN_COMPUTE_CAPABILITY = 8.0
 _DTYPES = ("bfloat16", "float16", "float32")
 
 
 def unavailable() -> str:
-    """Why this implementation cannot run here; `""` if it can."""
-    if interpret_mode.on():
+    """Returns why this implementation cannot run here; `""` if it can."""
+    if interpret_mode.is_enabled():
         return ""
     platform = jax.default_backend()
     if platform != "gpu":
         return f"it runs on NVIDIA GPUs; JAX's default backend is {platform!r}"
     capability = getattr(jax.devices()[0], "compute_capability", None)
     try:
-        generation = float(capability)  # type: ignore[arg-type]
+        version = float(capability)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return f"it runs on NVIDIA GPUs; this one is {jax.devices()[0].device_kind}"
-    if generation < _OLDEST:
-        return f"it needs compute capability {_OLDEST} or newer; this GPU has {capability}"
-    return _fault()
+    if version < _MIN_COMPUTE_CAPABILITY:
+        return (
+            f"it needs compute capability {_MIN_COMPUTE_CAPABILITY} or newer; this GPU has "
+            f"{capability}"
+        )
+    return _failure()
 
 
 @functools.cache
-def _fault() -> str:
-    return self_test.sparse_fault(_run)
+def _failure() -> str:
+    """Returns what the trial call found, once per process."""
+    return self_test.block_sparse_failure(_run)
 
 
 def block_sparse_attention(
@@ -61,30 +62,30 @@ def block_sparse_attention(
     mask: Bool[Array, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Same contract as the reference; the last row may be part full.
+    """Has the contract of the reference, except that the last row may be part full.
 
     Raises:
-      NotImplementedError: no such GPU, a dtype other than float32, bfloat16 and float16, or sizes
-        past what a program can hold.
+      NotImplementedError: If there is no such GPU, or it does not support the dtype or the sizes.
     """
     _check_call(q, pattern)
     return _run(q, k, v, pattern, mask=mask, scale=scale)
 
 
 def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+    """Runs the kernels without the checks."""
     from flax_bigbird.attention.backends import triton_kernels
 
     batch, length, heads, width = q.shape
     size = pattern.block_size
-    rows = segments_of_rows(pattern, max(_SEGMENT, pattern.row_width))
-    columns = segments_of_columns(pattern, _SEGMENT)
-    real = None
+    rows = row_work(pattern, max(_ITEM_SIZE, pattern.row_width))
+    columns = column_work(pattern, _ITEM_SIZE)
+    kernel_mask = None
     if mask is not None:
         q, k, v = (zero_masked(x, mask) for x in (q, k, v))
-        rows = without_padding(rows, mask, size)
-        columns = without_padding(columns, mask, size)
-        real = mask.astype(jnp.int8)
-    shape = triton_kernels.Shape(
+        rows = skip_padding(rows, mask, size)
+        columns = skip_padding(columns, mask, size)
+        kernel_mask = mask.astype(jnp.int8)
+    shape = triton_kernels.KernelShape(
         float(scale),
         pattern.causal,
         size,
@@ -93,33 +94,34 @@ def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
         heads,
         batch,
         q.dtype.itemsize,
-        interpret_mode.on(),
+        interpret_mode.is_enabled(),
     )
     rows, columns = (jax.tree.map(jnp.asarray, x) for x in (rows, columns))
-    return triton_kernels.attend(shape, q, k, v, real, rows, columns)
+    return triton_kernels.attend(shape, q, k, v, kernel_mask, rows, columns)
 
 
 def _check_call(q: Array, pattern: BlockPattern) -> None:
+    """Raises `NotImplementedError` for a call that the kernel does not support."""
     reason = unavailable()
     if reason:
-        raise NotImplementedError(f"the GPU kernel is not available: {reason}")
+        raise NotImplementedError(f"the Triton kernel is not available: {reason}")
     if q.dtype not in _DTYPES:
         raise NotImplementedError(
-            f"the GPU kernel takes {', '.join(_DTYPES)}; got {q.dtype}: cast, or use "
+            f"the Triton kernel takes {', '.join(_DTYPES)}; got {q.dtype}: cast, or use "
             "implementation='xla'"
         )
     for what, value in (("blocks of", pattern.block_size), ("heads as wide as", q.shape[-1])):
-        if value > _LARGEST:
+        if value > _MAX_SIZE:
             raise NotImplementedError(
-                f"the GPU kernel takes {what} at most {_LARGEST}; got {value}"
+                f"the Triton kernel takes {what} at most {_MAX_SIZE}; got {value}"
             )
     if q.size >= 2**31:
         raise NotImplementedError(
-            f"the GPU kernel addresses arrays of at most 2^31 - 1 entries; got {q.size:,}: use "
+            f"the Triton kernel addresses arrays of at most 2^31 - 1 entries; got {q.size:,}: use "
             "smaller batches"
         )
     if q.shape[0] * q.shape[2] > 65535:
         raise NotImplementedError(
-            "the GPU kernel takes at most 65,535 documents times heads; got "
+            "the Triton kernel takes at most 65,535 examples times heads; got "
             f"{q.shape[0]} x {q.shape[2]}: use smaller batches"
         )

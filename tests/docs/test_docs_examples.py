@@ -1,0 +1,65 @@
+"""The documentation is true: its Python examples run, and its links and result pages exist."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+
+# `<!-- setup ... -->` holds names that the examples use; `<!-- runnable -->` precedes an example.
+EXAMPLE = re.compile(
+    r"<!-- setup\n(?P<setup>.*?)\n-->|<!-- runnable -->\n```python\n(?P<example>.*?)\n```",
+    re.DOTALL,
+)
+PAGES = sorted(path for path in DOCS.rglob("*.md") if EXAMPLE.search(path.read_text("utf-8")))
+
+
+# Examples add a new head to a checkpoint, which warns that its parameters are new.
+@pytest.mark.filterwarnings("ignore::flax_bigbird.checkpoint.CheckpointWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text("utf-8")
+    names: dict = {"__name__": "example"}
+    for match in EXAMPLE.finditer(text):
+        source = match["setup"] or match["example"]
+        first_line = text[: match.end()].count("\n") - source.count("\n")
+        code = compile("\n" * (first_line - 1) + source, str(page), "exec")  # true line numbers
+        exec(code, names)
+
+
+def test_every_marked_block_is_found():
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text("utf-8")
+        found = sum(bool(match["example"]) for match in EXAMPLE.finditer(text))
+        assert text.count("<!-- runnable -->") == found, page
+    assert len(PAGES) >= 6
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+)
+def test_links_to_files_exist(name):
+    page = ROOT / name
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8"))
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{name} links to {target}"
+
+
+def test_every_page_of_results_is_in_the_site():
+    navigation = (ROOT / "zensical.toml").read_text("utf-8")
+    tomllib.loads(navigation)
+    for results in (ROOT / "benchmarks/results").glob("*.md"):
+        page = DOCS / "benchmarks/results" / results.name
+        assert page.read_text("utf-8") == f'--8<-- "benchmarks/results/{results.name}"\n'
+        assert f'"benchmarks/results/{results.name}"' in navigation
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "zensical.toml").read_text("utf-8")
+    for page in DOCS.rglob("*.md"):
+        assert f'"{page.relative_to(DOCS).as_posix()}"' in navigation, page
