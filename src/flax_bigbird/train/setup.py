@@ -51,11 +51,10 @@ def prepare_run(
 ) -> PreparedRun:
     """Loads the data, the tokenizer and the model, and creates the run directory.
 
-    Wrong options and data that can be recognized in the rows are reported before anything is
-    written.
+    Options and training rows that cannot be used are reported before anything is written.
 
     Args:
-      options: The options.
+      options: The options, from `train_options`.
       directory: Where the run is kept.
       callback: Gets messages about the data and the model.
 
@@ -63,8 +62,7 @@ def prepare_run(
       OptionError: if the options do not fit each other, the model or the disk.
       DataError: if the data cannot be used.
     """
-    assert options.task is not None, "the options come from train_options"
-    task_class: type[Task] = get_task(options.task)
+    task_class: type[Task] = get_task(str(options.task))
     initial_model = resolve_initial_model(options, task_class)
     given_options, options = options, resolve_max_length(options, initial_model)
 
@@ -87,10 +85,10 @@ def prepare_run(
         validation_data = setup_split(options, task, validation_rows, "validation", callback)
     max_steps, eval_steps = count_steps(options, train_data)
 
+    if not (options.tokenizer or initial_model):
+        messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
     for message in messages:
         callback.on_message(message)
-    if not (options.tokenizer or initial_model):
-        callback.on_message(f"A new tokenizer with {len(tokenizer):,} tokens.")
     callback.on_message(
         f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, padding "
         f"{train_data.padding:.0%}, for {max_steps:,} steps."
