@@ -1,0 +1,43 @@
+"""The state of a run: the best evaluation, the end of a run, and checkpoints with older names."""
+
+import json
+
+from flax_bigbird.train import TrainerState
+
+
+def test_the_best_evaluation_and_early_stopping():
+    state = TrainerState(max_steps=100, eval_steps=1)
+    losses, is_best = [3.0, 2.0, 2.5, 2.0], []
+    for step, loss in enumerate(losses, 1):
+        state.global_step = step
+        is_best.append(state.record_evaluation({"loss": loss}, "loss", lower_is_better=True))
+    assert is_best == [True, True, False, False]
+    assert (state.best_metric, state.best_step) == (2.0, 2)
+    assert state.evaluations[2] == {"step": 3, "loss": 2.5}
+    assert not state.is_finished(None)
+    assert not state.is_finished(3)
+    assert state.is_finished(2)
+    state.global_step = 100
+    assert state.is_finished(None)
+
+
+def test_a_higher_metric_may_be_better():
+    state = TrainerState(max_steps=100, eval_steps=1)
+    values = [state.record_evaluation({"f1": f1}, "f1", lower_is_better=False) for f1 in (1.0, 2.0)]
+    assert values == [True, True]
+
+
+def test_a_state_survives_json():
+    state = TrainerState(max_steps=10, eval_steps=5, global_step=3, losses=[(1, 2.5)])
+    restored = TrainerState(max_steps=10, eval_steps=5)
+    restored.restore(json.loads(json.dumps(state.to_dict())))
+    assert (restored.global_step, restored.losses) == (3, [[1, 2.5]])
+
+
+def test_a_checkpoint_with_the_previous_names():
+    previous = {"step": 3, "data": {"a": 1}, "tokens": 7, "seconds": 1.5, "losses": []}
+    previous |= {"evaluations": [], "best": 0.5, "best_step": 2, "worse": 1}
+    state = TrainerState(max_steps=10, eval_steps=5)
+    state.restore(previous)
+    expected = TrainerState(10, 5, 3, {"a": 1}, 7, 1.5, [], [], 0.5, 2, 1)
+    assert state == expected
