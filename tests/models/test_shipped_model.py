@@ -1,4 +1,4 @@
-"""`bigbird-sotu-mini`: inside the package, found by name, and it has learned language."""
+"""`bigbird-sotu-mini`, the model inside the package: how it is found, and what it has learned."""
 
 import functools
 import json
@@ -18,6 +18,8 @@ from flax_bigbird.tasks.text import encode, load_tokenizer
 from flax_bigbird.train import TrainOptions
 from flax_bigbird.train.losses import negative_log_likelihood
 
+pytestmark = pytest.mark.usefixtures("standard_dtype_promotion")  # bfloat16 parameters
+
 
 @functools.cache
 def loaded():
@@ -25,14 +27,14 @@ def loaded():
 
 
 @functools.cache
-def pieces():
-    """(training, held out): pieces of some speeches of each part of the split."""
+def token_ids():
+    """Returns the token ids of some training speeches, and of some held-out ones."""
     tokenizer = load_tokenizer(DEFAULT_MODEL)
     parts = data.split(data.load_speeches())
     return tuple(encode(tokenizer, [s.text for s in part[::5]]) for part in parts)
 
 
-def test_it_is_small_and_of_the_stated_kind():
+def test_its_size_and_configuration():
     folder = Path(local_path(DEFAULT_MODEL))
     assert flax_bigbird.shipped_models() == [DEFAULT_MODEL]
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 15e6
@@ -44,26 +46,26 @@ def test_it_is_small_and_of_the_stated_kind():
     assert 4000 <= loaded().config.vocab_size <= 8000
 
 
-def test_its_card_states_where_it_comes_from():
+def test_its_model_card_states_its_source():
     card = (Path(local_path(DEFAULT_MODEL)) / "README.md").read_text(encoding="utf-8")
     for word in ("public domain", "State of the Union", "tokens", "held-out", "unigram"):
         assert word in card
 
 
 @pytest.mark.parametrize("length", [256, 2048])
-def test_it_guesses_masked_pieces_far_better_than_their_frequencies(length):
-    """Of held-out speeches; with dates as the demo masks them, which it was not trained on."""
-    known, unseen = pieces()
+def test_it_predicts_masked_tokens_far_better_than_their_frequencies(length):
+    """The tokens are those of held-out speeches, which it was not trained on."""
+    training, held_out = token_ids()
     tokenizer, model = load_tokenizer(DEFAULT_MODEL), loaded()
     params = model.to_fp32(model.params)
-    counts = np.bincount(np.concatenate(known), minlength=model.config.vocab_size) + 1
+    counts = np.bincount(np.concatenate(training), minlength=model.config.vocab_size) + 1
     unigram = -np.log2(counts / counts.sum())
     generator = np.random.default_rng(0)
     rows = []
-    for document in unseen:
-        if len(document) >= length - 2:
-            start = generator.integers(0, len(document) - length + 3)
-            body = document[start : start + length - 2]
+    for speech in held_out:
+        if len(speech) >= length - 2:
+            start = generator.integers(0, len(speech) - length + 3)
+            body = speech[start : start + length - 2]
             rows.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
     ids = np.array(rows[: max(2, 8192 // length)], np.int32)
     count = round(0.15 * length)
@@ -75,8 +77,8 @@ def test_it_guesses_masked_pieces_far_better_than_their_frequencies(length):
     assert bits < unigram[labels].mean() - 2.5
 
 
-def test_its_positions_tell_where_in_a_document_they_are():
-    """A linear probe tells the first half of 2,048 positions from the second."""
+def test_its_position_embeddings_encode_the_position():
+    """A linear probe separates the first half of 2,048 positions from the second."""
     table = loaded().params["bert"]["embeddings"]["position_embeddings"]["embedding"][:2048]
     table = np.asarray(table, np.float64)
     half = np.where(np.arange(2048) < 1024, -1.0, 1.0)
@@ -86,7 +88,7 @@ def test_its_positions_tell_where_in_a_document_they_are():
     assert np.mean(np.sign(table[unseen] @ probe) == half[unseen]) > 0.9
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(local_path(DEFAULT_MODEL)).is_absolute()
     (tmp_path / DEFAULT_MODEL).mkdir()
@@ -94,13 +96,13 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert local_path(f"someone/{DEFAULT_MODEL}") == f"someone/{DEFAULT_MODEL}"
 
 
-def test_it_fills_masks_without_a_line_of_jax():
+def test_the_default_predictor_fills_masks():
     found = tasks.load()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
     assert found["masks"][0][0]["token"] == " Representatives"
     assert found["masks"][0][0]["score"] > 0.5
 
 
-def test_it_is_what_fine_tuning_starts_from(tmp_path):
+def test_fine_tuning_starts_from_it(tmp_path):
     def start(task, **changes):
         given = {"output_dir": str(tmp_path), "train_files": ["x"]} | changes
         return TrainOptions(task=task, **given).start
