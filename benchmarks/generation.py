@@ -1,6 +1,8 @@
-"""Greedy generation and prompts of growing length: ours, HF-Torch with full attention, the floor.
+"""Measures greedy generation, and the prefill of prompts of several lengths.
 
-The parent starts one process per peer, task and round; a process prints one line of JSON.
+It compares flax-bigbird with HF-Torch with full attention, and with the floor: the time of the
+matmuls and of reading the weights. One process is started per peer, size and round, and prints one
+line of JSON.
 """
 
 import argparse
@@ -21,11 +23,11 @@ PEERS = {
     "flax-bigbird, full attention": "ours_full",
     "HF-Torch, full attention": "torch",
 }
-MEMORY_SHARE = 0.85  # of the machine's, that a process may take before it fails
+MEMORY_FRACTION = 0.85  # of the machine's memory, above which a process fails
 
 
 class Job(NamedTuple):
-    """What one process measures: a prompt of `length` tokens, and `new` greedy ones."""
+    """The measurement of one process: a prompt of `length` tokens, and `new` tokens after it."""
 
     peer: str
     layers: int
@@ -36,7 +38,7 @@ class Job(NamedTuple):
 
 
 def config(job: Job, attention_type: str):
-    """The decoder all peers build."""
+    """Returns the configuration that all peers use."""
     from transformers import BigBirdConfig
 
     return BigBirdConfig(
@@ -51,20 +53,20 @@ def config(job: Job, attention_type: str):
 
 
 def prompt(job: Job):
-    """Random ids."""
+    """Returns random ids."""
     import numpy as np
 
     return np.random.default_rng(0).integers(100, VOCABULARY, (1, job.length))
 
 
 def run_ours(job: Job):
-    """A call of `generate`."""
+    """Returns a function that calls `generate`."""
     import jax
 
     from flax_bigbird import FlaxBigBirdForCausalLM
 
-    kind = "original_full" if job.peer == "ours_full" else "block_sparse"
-    model = FlaxBigBirdForCausalLM(config(job, kind))
+    attention_type = "original_full" if job.peer == "ours_full" else "block_sparse"
+    model = FlaxBigBirdForCausalLM(config(job, attention_type))
     ids = prompt(job).astype("int32")
 
     def step():
@@ -76,7 +78,7 @@ def run_ours(job: Job):
 
 
 def run_torch(job: Job):
-    """A call of PyTorch's `generate`, with its key-value cache."""
+    """Returns a function that calls PyTorch's `generate`, with its key-value cache."""
     import torch
     import transformers
 
@@ -95,7 +97,7 @@ def run_torch(job: Job):
 
 
 def rates() -> dict[str, float]:
-    """FLOP/s of a 2048 x 2048 float32 matmul, and bytes/s of reading 256 MB: the best of 20."""
+    """Returns the FLOP/s of a float32 matmul and the bytes/s of reading 256 MB, the best of 20."""
     import jax
     import jax.numpy as jnp
 
@@ -118,9 +120,9 @@ def rates() -> dict[str, float]:
 
 
 def floor_seconds(job: Job, rate: dict[str, float]) -> float:
-    """Matmuls of the prompt at the matmul's rate; then every weight, read once a token."""
+    """Returns the time of the prompt's matmuls, and of reading every weight once per token."""
     weights = 12 * job.layers * job.width**2
-    pairs = 2.5 * BLOCK * job.length  # block 0, the one before, and half of the row's own
+    pairs = 2.5 * BLOCK * job.length  # block 0, the previous block, and half of the own block
     prefill = 2 * job.length * weights + 4 * job.layers * pairs * job.width
     table = VOCABULARY * job.width
     cache = job.layers * 2 * 3 * BLOCK * job.width
@@ -129,14 +131,14 @@ def floor_seconds(job: Job, rate: dict[str, float]) -> float:
 
 
 def worker(job: Job) -> None:
-    """One peer at one size, in this process."""
+    """Measures one peer at one size in this process."""
     if job.peer == "rates":
         print(json.dumps(rates()))
         return
     if job.peer == "torch":
-        # Scores of [heads, T, T]: better an error than a machine that kills other processes.
+        # Its scores are [heads, T, T]: an error is better than running out of memory.
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        resource.setrlimit(resource.RLIMIT_AS, (int(MEMORY_SHARE * total),) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (int(MEMORY_FRACTION * total),) * 2)
     step = run_torch(job) if job.peer == "torch" else run_ours(job)
     start = time.perf_counter()
     step()
@@ -151,7 +153,7 @@ def worker(job: Job) -> None:
 
 
 def start(job: Job) -> dict:
-    """Runs a worker process; its last line of output is the result, else the failure."""
+    """Runs a worker process; returns the last line of its output, or its failure."""
     command = [sys.executable, __file__, "--worker", *map(str, job)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -162,13 +164,13 @@ def start(job: Job) -> dict:
 
 
 def sizes(arguments: argparse.Namespace) -> list[tuple[int, int]]:
-    """(prompt, new tokens) of each task: the generation, then the prompts alone."""
+    """Returns the lengths of prompt and continuation: the generation, then the prompts alone."""
     prompts = [(length, 1) for length in arguments.prompts]
     return [(arguments.length, arguments.new), *prompts]
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """All peers at all sizes, in turn, `--rounds` times."""
+    """Measures all peers at all sizes, `--rounds` times in turn."""
     rounds, cells = [], {}
     for round_ in range(arguments.rounds):
         rounds.append(start(Job("rates", 0, 0, 0, 0, 0)))
@@ -198,7 +200,7 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 def processor() -> str:
-    """The processor's name, as Linux gives it."""
+    """Returns the name of the processor, according to Linux."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -206,7 +208,7 @@ def processor() -> str:
 
 
 def table(result: dict) -> str:
-    """The Markdown table."""
+    """Returns the results as a Markdown table."""
     machine, rate = result["machine"], result["rates"]
     lines = [
         f"# Greedy generation: {result['layers']} layers, {result['width']} wide, float32, batch 1",
@@ -238,15 +240,15 @@ def table(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--length", type=int, default=4096, help="prompt of the generation")
-    parser.add_argument("--new", type=int, default=128, help="tokens it generates")
+    parser.add_argument("--length", type=int, default=4096, help="tokens of the prompt")
+    parser.add_argument("--new", type=int, default=128, help="tokens to generate")
     parser.add_argument("--prompts", type=int, nargs="*", default=[1024, 2048, 4096, 8192, 16384])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3, help="processes per peer and size")
     parser.add_argument("--runs", type=int, default=3, help="timed runs per process")
     parser.add_argument("--skip", nargs="*", default=[], metavar="PEER:T")
-    parser.add_argument("--quick", action="store_true", help="tiny, writes nothing: does it run?")
+    parser.add_argument("--quick", action="store_true", help="run a tiny model and write nothing")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,6 +1,7 @@
-"""Forward and training step of a base-width BigBird: ours, HF-Torch, HF-Flax, the floor.
+"""Measures the forward pass and the training step of a base-width BigBird.
 
-The parent starts one process per peer, length and round; a process prints one line of JSON.
+It compares flax-bigbird with HF-Torch, HF-Flax, and the floor: the time of the matmuls alone. One
+process is started per peer, length and round, and prints one line of JSON.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PEERS = {
     "HF-Torch BERT, SDPA": "torch_bert",
     "HF-Flax": "hf_flax",
 }
-ONLY = {  # modes that a peer makes sense in
+PEER_MODES = {  # the modes of peers that do not run in both
     "flax-bigbird, gradient checkpointing": ("train",),
     "flax-bigbird, all logits": ("train",),
     "HF-Torch BERT, SDPA": ("forward",),
@@ -35,7 +36,7 @@ ONLY = {  # modes that a peer makes sense in
 
 
 class Job(NamedTuple):
-    """What one process measures."""
+    """The measurement of one process."""
 
     peer: str
     mode: str
@@ -46,16 +47,16 @@ class Job(NamedTuple):
 
 
 def flops(mode: str, layers: int, batch: int, length: int) -> float:
-    """Floating-point operations of the matmuls, each multiply-add counted as two.
+    """Returns the floating-point operations of the matmuls; a multiply-add counts as two.
 
-    Training has logits where there are targets, and three passes of the forward's matmuls.
+    Training computes logits for the targets only, and three times the matmuls of the forward pass.
     """
     dense = 8 * length * WIDTH**2 + 4 * length * WIDTH * MLP
     rows = length // BLOCK
     if length <= (5 + 2 * RANDOM) * BLOCK:
         pairs = length**2
     else:
-        distinct = 5 if mode == "forward" else 5 + RANDOM  # evaluation repeats block 0
+        distinct = 5 if mode == "forward" else 5 + RANDOM  # in evaluation, block 0 is repeated
         pairs = BLOCK**2 * ((rows - 2) * distinct - 2 + 2 * rows)
     total = layers * (dense + 4 * pairs * WIDTH)
     if mode == "train":
@@ -64,7 +65,7 @@ def flops(mode: str, layers: int, batch: int, length: int) -> float:
 
 
 def config(job: Job, cls: str = "BigBirdConfig"):
-    """The configuration all peers build."""
+    """Returns the configuration that all peers use."""
     import transformers
 
     table = max(4096, job.length)
@@ -74,25 +75,25 @@ def config(job: Job, cls: str = "BigBirdConfig"):
     return getattr(transformers, cls)(**sizes)
 
 
-def targets(job: Job) -> int:
-    """Of a document."""
+def num_targets(job: Job) -> int:
+    """Returns the number of targets per example."""
     return round(MASKED * job.length)
 
 
 def inputs(job: Job):
-    """Random ids; of every document's positions 15% are targets, as data pipelines choose them."""
+    """Returns random ids, the mask and labels; 15% of the positions of an example are targets."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     shape = job.batch, job.length
     ids = rng.integers(100, VOCABULARY, shape)
-    chosen = np.broadcast_to(np.arange(job.length) < targets(job), shape)
-    labels = np.where(rng.permuted(chosen, axis=1), ids, -100)
+    is_target = np.broadcast_to(np.arange(job.length) < num_targets(job), shape)
+    labels = np.where(rng.permuted(is_target, axis=1), ids, -100)
     return ids, np.ones(shape, np.int64), labels
 
 
 def run_jax(job: Job, package: str):
-    """A compiled step of `flax_bigbird` or of HF-Flax, and its compile time."""
+    """Returns a compiled step of `flax_bigbird` or of HF-Flax, and its compile time."""
     import importlib
 
     import jax
@@ -104,6 +105,8 @@ def run_jax(job: Job, package: str):
     name = "FlaxBigBirdModel" if job.mode == "forward" else "FlaxBigBirdForMaskedLM"
     checkpoint = job.peer == "ours_checkpoint"
     model = getattr(module, name)(config(job), gradient_checkpointing=checkpoint)
+    if job.peer == "ours_xla":  # as on machines without a compiler for the native code
+        model = model.with_attention_implementation("xla")
     if job.mode == "forward":
 
         def step(params, ids, mask):
@@ -111,44 +114,44 @@ def run_jax(job: Job, package: str):
 
         arguments = (model.params, ids, mask)
     else:
-        optimiser = optax.adamw(1e-4)
+        optimizer = optax.adamw(1e-4)
 
         def loss_fn(params, ids, mask, labels, key):
             options = {"params": params, "dropout_rng": key, "train": True}
             if job.peer in ("ours", "ours_checkpoint", "ours_xla"):
                 from flax_bigbird.nn.losses import cross_entropy, gather_targets
 
-                chosen = gather_targets(labels, targets(job))
-                options["logits_positions"] = chosen.positions
-                return cross_entropy(model(ids, mask, **options).logits, chosen.labels)
+                targets = gather_targets(labels, num_targets(job))
+                options["logits_positions"] = targets.positions
+                return cross_entropy(model(ids, mask, **options).logits, targets.labels)
             logits = model(ids, mask, **options).logits
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
 
         def step(params, state, ids, mask, labels, key):
             loss, grads = jax.value_and_grad(loss_fn)(params, ids, mask, labels, key)
-            updates, state = optimiser.update(grads, state, params)
+            updates, state = optimizer.update(grads, state, params)
             return optax.apply_updates(params, updates), state, loss
 
-        state = optimiser.init(model.params)
+        state = optimizer.init(model.params)
         arguments = (model.params, state, ids, mask, labels, jax.random.PRNGKey(0))
-    donated = () if job.mode == "forward" else (0, 1)
+    donate_argnums = () if job.mode == "forward" else (0, 1)
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=donated).lower(*arguments).compile()
+    compiled = jax.jit(step, donate_argnums=donate_argnums).lower(*arguments).compile()
     compile_s = time.perf_counter() - start
-    carried = list(arguments)
+    current = list(arguments)
     del arguments
 
     def run():
-        result = jax.block_until_ready(compiled(*carried))
-        if donated:
-            carried[:2] = result[:2]
+        result = jax.block_until_ready(compiled(*current))
+        if donate_argnums:
+            current[:2] = result[:2]
 
     return run, compile_s
 
 
 def run_torch(job: Job):
-    """A step of HF-Torch; it compiles nothing."""
+    """Returns a step of HF-Torch, which compiles nothing."""
     import torch
     import transformers
 
@@ -166,18 +169,18 @@ def run_torch(job: Job):
                 model(ids, mask)
     else:
         model = transformers.BigBirdForMaskedLM(config(job)).train()
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
         def step():
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             model(ids, mask, labels=labels).loss.backward()
-            optimiser.step()
+            optimizer.step()
 
     return step, None
 
 
 def gemm_rate() -> float:
-    """FLOP/s of a 2048 x 2048 float32 matmul in JAX, the best of 20."""
+    """Returns the best FLOP/s of 20 float32 matmuls of 2048 x 2048 in JAX."""
     import jax
     import jax.numpy as jnp
 
@@ -192,18 +195,13 @@ def gemm_rate() -> float:
 
 
 def worker(job: Job) -> None:
-    """One peer at one size, in this process."""
+    """Measures one peer at one size in this process."""
     if job.peer == "gemm":
         print(json.dumps({"gemm": gemm_rate()}))
         return
     if job.peer.startswith("torch"):
         step, compile_s = run_torch(job)
     else:
-        if job.peer == "ours_xla":
-            from flax_bigbird.attention import api, full
-
-            for module in (api, full):
-                del module._IMPLEMENTATIONS["cpu"]  # as where no compiler was found
         package = "transformers" if job.peer == "hf_flax" else "flax_bigbird"
         step, compile_s = run_jax(job, package)
     step()
@@ -217,7 +215,7 @@ def worker(job: Job) -> None:
 
 
 def start(python: str, job: Job) -> dict:
-    """Runs a worker process; its last line of output is the result, else the failure."""
+    """Runs a worker process; returns the last line of its output, or its failure."""
     command = [python, __file__, "--worker", *map(str, job)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -228,9 +226,9 @@ def start(python: str, job: Job) -> dict:
 
 
 def measure(arguments: argparse.Namespace) -> dict:
-    """All peers at all sizes, in turn, `--rounds` times."""
+    """Measures all peers at all sizes, `--rounds` times in turn."""
     pythons = {"HF-Flax": arguments.hf_flax_python}
-    peers = [name for name in PEERS if arguments.mode in ONLY.get(name, (arguments.mode,))]
+    peers = [name for name in PEERS if arguments.mode in PEER_MODES.get(name, (arguments.mode,))]
     rates, cells = [], {}
     for round_ in range(arguments.rounds):
         rates.append(start(sys.executable, Job("gemm", "", 0, 0, 0, 0))["gemm"])
@@ -263,7 +261,7 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 
 def processor() -> str:
-    """The processor's name, as Linux gives it."""
+    """Returns the name of the processor, according to Linux."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -271,12 +269,12 @@ def processor() -> str:
 
 
 def table(result: dict) -> str:
-    """The Markdown table."""
+    """Returns the results as a Markdown table."""
     mode, rate, layers = result["mode"], result["gemm_flop_per_s"], result["layers"]
-    what = "forward" if mode == "forward" else "MLM training step (AdamW)"
+    title = "forward" if mode == "forward" else "MLM training step (AdamW)"
     machine = result["machine"]
     lines = [
-        f"# {what}: {layers} layers, {WIDTH} wide, float32",
+        f"# {title}: {layers} layers, {WIDTH} wide, float32",
         "",
         f"{machine['processor']}, {machine['cores']} cores; 2048 x 2048 matmul: "
         f"{rate / 1e9:.0f} GFLOP/s. `{result['command']}`",
@@ -306,13 +304,13 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("forward", "train"), default="forward")
-    parser.add_argument("--name", default="model", help="of the files under results/")
+    parser.add_argument("--name", default="model", help="name of the files in results/")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=3, help="processes per peer and size")
     parser.add_argument("--runs", type=int, default=3, help="timed runs per process")
-    parser.add_argument("--hf-flax-python", help="interpreter that has HF-Flax")
+    parser.add_argument("--hf-flax-python", help="Python interpreter with HF-Flax")
     parser.add_argument("--skip", nargs="*", default=[], metavar="PEER[:T]")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--worker", nargs=6, help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
-"""What a user waits for before the first result: imports, the command's help, compiling.
+"""Measures startup: imports, the help of the command, and compilation.
 
-Each figure is the median over fresh processes. "cached" is with JAX's persistent compilation cache
-filled by an earlier process, as the `bigbird` command has it.
+Each figure is the median over new processes. "cached" means that an earlier process has filled
+JAX's persistent compilation cache, which the `bigbird` command uses.
 """
 
 import argparse
@@ -30,9 +30,9 @@ model = flax_bigbird.FlaxBigBirdForMaskedLM(config, _do_init=False)
 shapes = model.params_shape_tree
 ids = jax.ShapeDtypeStruct((1, 4096), jnp.int32)
 start = time.perf_counter()
-if "{what}" == "forward":
+if "{measured}" == "forward":
     jax.jit(lambda p, i, m: model(i, m, params=p).logits).lower(shapes, ids, ids).compile()
-elif "{what}" == "init":
+elif "{measured}" == "init":
     jax.block_until_ready(model.init_weights(jax.random.key(0), (1, 768)))
 else:
     optimizer = optax.adamw(1e-4)
@@ -69,7 +69,7 @@ COMPILED = {
 
 
 def run(code: str, cache: str = "") -> tuple[float, str]:
-    """Seconds that the process took, and its last line."""
+    """Returns the seconds that the process took, and the last line of its output."""
     environment = os.environ | {"CACHE": cache, "TF_CPP_MIN_LOG_LEVEL": "3"}
     start = time.perf_counter()
     done = subprocess.run(
@@ -95,15 +95,15 @@ def main() -> None:
         "|---|---|",
     ]
     for name, code in PROCESSES.items():
-        run(code)  # the files are in the system's cache from here on
+        run(code)  # loads the files into the file system's cache
         lines.append(f"| {name} | {statistics.median(run(code)[0] for _ in rounds):.2f} |")
     lines += [
         "",
         f"| tracing and compiling, {arguments.layers} layers, base width | cold (s) | cached (s) |",
         "|---|---|---|",
     ]
-    for name, what in COMPILED.items():
-        code = MODEL.replace("{layers}", str(arguments.layers)).replace("{what}", what)
+    for name, measured in COMPILED.items():
+        code = MODEL.replace("{layers}", str(arguments.layers)).replace("{measured}", measured)
         cold = statistics.median(float(run(code)[1]) for _ in rounds)
         with tempfile.TemporaryDirectory() as cache:
             run(code, cache)

@@ -24,6 +24,9 @@ TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird._lazy",
     "flax_bigbird._transformers",
     "flax_bigbird.checkpoint",
+    "flax_bigbird.generation",
+    "flax_bigbird.models",
+    "flax_bigbird.nn",
     "flax_bigbird.pretrained",
     "flax_bigbird.data",
     "flax_bigbird.tasks",
@@ -65,6 +68,6 @@ def _clear_compiled_programs():
 @pytest.fixture(autouse=True)
 def _reset_warnings(monkeypatch):
     """Makes warnings that are given once per process appear once per test."""
-    from flax_bigbird.models import base
+    from flax_bigbird.models import language_modeling
 
-    monkeypatch.setattr(base, "_warned", set())
+    monkeypatch.setattr(language_modeling, "_given_warnings", set())

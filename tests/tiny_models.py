@@ -1,6 +1,7 @@
-"""Small models that tests share: built once, compiled once per way of calling.
+"""Small models that tests share, which are built once and compiled once per kind of call.
 
-Sparse calls start past (5 + 2R) W = 28 tokens; `T` is one of them and no multiple of W.
+Inputs of more than (5 + 2R) W = 28 tokens use sparse attention. `T` is such a length, and not a
+multiple of W.
 """
 
 import functools
@@ -26,7 +27,7 @@ TASKS = (
 )
 
 B, T, D, V, LAYERS, HEADS, W, R, LABELS = 2, 30, 16, 40, 1, 2, 4, 1, 3
-TWO_LAYERS = {"num_hidden_layers": 2}  # where one does not show what is tested
+TWO_LAYERS = {"num_hidden_layers": 2}  # for tests that need more than one
 SEP = 3
 
 TINY: dict[str, Any] = {
@@ -42,12 +43,12 @@ TINY: dict[str, Any] = {
     "sep_token_id": SEP,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
-    "initializer_range": 0.3,  # large enough for every part to matter
+    "initializer_range": 0.3,  # large enough that every module affects the output
 }
 
 
 def config(**changes: Any) -> BigBirdConfig:
-    """A tiny configuration without dropout."""
+    """Returns a tiny configuration without dropout."""
     return BigBirdConfig(**(TINY | changes))
 
 
@@ -63,17 +64,21 @@ def module_class(task: str) -> Any:
 
 @functools.cache
 def model(task: str = "Model", *, dtype: Any = jnp.float32, **changes: Any) -> Any:
-    """A model of that task; tests must not change it."""
+    """Returns a model of that task, which tests must not change."""
     if task == "ForCausalLM":
         changes.setdefault("is_decoder", True)
-    made = task_class(task)(config(**changes), dtype=dtype, _do_init=False)
-    # To compile the initialisers takes longer than most tests; and here no bias is 0.
-    made._params = drawn_params(made)
-    return made
+    result = task_class(task)(config(**changes), dtype=dtype, _do_init=False)
+    # Compiling the initializers would take longer than most tests, and would leave biases at 0.
+    result._adopt_params(random_params(result))
+    return result
 
 
-def drawn_params(model: Any, seed: int = 0) -> dict[str, Any]:
-    """Parameters from NumPy: kernels and tables of `initializer_range`, the rest near its start."""
+def random_params(model: Any, seed: int = 0) -> dict[str, Any]:
+    """Returns parameters drawn with NumPy.
+
+    Kernels and tables have the standard deviation `initializer_range`; biases lie near 0, scales
+    near 1.
+    """
     rng = np.random.default_rng(seed)
     leaves = {}
     for path, leaf in sorted(flatten_dict(model.params_shape_tree).items()):
@@ -90,7 +95,7 @@ def input_shape(task: str, length: int = T) -> tuple[int, ...]:
 
 
 def inputs(task: str = "Model", length: int = T, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids from 4 up (no separator), right padding and holes in the mask."""
+    """Returns random ids from 4 up (no separator), with right padding and holes in the mask."""
     rng = np.random.default_rng(seed)
     shape = input_shape(task, length)
     mask = rng.random(shape) < 0.8
@@ -106,7 +111,7 @@ _compiled: dict[Any, Any] = {}
 
 
 def run(model: Any, arrays: dict[str, Any], params: Any = None, **options: Any) -> Any:
-    """The model's output under jit; `options` are static, `arrays` and parameters traced."""
+    """Runs the model under jit; `options` are static, `arrays` and parameters are traced."""
     key = (id(model), tuple(sorted(options.items())))
     if key not in _compiled:
 
@@ -118,7 +123,7 @@ def run(model: Any, arrays: dict[str, Any], params: Any = None, **options: Any) 
 
 
 def close(a: Any, b: Any, atol: float = 2e-5) -> None:
-    """Two outputs or trees agree leaf by leaf."""
+    """Asserts that two outputs or trees agree leaf by leaf."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(
@@ -127,10 +132,10 @@ def close(a: Any, b: Any, atol: float = 2e-5) -> None:
 
 
 def differ(a: Any, b: Any) -> bool:
-    """Whether two arrays differ by more than rounding."""
+    """Returns whether two arrays differ by more than rounding errors."""
     return bool(np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-3)
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """Leaves by "/"-joined path."""
+    """Returns the leaves by "/"-joined path."""
     return flatten_dict(tree, sep="/")

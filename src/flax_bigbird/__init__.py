@@ -39,19 +39,25 @@ if TYPE_CHECKING:
     from flax_bigbird.models.classification import (
         FlaxBigBirdForTokenClassificationModule as FlaxBigBirdForTokenClassificationModule,
     )
-    from flax_bigbird.models.language import FlaxBigBirdForCausalLM as FlaxBigBirdForCausalLM
-    from flax_bigbird.models.language import (
+    from flax_bigbird.models.language_modeling import (
+        FlaxBigBirdForCausalLM as FlaxBigBirdForCausalLM,
+    )
+    from flax_bigbird.models.language_modeling import (
         FlaxBigBirdForCausalLMModule as FlaxBigBirdForCausalLMModule,
     )
-    from flax_bigbird.models.language import FlaxBigBirdForMaskedLM as FlaxBigBirdForMaskedLM
-    from flax_bigbird.models.language import (
+    from flax_bigbird.models.language_modeling import (
+        FlaxBigBirdForMaskedLM as FlaxBigBirdForMaskedLM,
+    )
+    from flax_bigbird.models.language_modeling import (
         FlaxBigBirdForMaskedLMModule as FlaxBigBirdForMaskedLMModule,
     )
-    from flax_bigbird.models.language import FlaxBigBirdForPreTraining as FlaxBigBirdForPreTraining
-    from flax_bigbird.models.language import (
+    from flax_bigbird.models.language_modeling import (
+        FlaxBigBirdForPreTraining as FlaxBigBirdForPreTraining,
+    )
+    from flax_bigbird.models.language_modeling import (
         FlaxBigBirdForPreTrainingModule as FlaxBigBirdForPreTrainingModule,
     )
-    from flax_bigbird.models.positions import (
+    from flax_bigbird.models.position_embeddings import (
         resize_position_embeddings as resize_position_embeddings,
     )
     from flax_bigbird.models.question_answering import (

@@ -38,7 +38,8 @@ class SparsityConfig:
         `global_attention_mask` may mark. Older checkpoints call this key
         `max_chosen_global_blocks`.
       implementation: Which attention implementation a model uses, or None for the fastest that
-        accepts a call. It is never saved in `config.json`.
+        accepts a call. A configuration names it as `attention_implementation`, which is never
+        saved in `config.json`.
     """
 
     # The keys of `config.json` that are ours, the former name of one of them included.
@@ -52,6 +53,8 @@ class SparsityConfig:
         "max_user_global_blocks",
         "max_chosen_global_blocks",
     )
+    # The key that names the implementation. It is not saved, as it depends on the machine.
+    IMPLEMENTATION_KEY: ClassVar[str] = "attention_implementation"
 
     attention_type: Literal["block_sparse", "original_full"]
     block_size: int
@@ -74,11 +77,13 @@ class SparsityConfig:
 
         Args:
           config: The configuration.
-          implementation: As in the class.
+          implementation: As in the class. The default is `config.attention_implementation`.
 
         Raises:
           ValueError: If a key of ours, or the name of the implementation, has a bad value.
         """
+        if implementation is None:
+            implementation = getattr(config, cls.IMPLEMENTATION_KEY, None)
         names = {*BLOCK_SPARSE_IMPLEMENTATIONS, *FULL_IMPLEMENTATIONS}
         if implementation is not None and implementation not in names:
             raise ValueError(

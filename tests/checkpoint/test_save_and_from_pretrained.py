@@ -88,8 +88,8 @@ def test_missing_head_is_initialized_with_one_warning(tmp_path):
     with pytest.warns(CheckpointWarning) as record:
         model = fb.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path, seed=3)
     (message,) = checkpoint_warnings(record)
-    assert "4 leaves of FlaxBigBirdForSequenceClassification" in message
-    assert "were initialised anew: train them: classifier/dense/bias, classifier/dense/k" in message
+    assert "4 parameters of FlaxBigBirdForSequenceClassification" in message
+    assert "were initialized anew: train them: classifier/dense/bias, classifier/dense/k" in message
     assert record[0].filename == __file__
     flat = flatten_dict(model.params)
     assert_trees_equal({path[1:]: leaf for path, leaf in flat.items() if path[0] == "bert"}, params)
@@ -112,7 +112,7 @@ def test_task_checkpoint_loads_into_encoder(tmp_path, options):
         loaded, {path[1:]: leaf for path, leaf in params.items() if path[0] == "bert"}
     )
     assert len(messages) == 1
-    assert "4 leaves" in messages[0]
+    assert "4 parameters" in messages[0]
     assert "FlaxBigBirdModel does not have were not read: classifier/dense/bias" in messages[0]
 
 
@@ -154,7 +154,7 @@ def test_error_if_no_parameter_fits(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"conv.weight": np.ones((2, 2), np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"none of the \d+ leaves .* it has conv/kernel"):
+    with pytest.raises(CheckpointError, match=r"none of the \d+ parameters .* it has conv/kernel"):
         fb.FlaxBigBirdModel.from_pretrained(tmp_path)
 
 
@@ -170,7 +170,9 @@ def test_all_mismatched_shapes_are_in_one_error(tmp_path):
 
 def test_ignore_mismatched_sizes_initializes_with_warning(tmp_path):
     save_random_model(fb.FlaxBigBirdForTokenClassification, tmp_path)
-    with pytest.warns(CheckpointWarning, match=r"2 leaves .* of another shape: classifier/bias"):
+    with pytest.warns(
+        CheckpointWarning, match=r"2 parameters .* of another shape: classifier/bias"
+    ):
         model = fb.FlaxBigBirdForTokenClassification.from_pretrained(
             tmp_path, num_labels=7, ignore_mismatched_sizes=True
         )

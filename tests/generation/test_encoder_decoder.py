@@ -1,4 +1,4 @@
-"""A pair of two BigBirds: it learns to copy, and generates what it has learned."""
+"""An encoder-decoder pair of two models, which learns to copy and then generates the copy."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 from tiny_models import W
 
-BOS, LENGTH, SOURCE = 1, 8, 32  # the encoder of 32 tokens is sparse, past (5 + 2R) W = 28
+BOS, LENGTH, SOURCE = 1, 8, 32  # an encoder is sparse for more than (5 + 2R) W = 28 tokens
 SIZES = {"initializer_range": 0.2, "hidden_size": 32, "intermediate_size": 64}
 NO_END = {"eos_token_id": None, "pad_token_id": 0}
 
@@ -22,15 +22,16 @@ def pair(**changes):
 
 
 def batch(rng, count=32):
-    """Sources of which the first `LENGTH` tokens are to be copied, and their masks."""
+    """Returns random sources, their masks, and the first `LENGTH` tokens, which are the targets."""
     source = rng.integers(4, 14, (count, SOURCE)).astype(np.int32)
     mask = np.arange(SOURCE) < rng.integers(LENGTH + 1, SOURCE + 1, (count, 1))
     return source, mask.astype(np.int32), source[:, :LENGTH]
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 def test_a_pair_learns_to_copy_and_generates_the_copy():
     encoder, decoder = pair()
-    optimiser = optax.adam(optax.cosine_decay_schedule(6e-3, 500))
+    optimizer = optax.adam(optax.cosine_decay_schedule(6e-3, 500))
 
     def loss_of(params, source, mask, target):
         states = encoder(source, mask, params=params["encoder"], train=True).last_hidden_state
@@ -47,11 +48,11 @@ def test_a_pair_learns_to_copy_and_generates_the_copy():
     @jax.jit
     def step(params, state, source, mask, target):
         loss, gradient = jax.value_and_grad(loss_of)(params, source, mask, target)
-        updates, state = optimiser.update(gradient, state)
+        updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(params, updates), state, loss
 
     params = {"encoder": encoder.params, "decoder": decoder.params}
-    state, rng, losses = optimiser.init(params), np.random.default_rng(0), []
+    state, rng, losses = optimizer.init(params), np.random.default_rng(0), []
     for _ in range(500):
         params, state, loss = step(params, state, *batch(rng))
         losses.append(float(loss))
@@ -75,7 +76,7 @@ def test_a_pair_learns_to_copy_and_generates_the_copy():
 
 @pytest.mark.parametrize("kind", ["original_full", "block_sparse"])
 def test_generation_reads_the_encoder_as_one_call_does(kind):
-    """Greedy with cached cross-attention equals the likeliest tokens without any cache."""
+    """Greedy search with cached cross-attention equals calls without any cache."""
     _, model = pair(attention_type=kind)
     rng = np.random.default_rng(2)
     states = rng.standard_normal((2, 11, 32)).astype(np.float32)
@@ -92,15 +93,15 @@ def test_generation_reads_the_encoder_as_one_call_does(kind):
 
 
 def test_encoder_keys_are_computed_once():
-    """The loop's body multiplies nothing of the encoder's length by a projection."""
-    from flax_bigbird.models.generating import module_decoder
+    """The body of the loop does not project the encoder's states."""
+    from flax_bigbird.models.module_decoder import module_decoder
 
     _, model = pair()
-    states, mask = np.zeros((2, 11, 32), np.float32), np.ones((2, 11), bool)
-    ids = np.full((2, W), 5)
+    states, mask = jnp.zeros((2, 11, 32)), jnp.ones((2, 11), bool)
+    ids = jnp.full((2, W), 5)
     decoder = module_decoder(model.module, model.params, ids, None, 8, states, mask)
     _, state = jax.eval_shape(decoder.prefill)
-    jaxpr = str(jax.make_jaxpr(decoder.step)(state, np.zeros(2, np.int32)))
+    jaxpr = str(jax.make_jaxpr(decoder.step)(state, jnp.zeros(2, jnp.int32)))
     assert "f32[2,11,2,16]" in jaxpr, "cached keys are read"
     assert "f32[2,11,32]" not in jaxpr, "and not computed"
     prefill = str(jax.make_jaxpr(functools.partial(decoder.prefill))())

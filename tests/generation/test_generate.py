@@ -1,4 +1,4 @@
-"""`generate` by what it returns: layout, padding, programs, streams, samples, the encoder."""
+"""The results of `generate`: layout, padding, compiled programs, streaming and sampling."""
 
 import functools
 import re
@@ -29,7 +29,7 @@ def prompt(length=11, seed=0):
 
 
 def step_by_step(model, ids, count):
-    """The likeliest continuation, each token from the whole text before it."""
+    """Returns the greedy continuation, computed without a cache."""
 
     @jax.jit
     def scores(ids, at):
@@ -44,7 +44,7 @@ def step_by_step(model, ids, count):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [1, 8, 11])
-def test_greedy_takes_the_likeliest(kind, length):
+def test_greedy_search_equals_calls_without_a_cache(kind, length):
     model, ids = make(kind), prompt(length)
     out = model.generate(ids, max_new_tokens=25, **NO_END)
     np.testing.assert_array_equal(out.sequences, step_by_step(model, ids, 25))
@@ -54,7 +54,7 @@ def test_greedy_takes_the_likeliest(kind, length):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 def test_padding_on_either_side_changes_nothing(kind, options):
-    """Each prompt goes on as it does alone, and stands in the output as it was given."""
+    """Each prompt is continued as it is alone, and is returned as it was passed."""
     model = make(kind)
     options = options | NO_END | {"max_new_tokens": 7}
     texts = [prompt(n, seed=n)[0] for n in (13, 5, 9, 1)]
@@ -72,8 +72,8 @@ def test_padding_on_either_side_changes_nothing(kind, options):
         np.testing.assert_array_equal(row[13:], alone[len(text) :])
 
 
-def test_pad_follows_the_end():
-    """All rows have max_length tokens, as the removed classes returned them."""
+def test_padding_follows_the_end():
+    """All sequences have max_length tokens, as in HF-Flax."""
     model, ids = make(), prompt()
     free = np.asarray(model.generate(ids, max_new_tokens=6, **NO_END).sequences)
     end = int(free[0, 12])
@@ -94,16 +94,17 @@ def counting(calls):
 
 
 class TestPrograms:
-    """One compiled program for its options and rounded shapes."""
+    """A program is compiled once for its options and its rounded shapes."""
 
     @pytest.fixture
     def traces(self, monkeypatch):
-        """How often a program has been traced."""
-        from flax_bigbird.models import generating
+        """A list with one entry for every trace of a program."""
+        from flax_bigbird.models import text_generation
 
         count = []
-        monkeypatch.setattr(generating, "_run", self.counted(generating._run, count))
-        monkeypatch.setattr(generating, "_programs", {})
+        counted = self.counted(text_generation._decode, count)
+        monkeypatch.setattr(text_generation, "_decode", counted)
+        monkeypatch.setattr(text_generation, "_programs", {})
         return count
 
     @staticmethod
@@ -115,7 +116,7 @@ class TestPrograms:
         return run
 
     def test_is_traced_once(self, traces):
-        """Other texts, lengths of one block count, numbers and parameters trace nothing anew."""
+        """Other prompts, lengths of as many blocks, values and parameters reuse the program."""
         model = make()
         options = NO_END | {"do_sample": True, "top_k": 0}
         model.generate(prompt(9), max_new_tokens=5, temperature=0.7, top_p=0.9, **options)
@@ -138,8 +139,8 @@ class TestPrograms:
         model.generate(prompt(9), max_new_tokens=5, **options)
         assert len(traces) == 2
 
-    def test_a_step_traces_nothing(self):
-        """The model is traced for the prompt and for the step, however many tokens there are."""
+    def test_the_model_is_traced_twice(self):
+        """The model is traced twice, for prefill and for a step, whatever the number of tokens."""
         calls = []
         make().generate(prompt(), max_new_tokens=25, logits_processor=counting(calls), **NO_END)
         assert calls == [(B, 11 + 25)] * 2
@@ -148,14 +149,14 @@ class TestPrograms:
         model = tiny_models.task_class("ForCausalLM")(
             tiny_models.config(is_decoder=True, attention_type="original_full"), _do_init=False
         )
-        params = tiny_models.drawn_params(model)
+        params = tiny_models.random_params(model)
         before = model.generate(prompt(), params=params, max_new_tokens=9, **NO_END).sequences
         model.config.hidden_act = "relu"
         after = model.generate(prompt(), params=params, max_new_tokens=9, **NO_END).sequences
         assert (np.asarray(before) != np.asarray(after)).any()
 
     def test_inside_jit(self):
-        """As in programs that spread generation over devices."""
+        """Programs that distribute generation over devices call it so."""
         model, ids = make(), prompt()
 
         @jax.jit
@@ -167,16 +168,25 @@ class TestPrograms:
         np.testing.assert_array_equal(run(model.params, ids, np.ones_like(ids)), want)
 
     def test_nothing_large_is_copied(self):
-        """A step writes into the cache where it lies, and reads the word table as it is."""
-        from flax_bigbird.generation.options import compile_options, merge
-        from flax_bigbird.models import generating
+        """A step updates the cache in place, and does not transpose the word embeddings."""
+        from flax_bigbird.generation.decoding_options import compile_options
+        from flax_bigbird.generation.generation_config import merge_options
+        from flax_bigbird.models import text_generation
 
         model = make(max_position_embeddings=512)
-        values = merge(NO_END | {"max_new_tokens": 8})
-        options, numbers = compile_options(values, prompt=256, limit=8, room=8, vocabulary=V)
-        arguments = {"ids": np.zeros((1, 256), np.int32), "mask": None, "limit": np.int32(8)}
-        arguments |= {"numbers": numbers, "key": jax.random.PRNGKey(0), "stream": np.int32(0)}
-        run = functools.partial(generating._run, model.module, options, (), streaming=False)
+        values = merge_options(NO_END | {"max_new_tokens": 8})
+        options, scalars = compile_options(
+            values, prompt_length=256, max_new_tokens=8, max_slots=8, vocab_size=V
+        )
+        arguments = {
+            "ids": np.zeros((1, 256), np.int32),
+            "mask": None,
+            "max_new_tokens": np.int32(8),
+            "scalars": scalars,
+            "key": jax.random.PRNGKey(0),
+            "stream_id": np.int32(0),
+        }
+        run = functools.partial(text_generation._decode, model.module, options, (), streaming=False)
         text = jax.jit(run).lower(model.params, arguments).compile().as_text()
         heads = (tiny_models.HEADS, tiny_models.D // tiny_models.HEADS)
         cache = f"f32[1,{256 + 8},{heads[0]},{heads[1]}]"
@@ -214,9 +224,9 @@ class TestStream:
         def fail(tokens):
             seen.append(tokens)
             if len(seen) == 3:
-                raise RuntimeError("the reader has gone")
+                raise RuntimeError("the receiver is gone")
 
-        with pytest.raises(RuntimeError, match="the reader has gone"):
+        with pytest.raises(RuntimeError, match="the receiver is gone"):
             make().generate(prompt(), max_new_tokens=20, streamer=fail, **NO_END)
         assert len(seen) == 3
         again = make().generate(prompt(), max_new_tokens=20, streamer=lambda x: None, **NO_END)
@@ -225,7 +235,7 @@ class TestStream:
 
 class TestSampling:
     def draw(self, model, seed, copies=600, **options):
-        """The first two tokens of many samples of one prompt."""
+        """Returns the first two tokens of many samples of one prompt."""
         options = {"max_new_tokens": 2, "num_return_sequences": copies, "top_k": 0} | options
         key = jax.random.PRNGKey(seed)
         out = model.generate(prompt()[:1], None, key, do_sample=True, **options, **NO_END)
@@ -238,7 +248,10 @@ class TestSampling:
 
     @staticmethod
     def fits(counts, probabilities):
-        """Pearson's chi-square over tokens expected often enough, against its 0.999 quantile."""
+        """Returns whether Pearson's chi-square lies below its 0.999 quantile.
+
+        Tokens that are expected less than 5 times are counted as one.
+        """
         expected = probabilities * counts.sum()
         often = expected >= 5
         counts, expected = (np.append(x[often], x[~often].sum()) for x in (counts, expected))
@@ -294,8 +307,8 @@ class TestSampling:
         np.testing.assert_array_equal(default, zero)
 
 
-def test_beam_scores_are_those_of_the_texts():
-    """Sum of log probabilities over length ** penalty; best first; above greedy's."""
+def test_beam_scores():
+    """They are sums of log probabilities over length ** penalty, best first, above greedy's."""
     model, ids = make(), prompt()
     options = {"max_new_tokens": 6, "num_beams": 4, "num_return_sequences": 3}
     out = model.generate(ids, length_penalty=0.7, **options, **NO_END)
@@ -314,10 +327,11 @@ def test_beam_scores_are_those_of_the_texts():
     assert (scores[:, 0] >= total(greedy) - 1e-5).all()
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 @pytest.mark.parametrize("kind", ["full", "fixed"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(kind, dtype):
-    """Steps against the cache choose what one call on the text chooses, but for near ties."""
+    """Steps with a cache select the tokens of one call on the whole text, except for near ties."""
     model, ids = make(kind, dtype=dtype), prompt()
     out = np.asarray(model.generate(ids, max_new_tokens=12, **NO_END).sequences)
     scores = np.asarray(model(out).logits, np.float32)[:, 10:-1]
@@ -334,8 +348,8 @@ def test_gradient_checkpointing_changes_nothing():
     np.testing.assert_array_equal(got, model.generate(ids, max_new_tokens=5, **NO_END).sequences)
 
 
-class Louder(tiny_models.module_class("ForCausalLM")):
-    """A module of a user's own, called by position as in the removed classes."""
+class BoostedModule(tiny_models.module_class("ForCausalLM")):
+    """A user's module, which calls its base class by position as with HF-Flax."""
 
     def __call__(self, input_ids, attention_mask, position_ids, *args, **kwargs):
         kwargs["return_dict"] = False
@@ -343,8 +357,8 @@ class Louder(tiny_models.module_class("ForCausalLM")):
         return (out[0].at[..., 7].add(1e4), *out[1:])
 
 
-def test_a_module_of_the_callers_own_is_what_generates():
-    cls = type("Model", (tiny_models.task_class("ForCausalLM"),), {"module_class": Louder})
+def test_a_users_module_generates():
+    cls = type("Model", (tiny_models.task_class("ForCausalLM"),), {"module_class": BoostedModule})
     model = cls(tiny_models.config(is_decoder=True), _do_init=False)
     params = make().params
     out = model.generate(prompt(), params=params, max_new_tokens=4, **NO_END).sequences
@@ -358,8 +372,8 @@ def test_trace_false_gives_the_same():
     np.testing.assert_array_equal(got, want)
 
 
-def test_custom_rules_see_the_text_and_decide():
-    """Functions of tokens, scores and length, after the rules of the options."""
+def test_custom_logits_processor():
+    """It receives tokens, scores and length, after the processors of the options."""
 
     def next_number(tokens, scores, length):
         last = jnp.take(tokens, length - 1, axis=1)

@@ -1,4 +1,4 @@
-"""`bigbird_attention_map` against `output_attentions`, and what it keeps in memory."""
+"""`bigbird_attention_map` compared with `output_attentions`, and its use of memory."""
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ CASES = {
 }
 
 
-def setting(case: str):
-    """A model, its inputs, and the probabilities to compare with, 0 at padded queries."""
+def example(case: str):
+    """Returns a model, its inputs, and the expected probabilities, 0 at padded queries."""
     changes, length = CASES[case]
     model = tiny_models.model(**LONG, **changes)
     inputs = tiny_models.inputs(length=length)
@@ -35,7 +35,7 @@ def setting(case: str):
 
 @pytest.mark.parametrize("case", CASES)
 def test_rows(case):
-    model, inputs, want, real = setting(case)
+    model, inputs, want, real = example(case)
     rows = [0, 5, 11, real.shape[1] - 1]
     got = bigbird_attention_map(model, **inputs, rows=rows)
     assert got.rows == tuple(rows)
@@ -48,7 +48,7 @@ def test_rows(case):
 @pytest.mark.parametrize("case", CASES)
 def test_blocks(case):
     """The mean over a block's real queries, summed over each block of keys."""
-    model, inputs, want, real = setting(case)
+    model, inputs, want, real = example(case)
     length = real.shape[1]
     num_blocks = -(-length // W)
     got = bigbird_attention_map(model, **inputs)
@@ -89,7 +89,7 @@ def test_other_tasks_and_checkpointing():
 
 @pytest.mark.parametrize("by_block", [True, False])
 def test_memory_is_linear(by_block):
-    """Far below one [T, T] array of floats."""
+    """It is far below that of one [T, T] array of floats."""
     length = 4096
     pattern = bigbird_pattern(length // 64, 64)
 
@@ -107,7 +107,7 @@ def test_memory_is_linear(by_block):
     ("options", "message"),
     [
         ({"rows": [45]}, r"rows must hold indices in 0\.\.44.*got \[45\]"),
-        ({"rows": []}, "one at least"),
+        ({"rows": []}, "at least one"),
         ({"layers": [-1]}, r"layers must hold indices in 0\.\.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Causal models: no future, key-value cache equal to one shot, cross-attention."""
+"""Causal models: no token reads the future, the key-value cache, and cross-attention."""
 
 import functools
 
@@ -28,7 +28,7 @@ def model(request):
 
 
 def left_padded(length: int) -> dict[str, np.ndarray]:
-    """Padding on the left of the first row, as in batched generation, and a hole in the second."""
+    """Returns inputs with left padding, as in batched generation, and with a hole."""
     inputs = tiny_models.inputs(length=length)
     mask = np.ones_like(inputs["attention_mask"])
     mask[0, :5] = 0
@@ -37,7 +37,7 @@ def left_padded(length: int) -> dict[str, np.ndarray]:
 
 
 def test_no_future(model):
-    """Changing any token changes nothing before it: neither outputs nor their gradients."""
+    """Changing a token does not change outputs before it, nor their gradients."""
     ids = tiny_models.inputs()["input_ids"][:1]
     changed = np.repeat(ids, T, 0)
     changed[np.arange(T), np.arange(T)] = 4 + (ids[0] - 3) % 30
@@ -46,11 +46,12 @@ def test_no_future(model):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))
     def before(params, row, at):
-        """Logits of one row, and the gradient of those before `at`."""
+        """Returns the logits of one row, and the gradient of those before `at`."""
 
         def loss(params):
             logits = model(row[None], params=params).logits[0]
-            return ((jnp.arange(T) < at)[:, None] * weights * logits).sum(), logits
+            is_before = (jnp.arange(T) < at)[:, None]
+            return jnp.where(is_before, weights * logits, 0).sum(), logits
 
         gradient, logits = jax.grad(loss, has_aux=True)(params)
         return logits, gradient
@@ -63,23 +64,24 @@ def test_no_future(model):
         assert tiny_models.differ(other_logits[at, at], logits[at, at])
 
 
-DOCUMENTS = [(0, T), (5, T), (0, 9), (11, 24), (T - 1, T), (3, 4)]  # first slot, slot of the end
+# The first slot and the end of each example.
+EXAMPLES = [(0, T), (5, T), (0, 9), (11, 24), (T - 1, T), (3, 4)]
 
 
-def padded_documents() -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """A batch of documents padded left and right, positions counted from their first token."""
-    ids = np.random.default_rng(3).integers(4, tiny_models.V, (len(DOCUMENTS), T))
+def padded_examples() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Returns examples with padding on both sides, and positions that start at the first token."""
+    ids = np.random.default_rng(3).integers(4, tiny_models.V, (len(EXAMPLES), T))
     mask = np.zeros_like(ids)
-    for row, (first, end) in zip(mask, DOCUMENTS, strict=True):
+    for row, (first, end) in zip(mask, EXAMPLES, strict=True):
         row[first:end] = 1
     positions = np.maximum(mask.cumsum(-1) - 1, 0)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     return {key: x.astype(np.int32) for key, x in inputs.items()}, mask != 0
 
 
-def test_documents_in_a_batch_equal_themselves_alone(model):
-    """Padding on the left, on the right and on both sides: logits and gradients."""
-    inputs, real = padded_documents()
+def test_padded_examples_equal_themselves_alone(model):
+    """Logits and gradients do not depend on padding on either side."""
+    inputs, real = padded_examples()
     weights = np.random.default_rng(0).standard_normal((T, tiny_models.V)).astype(np.float32)
 
     @jax.jit
@@ -93,7 +95,7 @@ def test_documents_in_a_batch_equal_themselves_alone(model):
     counted = np.zeros((*real.shape, tiny_models.V), np.float32)
     total = jax.tree.map(jnp.zeros_like, model.params)
     alone = []
-    for (first, end), row in zip(DOCUMENTS, inputs["input_ids"], strict=True):
+    for (first, end), row in zip(EXAMPLES, inputs["input_ids"], strict=True):
         gradient, logits = run(
             model.params, {"input_ids": row[None, first:end]}, weights[: end - first]
         )
@@ -101,8 +103,8 @@ def test_documents_in_a_batch_equal_themselves_alone(model):
         total = jax.tree.map(jnp.add, total, gradient)
         alone.append(logits[0])
     gradient, logits = run(model.params, inputs, counted)
-    for row, document, own in zip(np.asarray(logits), alone, real, strict=True):
-        np.testing.assert_allclose(row[own], document, atol=1e-5, rtol=1e-5)
+    for row, single, own in zip(np.asarray(logits), alone, real, strict=True):
+        np.testing.assert_allclose(row[own], single, atol=1e-5, rtol=1e-5)
     tiny_models.close(gradient, total, 1e-4)
 
 
@@ -111,19 +113,19 @@ def test_documents_in_a_batch_equal_themselves_alone(model):
     [([1] * T, 48), ([9, 1, 16, 4], T), ([T], 48), ([14, *[1] * 16], 31)],
     ids=["steps", "chunks", "whole", "prompt and steps"],
 )
-def test_cache_equals_one_shot(model, chunks, max_length):
-    """Whatever the pieces, with padding on both sides and a hole."""
-    inputs, real = padded_documents()
+def test_cache_equals_one_call(model, chunks, max_length):
+    """Chunks of any size return what one call returns, with padding on both sides and a hole."""
+    inputs, real = padded_examples()
     inputs["attention_mask"][0, 7], real[0, 7] = 0, False
     whole = tiny_models.run(model, inputs).logits
-    wide = np.zeros((len(DOCUMENTS), max_length), np.int32)
+    wide = np.zeros((len(EXAMPLES), max_length), np.int32)
     wide[:, :T] = inputs["attention_mask"]
-    got = in_pieces(model, inputs | {"attention_mask": wide}, chunks, max_length)
+    got = in_chunks(model, inputs | {"attention_mask": wide}, chunks, max_length)
     np.testing.assert_allclose(got[real], np.asarray(whole)[real], atol=3e-5, rtol=3e-5)
 
 
-def in_pieces(model, inputs, chunks, max_length, **options):
-    """Logits of a sequence that is given to a cache piece by piece, the first as a prefill."""
+def in_chunks(model, inputs, chunks, max_length, **options):
+    """Returns the logits of a sequence that is processed in chunks; the first one is a prefill."""
     cache = model.init_cache(len(inputs["input_ids"]), max_length)
     start, parts = 0, []
     for size in chunks:
@@ -131,7 +133,7 @@ def in_pieces(model, inputs, chunks, max_length, **options):
         step = inputs | {key: inputs[key][:, at] for key in ("input_ids", "position_ids")}
         if start:
             out = tiny_models.run(model, step | {"past_key_values": cache}, **options)
-        else:  # an empty cache that is known to be one
+        else:  # a cache that is known to be empty
             out = jax.jit(functools.partial(model, past_key_values=cache, **options))(**step)
         cache = out.past_key_values
         parts.append(out.logits)
@@ -139,23 +141,23 @@ def in_pieces(model, inputs, chunks, max_length, **options):
     return np.concatenate(parts, 1)
 
 
-def test_an_unknown_first_piece_equals_one_shot(model):
-    """Under `jit` nobody knows that the cache is empty."""
-    inputs, real = padded_documents()
+def test_first_chunk_with_a_traced_cache_equals_one_call(model):
+    """Under `jit`, it is unknown that the cache is empty."""
+    inputs, real = padded_examples()
     whole = tiny_models.run(model, inputs).logits
-    cache = {"past_key_values": model.init_cache(len(DOCUMENTS), T)}
+    cache = {"past_key_values": model.init_cache(len(EXAMPLES), T)}
     got = np.asarray(tiny_models.run(model, inputs | cache).logits)
     np.testing.assert_allclose(got[real], np.asarray(whole)[real], atol=3e-5, rtol=3e-5)
 
 
 def test_attentions_with_a_cache(model):
-    """[B, N, T, S] over the cache's slots, equal to those of one shot; rows sum to 1."""
-    inputs, real = padded_documents()
+    """They cover the slots of the cache, equal those of one call, and sum to 1."""
+    inputs, real = padded_examples()
     whole = tiny_models.run(model, inputs, output_attentions=True).attentions[0]
-    cache = model.init_cache(len(DOCUMENTS), T)
+    cache = model.init_cache(len(EXAMPLES), T)
     for at in (slice(0, 13), slice(13, T - 1), slice(T - 1, T)):
-        piece = inputs | {key: inputs[key][:, at] for key in ("input_ids", "position_ids")}
-        out = tiny_models.run(model, piece | {"past_key_values": cache}, output_attentions=True)
+        chunk = inputs | {key: inputs[key][:, at] for key in ("input_ids", "position_ids")}
+        out = tiny_models.run(model, chunk | {"past_key_values": cache}, output_attentions=True)
         cache = out.past_key_values
         probabilities = np.asarray(out.attentions[0]).transpose(0, 2, 1, 3)[real[:, at]]
         np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
@@ -163,8 +165,8 @@ def test_attentions_with_a_cache(model):
         np.testing.assert_allclose(probabilities, want, atol=1e-5)
 
 
-def test_a_step_costs_the_same_whatever_the_cache_holds():
-    """Operations and bytes of a compiled sparse step, for a cache 8 times as long."""
+def test_cost_of_a_step_does_not_depend_on_the_cache():
+    """A sparse step needs as many operations with a cache that is 8 times as long."""
     model = tiny_models.model("ForCausalLM", max_position_embeddings=512)
     costs = []
     for size in (64, 512):
@@ -175,14 +177,14 @@ def test_a_step_costs_the_same_whatever_the_cache_holds():
     assert costs[1] < 1.2 * costs[0]
 
 
-def test_redrawn_blocks_need_the_whole_text():
+def test_redrawn_blocks_exclude_a_cache():
     model = tiny_models.model("ForCausalLM")
     arguments = {"past_key_values": model.init_cache(B, 8), "indices_rng": jax.random.key(0)}
     with pytest.raises(ValueError, match="indices_rng cannot redraw"):
         model(np.full((B, 3), 5), train=True, **arguments)
 
 
-def test_positions_count_on_from_the_cache(model):
+def test_positions_continue_from_the_cache(model):
     ids = tiny_models.inputs()["input_ids"]
     whole = tiny_models.run(model, {"input_ids": ids}).logits
     cache = model.init_cache(B, T)
@@ -193,7 +195,7 @@ def test_positions_count_on_from_the_cache(model):
     tiny_models.close(got, whole, 3e-5)
 
 
-def test_a_call_with_a_cache_returns_the_new_one_in_place():
+def test_a_call_with_a_cache_returns_the_updated_cache():
     model = tiny_models.model("ForCausalLM", **KINDS["full"])
     cache = model.init_cache(B, 8)
     ids = np.full((B, 3), 5)
@@ -209,7 +211,7 @@ def test_a_call_with_a_cache_returns_the_new_one_in_place():
 
 
 def test_generation_inputs():
-    """Prompt padded on the left; two greedy steps equal the whole."""
+    """Greedy steps after a left-padded prompt equal a call with the whole text."""
     model = tiny_models.model("ForCausalLM")
     inputs = left_padded(12)
     kwargs = model.prepare_inputs_for_generation(
@@ -231,7 +233,7 @@ def test_generation_inputs():
 def test_bidirectional_causal_model_warns_once():
     with pytest.warns(UserWarning, match="is bidirectional.*Set is_decoder=True"):
         model = tiny_models.task_class("ForCausalLM")(tiny_models.config(), _do_init=False)
-    tiny_models.task_class("ForCausalLM")(tiny_models.config(), _do_init=False)  # not again
+    tiny_models.task_class("ForCausalLM")(tiny_models.config(), _do_init=False)  # no second warning
     params = tiny_models.model("ForCausalLM").params
     ids = tiny_models.inputs()["input_ids"]
     changed = ids.copy()
@@ -279,7 +281,7 @@ class TestCrossAttention:
         other = inputs | {"encoder_hidden_states": inputs["encoder_hidden_states"] + 1}
         tiny_models.close(tiny_models.run(model, other, params)[0], out, 1e-6)
 
-    def test_cache_equals_one_shot(self, task, kind):
+    def test_cache_equals_one_call(self, task, kind):
         model, inputs = self.setup(task, kind, length=5)
         inputs["attention_mask"][:] = 1
         whole = tiny_models.run(model, inputs)[0]

@@ -1,4 +1,4 @@
-"""Outputs: frozen dataclasses and pytrees, read by attribute, key, index and slice."""
+"""Outputs are frozen dataclasses and pytrees, with access by attribute, key, index and slice."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from tiny_models import TASKS
 
 from flax_bigbird.models import outputs
 
-# SPEC section 1, in order.
+# The fields of HF-Flax's outputs, in order.
 FIELDS = {
     "Model": "last_hidden_state pooler_output hidden_states past_key_values attentions "
     "cross_attentions",
@@ -27,7 +27,7 @@ FIELDS = {
 
 @pytest.fixture
 def output():
-    """Two fields present, with an absent one between them."""
+    """An output with a field that is None between others."""
     return outputs.FlaxBigBirdForQuestionAnsweringModelOutput(
         start_logits=jnp.zeros(1), end_logits=jnp.ones(1), attentions=(jnp.ones(2),)
     )
@@ -64,7 +64,7 @@ def test_as_a_mapping(output):
     assert "end_logits" in output
     assert "pooled_output" not in output
     assert output.get("pooled_output", 5) == 5
-    with pytest.raises(KeyError, match="no output 'pooled_output'; this one has start_logits"):
+    with pytest.raises(KeyError, match="no output 'pooled_output'; the outputs are start_logits"):
         output["pooled_output"]
     with pytest.raises(IndexError):
         output[3]
@@ -97,7 +97,7 @@ def test_return_dict_false_gives_the_tuple(task):
 
 
 def test_the_configuration_sets_the_defaults():
-    """`output_hidden_states` and `return_dict` of the configuration hold unless the call says."""
+    """`output_hidden_states` and `return_dict` of the call override those of the configuration."""
     model = tiny_models.model(output_hidden_states=True, return_dict=False)
     inputs = tiny_models.inputs()
     assert len(tiny_models.run(model, inputs)) == 3

@@ -1,4 +1,4 @@
-"""Documents that share a row have the outputs and gradients that they have alone."""
+"""Packed examples have the outputs and gradients that they have alone."""
 
 import re
 
@@ -11,10 +11,10 @@ from flax.traverse_util import flatten_dict
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
 
-SIZE = 4  # tokens a block
-# Tokens of the documents of each row; the longest an encoder reads in full has (5 + 2) blocks.
+SIZE = 4  # block size
+# The lengths of the examples of each row; an encoder takes up to 5 + 2 blocks.
 ROWS = ([9, 28, 4, 9], [28, 9, 9, 4])
-LENGTH = 58  # the last block is part full
+LENGTH = 58  # the last block is incomplete
 
 
 def make(name: str, **changes):
@@ -38,35 +38,38 @@ def make(name: str, **changes):
 
 
 def packed(seed: int = 0):
-    """input_ids and segment_ids [B, T], and the documents' places (rows, tokens) by length."""
+    """Returns input_ids and segment_ids [B, T], and the (row, start) of the examples by length."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 40, (len(ROWS), LENGTH)).astype(np.int32)  # padding holds noise
     segments = np.zeros_like(ids)
-    places = {}
+    starts = {}
     for b, lengths in enumerate(ROWS):
         at = 0
-        for number, length in enumerate(lengths, 1):
-            segments[b, at : at + length] = number
-            places.setdefault(length, []).append((b, at))
+        for segment, length in enumerate(lengths, 1):
+            segments[b, at : at + length] = segment
+            starts.setdefault(length, []).append((b, at))
             at += -(-length // SIZE) * SIZE
-    return ids, segments, places
+    return ids, segments, starts
 
 
-def cut(array, places, length):
-    """[documents, length, ...]"""
-    return jnp.stack([array[b, at : at + length] for b, at in places])
+def cut(array, starts, length):
+    """Returns the examples of one length, [examples, length, ...]."""
+    return jnp.stack([array[b, at : at + length] for b, at in starts])
 
 
 KINDS = {
     "encoder": ("FlaxBigBirdForMaskedLM", {}),
-    "encoder of tags": ("FlaxBigBirdForTokenClassification", {"num_labels": 5}),
+    "token classifier": ("FlaxBigBirdForTokenClassification", {"num_labels": 5}),
     "full encoder": ("FlaxBigBirdForMaskedLM", {"attention_type": "original_full"}),
     "decoder": ("FlaxBigBirdForCausalLM", {"is_decoder": True}),
-    "google's decoder": (
+    "decoder with google blocks": (
         "FlaxBigBirdForCausalLM",
         {"is_decoder": True, "random_attention": "google"},
     ),
-    "HF's decoder": ("FlaxBigBirdForCausalLM", {"is_decoder": True, "random_attention": "hf"}),
+    "decoder with hf blocks": (
+        "FlaxBigBirdForCausalLM",
+        {"is_decoder": True, "random_attention": "hf"},
+    ),
     "full decoder": (
         "FlaxBigBirdForCausalLM",
         {"is_decoder": True, "attention_type": "original_full"},
@@ -75,32 +78,32 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_are_those_of_the_documents_alone(kind):
+def test_logits_equal_those_of_the_examples_alone(kind):
     name, changes = KINDS[kind]
     model = make(name, **changes)
-    ids, segments, documents = packed()
+    ids, segments, examples = packed()
     got = jax.jit(lambda i, s: model(i, segment_ids=s).logits)(ids, segments)
-    for length, places in documents.items():
-        alone = jax.jit(lambda i: model(i).logits)(cut(ids, places, length))
-        np.testing.assert_allclose(cut(got, places, length), alone, rtol=1e-4, atol=1e-4)
+    for length, starts in examples.items():
+        alone = jax.jit(lambda i: model(i).logits)(cut(ids, starts, length))
+        np.testing.assert_allclose(cut(got, starts, length), alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_gradients_are_the_sum_of_the_documents_alone(kind):
+def test_gradients_equal_the_sum_over_the_examples_alone(kind):
     name, changes = KINDS[kind]
     model = make(name, **changes)
-    ids, segments, documents = packed(1)
+    ids, segments, examples = packed(1)
     weights = np.random.default_rng(2).normal(size=(*ids.shape, 40)).astype(np.float32)
 
     def together(params):
         logits = model(ids, segment_ids=segments, params=params, train=True).logits
-        return (logits * weights * (segments != 0)[..., None]).sum()
+        return jnp.where((segments != 0)[..., None], logits * weights, 0).sum()
 
     def alone(params):
         total = jnp.zeros(())
-        for length, places in documents.items():
-            logits = model(cut(ids, places, length), params=params, train=True).logits
-            total += (logits * cut(weights, places, length)).sum()
+        for length, starts in examples.items():
+            logits = model(cut(ids, starts, length), params=params, train=True).logits
+            total += (logits * cut(weights, starts, length)).sum()
         return total
 
     got, want = (flatten_dict(jax.jit(jax.grad(f))(model.params)) for f in (together, alone))
@@ -110,7 +113,7 @@ def test_gradients_are_the_sum_of_the_documents_alone(kind):
         np.testing.assert_allclose(got[path], leaf, atol=2e-4 * scale, err_msg=str(path))
 
 
-def test_nothing_crosses_from_one_document_to_another():
+def test_an_example_does_not_depend_on_others():
     model = make("FlaxBigBirdForMaskedLM")
     ids, segments, _ = packed()
 
@@ -126,7 +129,7 @@ def test_nothing_crosses_from_one_document_to_another():
     assert set(read) == set(ids[0][segments[0] == 3])
 
 
-def test_attention_of_padding_and_of_other_documents_is_nothing():
+def test_attention_to_padding_and_to_other_examples_is_zero():
     model = make("FlaxBigBirdForMaskedLM")
     ids, segments, _ = packed()
     attentions = model(ids, segment_ids=segments, output_attentions=True).attentions[0]
@@ -136,52 +139,52 @@ def test_attention_of_padding_and_of_other_documents_is_nothing():
     np.testing.assert_allclose(sums[segments != 0], 1, rtol=1e-5)
 
 
-def test_a_row_may_be_longer_than_the_position_table():
+def test_a_row_may_exceed_the_position_table():
     ids, segments, _ = packed()
     assert make("FlaxBigBirdModel").config.max_position_embeddings < LENGTH
     out = make("FlaxBigBirdModel")(ids, segment_ids=segments).last_hidden_state
     assert np.isfinite(out).all()
 
 
-def test_what_cannot_be_read_on_a_device_is_nan():
+def test_invalid_segments_on_a_device_give_nan():
     model = make("FlaxBigBirdForMaskedLM")
     ids = np.ones((3, 40), np.int32)
-    segments = np.ones((3, 40), np.int32)  # row 0: ten blocks, seven are the most
-    segments[1, 6:] = 2  # begins inside a block
+    segments = np.ones((3, 40), np.int32)  # row 0 has ten blocks, and seven are allowed
+    segments[1, 6:] = 2  # starts inside a block
     segments[1, 24:] = 3
     segments[2, 20:] = 2
     out = jax.jit(lambda i, s: model(i, segment_ids=s).logits)(ids, segments)
     assert np.isnan(out).any((1, 2)).tolist() == [True, True, False]
 
 
-def given(**changes):
+def call(**changes):
     ids = np.ones((1, 40), np.int32)
     segments = np.repeat([[1, 2]], 20, axis=1)
     return {"input_ids": ids, "segment_ids": segments} | changes
 
 
 @pytest.mark.parametrize(
-    ("name", "call", "said"),
+    ("name", "arguments", "message"),
     [
-        ("FlaxBigBirdForMaskedLM", given(segment_ids=np.ones((1, 39), int)), "shape of input_ids"),
-        ("FlaxBigBirdForMaskedLM", given(segment_ids=np.ones((1, 40))), "must be integers"),
-        ("FlaxBigBirdForMaskedLM", given(segment_ids=-np.ones((1, 40), int)), "negative"),
-        ("FlaxBigBirdForMaskedLM", given(segment_ids=np.ones((1, 40), int)), "at most 28 tokens"),
+        ("FlaxBigBirdForMaskedLM", call(segment_ids=np.ones((1, 39), int)), "shape of input_ids"),
+        ("FlaxBigBirdForMaskedLM", call(segment_ids=np.ones((1, 40))), "must be integers"),
+        ("FlaxBigBirdForMaskedLM", call(segment_ids=-np.ones((1, 40), int)), "negative"),
+        ("FlaxBigBirdForMaskedLM", call(segment_ids=np.ones((1, 40), int)), "at most 28 tokens"),
         (
             "FlaxBigBirdForMaskedLM",
-            given(segment_ids=np.repeat([[1, 2]], [18, 22], axis=1)),
+            call(segment_ids=np.repeat([[1, 2]], [18, 22], axis=1)),
             "one at 18 in row 0",
         ),
-        ("FlaxBigBirdForSequenceClassification", given(), "outputs are by token"),
-        ("FlaxBigBirdForPreTraining", given(), "outputs are by token"),
+        ("FlaxBigBirdForSequenceClassification", call(), "one output per token"),
+        ("FlaxBigBirdForPreTraining", call(), "one output per token"),
         (
             "FlaxBigBirdForMaskedLM",
-            given(global_attention_mask=np.ones((1, 40), int)),
-            "global_attention_mask beside it",
+            call(global_attention_mask=np.ones((1, 40), int)),
+            "global_attention_mask as well",
         ),
     ],
 )
-def test_bad_segments_are_told(name, call, said):
+def test_invalid_segments(name, arguments, message):
     model = make(name)
-    with pytest.raises(ValueError, match=re.escape(said)):
-        model(**call)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model(**arguments)

@@ -1,4 +1,4 @@
-"""The parameter tree of SPEC section 2, how it is initialised, set and cast."""
+"""The parameter tree: names and shapes, initialization, assignment and casts."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def norm(width: int) -> dict[str, tuple[int, ...]]:
 
 
 def expected_shapes(task: str, config: BigBirdConfig, *, pooling: bool | None = None):
-    """Leaf path to shape, written from the specification."""
+    """Returns the shape of every parameter that HF-Flax's checkpoints hold."""
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
 
     def attention():
@@ -80,7 +80,7 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_tree_of_the_base_model(task):
-    """The published size, without making an array."""
+    """The tree has the published size; no array is allocated."""
     config = BigBirdConfig(num_labels=5, is_decoder=task == "ForCausalLM")
     model = tiny_models.task_class(task)(config, _do_init=False)
     assert shapes(model) == expected_shapes(task, config)
@@ -171,11 +171,11 @@ def test_seed():
 @pytest.mark.parametrize("task", ["Model", "ForQuestionAnswering"])
 def test_callers_configuration_is_never_changed(task):
     """Both Hugging Face ports write num_labels = 2 on the caller's object."""
-    config = tiny_models.config(num_labels=7, my_key="kept")
+    config = tiny_models.config(num_labels=7, my_key="value")
     before = config.to_dict()
     model = tiny_models.task_class(task)(config, _do_init=False)
     assert model.config is not config
-    assert model.config.my_key == "kept"
+    assert model.config.my_key == "value"
     assert model.config.num_labels == (2 if task == "ForQuestionAnswering" else 7)
     model.config.vocab_size = 1
     model.config.id2label[0] = "changed"
@@ -191,14 +191,14 @@ class TestSettingParameters:
         del leaves[path]
         return unflatten_dict(leaves)
 
-    def test_a_whole_tree_is_taken(self):
+    def test_a_complete_tree_is_accepted(self):
         model = self.fresh()
         doubled = jax.tree.map(lambda x: 2 * x, model.params)
         model.params = freeze(doubled)
         tiny_models.close(model.params, doubled, 0)
         assert type(model.params) is dict
 
-    def test_missing_leaves_are_named(self):
+    def test_missing_parameters_are_named(self):
         model = self.fresh()
         before = model.params
         partial = self.without(before, "cls", "predictions", "bias")
@@ -206,10 +206,10 @@ class TestSettingParameters:
             model.params = partial
         assert model.params is before
 
-    def test_init_weights_fills_them(self):
+    def test_init_weights_adds_missing_parameters(self):
         model = self.fresh()
-        kept = jax.tree.map(lambda x: x + 1, model.params)
-        partial = self.without(kept, "cls", "predictions", "transform", "dense", "kernel")
+        given = jax.tree.map(lambda x: x + 1, model.params)
+        partial = self.without(given, "cls", "predictions", "transform", "dense", "kernel")
         filled = model.init_weights(jax.random.PRNGKey(3), (1, 5), partial)
         leaves = flatten_dict(filled)
         kernel = leaves.pop(("cls", "predictions", "transform", "dense", "kernel"))
@@ -217,7 +217,7 @@ class TestSettingParameters:
         tiny_models.close(leaves, flatten_dict(partial), 0)
         model.params = filled
 
-    def test_a_model_without_parameters_says_so(self):
+    def test_a_model_without_parameters(self):
         model = tiny_models.task_class("ForMaskedLM")(tiny_models.config(), _do_init=False)
         with pytest.raises(ValueError, match=r"_do_init=False\).*pass params="):
             _ = model.params
@@ -243,7 +243,7 @@ class TestCasting:
             assert {leaf.dtype.name for leaf in leaves.values()} == {dtype}
         assert flatten_dict(params)[("cls", "predictions", "bias")].dtype == "float32"
 
-    def test_mask_chooses_leaves(self):
+    def test_mask_selects_parameters(self):
         model = tiny_models.model("ForMaskedLM")
         leaves = flatten_dict(model.params)
         mask = unflatten_dict({path: "LayerNorm" not in path for path in leaves})

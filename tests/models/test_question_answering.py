@@ -1,4 +1,4 @@
-"""The span head: where the question ends, what it masks, and a user's own subclass of it."""
+"""Question answering: the end of the question, its mask, and a user's subclass."""
 
 import flax.linen as nn
 import jax
@@ -12,11 +12,11 @@ from tiny_models import SEP, B, D, T
 from flax_bigbird import FlaxBigBirdForQuestionAnswering, FlaxBigBirdForQuestionAnsweringModule
 
 TASK = "ForQuestionAnswering"
-PENALTY = -1e5  # logits below are masked
+PENALTY = -1e5  # logits below it are masked
 
 
 def questions() -> dict[str, np.ndarray]:
-    """Questions of 4 and 6 tokens, separators included, each with a second separator later."""
+    """Returns questions of 4 and 6 tokens, separators included, with a second separator later."""
     inputs = tiny_models.inputs(TASK)
     for row, end in enumerate((4, 6)):
         inputs["input_ids"][row, end - 1] = SEP
@@ -25,7 +25,7 @@ def questions() -> dict[str, np.ndarray]:
 
 
 def test_question_ends_at_the_first_separator():
-    """Its tokens but the first are masked out, and have token type 0; the rest has 1."""
+    """Its tokens except the first are masked, and have token type 0; the others have type 1."""
     model, inputs = tiny_models.model(TASK), questions()
     out = tiny_models.run(model, inputs)
     for logits in (out.start_logits, out.end_logits):
@@ -50,6 +50,7 @@ def test_without_a_separator_the_question_is_the_first_token():
     tiny_models.close(tiny_models.run(model, inputs | {"token_type_ids": types}), out, 0)
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 def test_penalty_is_finite_in_half_precision():
     model = tiny_models.model(TASK, dtype="float16", initializer_range=0.1)
     out = tiny_models.run(model, questions())
@@ -58,7 +59,7 @@ def test_penalty_is_finite_in_half_precision():
 
 
 def test_inner_dropout_is_active_in_training():
-    """The feed-forward block of the head drops, as in HF-Torch (HF-Flax forgets it)."""
+    """The feed-forward block of the head has dropout, as in HF-Torch (but not in HF-Flax)."""
     from flax_bigbird.nn.heads import QuestionAnsweringHead
 
     head = QuestionAnsweringHead(tiny_models.config(hidden_dropout_prob=0.5))
@@ -82,7 +83,7 @@ def test_pooled_output_comes_with_the_pooling_layer():
 
 
 class SpansAndCategoryModule(FlaxBigBirdForQuestionAnsweringModule):
-    """What a user's program defines: five categories from the pooled first token."""
+    """A module that a user's program defines: five categories from the pooled first token."""
 
     add_pooling_layer: bool = True
 
@@ -99,9 +100,10 @@ class SpansAndCategory(FlaxBigBirdForQuestionAnswering):
     module_class = SpansAndCategoryModule
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_users_subclass_trains(checkpointing):
-    """Under jit and grad, with dropout, redrawn indices and an optimiser: the loss falls."""
+    """The loss falls, with dropout, redrawn random blocks and an optimizer."""
     model = SpansAndCategory(
         tiny_models.config(hidden_dropout_prob=0.05, initializer_range=0.1),
         gradient_checkpointing=checkpointing,
@@ -146,9 +148,9 @@ def test_jitted_arguments_of_the_module_itself():
     )
     assert (np.asarray(direct.start_logits) > PENALTY).all(), "no logits_mask, no penalty"
     facade = model(**inputs, token_type_ids=types)
-    kept = np.asarray(facade.start_logits) > PENALTY
+    unmasked = np.asarray(facade.start_logits) > PENALTY
     np.testing.assert_allclose(
-        np.asarray(direct.start_logits)[kept],
-        np.asarray(facade.start_logits)[kept],
+        np.asarray(direct.start_logits)[unmasked],
+        np.asarray(facade.start_logits)[unmasked],
         atol=2e-5,
     )

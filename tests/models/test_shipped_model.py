@@ -1,4 +1,4 @@
-"""`bigbird-sotu-mini` is part of the package, is loaded by name, and has learned language."""
+"""`bigbird-sotu-mini`, the model inside the package: how it is found, and what it has learned."""
 
 import functools
 import json
@@ -21,6 +21,8 @@ from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train import train, train_options
 from flax_bigbird.train.model_setup import resolve_initial_model
 
+pytestmark = pytest.mark.usefixtures("standard_dtype_promotion")  # bfloat16 parameters
+
 
 @functools.cache
 def loaded():
@@ -29,13 +31,13 @@ def loaded():
 
 @functools.cache
 def token_ids():
-    """Returns the token ids of some of the training speeches and of the held-out speeches."""
+    """Returns the token ids of some training speeches, and of some held-out ones."""
     tokenizer = load_tokenizer(DEFAULT_MODEL)
     splits = split_by_year(load_speeches())
     return tuple(tokenize(tokenizer, [s.text for s in speeches[::5]]) for speeches in splits)
 
 
-def test_it_is_small_and_of_the_stated_kind():
+def test_its_size_and_configuration():
     folder = Path(local_path(DEFAULT_MODEL))
     assert flax_bigbird.shipped_models() == [DEFAULT_MODEL]
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 15e6
@@ -47,7 +49,7 @@ def test_it_is_small_and_of_the_stated_kind():
     assert 4000 <= loaded().config.vocab_size <= 8000
 
 
-def test_its_card_states_where_it_comes_from():
+def test_its_model_card_states_its_source():
     card = (Path(local_path(DEFAULT_MODEL)) / "README.md").read_text(encoding="utf-8")
     for word in ("public domain", "State of the Union", "tokens", "held-out", "unigram"):
         assert word in card
@@ -55,18 +57,18 @@ def test_its_card_states_where_it_comes_from():
 
 @pytest.mark.parametrize("length", [256, 2048])
 def test_it_predicts_masked_tokens_far_better_than_their_frequencies(length):
-    """Of held-out speeches; with dates as the demo masks them, which it was not trained on."""
-    known, unseen = token_ids()
+    """The tokens are those of held-out speeches, which it was not trained on."""
+    training, held_out = token_ids()
     tokenizer, model = load_tokenizer(DEFAULT_MODEL), loaded()
     params = model.to_fp32(model.params)
-    counts = np.bincount(np.concatenate(known), minlength=model.config.vocab_size) + 1
+    counts = np.bincount(np.concatenate(training), minlength=model.config.vocab_size) + 1
     unigram = -np.log2(counts / counts.sum())
     generator = np.random.default_rng(0)
     rows = []
-    for document in unseen:
-        if len(document) >= length - 2:
-            start = generator.integers(0, len(document) - length + 3)
-            body = document[start : start + length - 2]
+    for speech in held_out:
+        if len(speech) >= length - 2:
+            start = generator.integers(0, len(speech) - length + 3)
+            body = speech[start : start + length - 2]
             rows.append([tokenizer.cls_token_id, *body, tokenizer.sep_token_id])
     ids = np.array(rows[: max(2, 8192 // length)], np.int32)
     count = round(0.15 * length)
@@ -78,8 +80,8 @@ def test_it_predicts_masked_tokens_far_better_than_their_frequencies(length):
     assert bits < unigram[labels].mean() - 2.5
 
 
-def test_its_positions_tell_where_in_a_document_they_are():
-    """A linear probe tells the first half of 2,048 positions from the second."""
+def test_its_position_embeddings_encode_the_position():
+    """A linear probe separates the first half of 2,048 positions from the second."""
     table = loaded().params["bert"]["embeddings"]["position_embeddings"]["embedding"][:2048]
     table = np.asarray(table, np.float64)
     half = np.where(np.arange(2048) < 1024, -1.0, 1.0)
@@ -89,7 +91,7 @@ def test_its_positions_tell_where_in_a_document_they_are():
     assert np.mean(np.sign(table[unseen] @ probe) == half[unseen]) > 0.9
 
 
-def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Path(local_path(DEFAULT_MODEL)).is_absolute()
     (tmp_path / DEFAULT_MODEL).mkdir()
@@ -97,13 +99,13 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert local_path(f"someone/{DEFAULT_MODEL}") == f"someone/{DEFAULT_MODEL}"
 
 
-def test_it_is_the_default_model_of_predictions():
-    answer = load_predictor()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
-    assert answer["masks"][0][0]["token"] == " Representatives"
-    assert answer["masks"][0][0]["score"] > 0.5
+def test_the_default_predictor_fills_masks():
+    found = load_predictor()("Fellow-Citizens of the Senate and House of [MASK]: In the past year")
+    assert found["masks"][0][0]["token"] == " Representatives"
+    assert found["masks"][0][0]["score"] > 0.5
 
 
-def test_fine_tuning_starts_from_it_by_default(tmp_path):
+def test_fine_tuning_starts_from_it(tmp_path):
     def start(task, **changes):
         given = {"output_dir": str(tmp_path), "train_files": ["x"]} | changes
         return resolve_initial_model(train_options(task, **given), get_task(task))

@@ -1,4 +1,4 @@
-"""Signatures that users' programs call by position: names, order and defaults of SPEC section 1."""
+"""Signatures that users' programs call by position have the names and order of HF-Flax."""
 
 import importlib
 import inspect
@@ -18,15 +18,16 @@ QUESTION_CALL = (
     "input_ids attention_mask token_type_ids position_ids head_mask question_lengths params "
     "dropout_rng indices_rng train output_attentions output_hidden_states return_dict"
 )
-END = "deterministic output_attentions output_hidden_states return_dict"
+OPTIONS = "deterministic output_attentions output_hidden_states return_dict"
 STATES = "encoder_hidden_states encoder_attention_mask init_cache"
 MODULE_CALL = {
-    "Model": f"input_ids attention_mask token_type_ids position_ids head_mask {STATES} {END}",
-    "ForCausalLM": f"input_ids attention_mask position_ids token_type_ids head_mask {STATES} {END}",
+    "Model": f"input_ids attention_mask token_type_ids position_ids head_mask {STATES} {OPTIONS}",
+    "ForCausalLM": "input_ids attention_mask position_ids token_type_ids head_mask "
+    f"{STATES} {OPTIONS}",
     "ForQuestionAnswering": "input_ids attention_mask token_type_ids position_ids head_mask "
-    f"logits_mask {END}",
+    f"logits_mask {OPTIONS}",
 }
-OTHER_MODULE_CALL = f"input_ids attention_mask token_type_ids position_ids head_mask {END}"
+OTHER_MODULE_CALL = f"input_ids attention_mask token_type_ids position_ids head_mask {OPTIONS}"
 
 
 def names(function) -> list[str]:

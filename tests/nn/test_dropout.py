@@ -1,4 +1,4 @@
-"""The dropout mask: its rate, its independence, and the module around it."""
+"""The dropout mask: its rate, the independence of its elements, and the module."""
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ KEYS = {"new": jax.random.key, "old": jax.random.PRNGKey}
 
 
 def z_scores(values: np.ndarray, rate: float, count: int) -> np.ndarray:
-    """How many standard deviations shares of kept elements lie from 1 - rate."""
+    """Returns how many standard deviations the fractions of kept elements lie from 1 - rate."""
     return (values - (1 - rate)) / np.sqrt(rate * (1 - rate) / count)
 
 
 @pytest.mark.parametrize("shape", [(1024, 768), (7, 64, 4, 96), (100_000,), (3, 2, 5, 300, 40)])
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_rate(shape, rate):
-    """Overall, and along every axis: no row, column or head is dropped more often."""
+    """The rate holds overall and along every axis: no row, column or head is dropped more often."""
     keep = np.asarray(keep_mask(jax.random.key(3), shape, rate), np.float64)
     assert keep.shape == shape
     assert abs(z_scores(keep.mean(), rate, keep.size)) < 4
@@ -33,7 +33,7 @@ def test_rate(shape, rate):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_independence(rate):
-    """Of neighbours, of powers of two apart, of other keys and of the key's next fold."""
+    """Neighbors, elements that are a power of two apart, and other keys are independent."""
     key = jax.random.key(0)
     keep = np.asarray(keep_mask(key, (512, 1024), rate), np.float64) - (1 - rate)
     noise = 5 / np.sqrt(keep.size)
@@ -50,7 +50,7 @@ def test_independence(rate):
 
 
 def test_pairs_are_uniform():
-    """Chi-square over the 16 patterns of four neighbouring elements, over 200 keys."""
+    """The 16 patterns of four neighboring elements are equally frequent, by chi-square."""
     keep = jax.vmap(lambda key: keep_mask(key, (64, 64), 0.5))(
         jax.random.split(jax.random.key(5), 200)
     )
@@ -77,15 +77,15 @@ def test_module(kind, dtype):
     np.testing.assert_array_equal(gradient != 0, out != 0)
 
 
-def test_what_needs_no_key():
+def test_cases_without_a_random_key():
     x = jnp.ones((3, 4))
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, deterministic=True), x)
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, deterministic=False), x)
     assert not Dropout(1.0).apply({}, x, deterministic=False).any()
 
 
-def test_place_counts_past_a_row():
-    """Two rows of one array differ, and so do arrays of one size and another shape."""
+def test_mask_depends_on_row_and_shape():
+    """Rows of an array differ, and so do arrays of the same size and another shape."""
     key = jax.random.key(0)
     keep = np.asarray(keep_mask(key, (64, 256), 0.5))
     assert len(np.unique(keep, axis=0)) == 64

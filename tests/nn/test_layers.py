@@ -1,4 +1,4 @@
-"""Parts of the network by their own formulas."""
+"""Embeddings, activations, attention probabilities and patterns, compared with their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,8 @@ def test_embeddings(rescale):
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_embeddings_are_normalised_after_dropout():
-    """So every token has mean 0 and variance 1 in training too."""
+def test_embeddings_are_normalized_after_dropout():
+    """Every token has mean 0 and variance 1, in training too."""
     config = tiny_models.config(hidden_dropout_prob=0.5)
     rngs = {"dropout": jax.random.PRNGKey(1)}
     *_, got = embed(config, deterministic=False, rngs=rngs)

@@ -73,7 +73,7 @@ def our_model(**changes):
 @functools.cache
 def params(seed: int):
     """Weights whose scores lie far apart, so that rounding decides nothing."""
-    drawn = tiny_models.drawn_params(our_model(), seed)
+    drawn = tiny_models.random_params(our_model(), seed)
     drawn["cls"]["predictions"]["transform"]["LayerNorm"]["scale"] *= 4
     return drawn
 

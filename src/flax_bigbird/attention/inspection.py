@@ -123,6 +123,7 @@ def block_attention(
         weights = jnp.pad(weights, ((0, 0),) * 3 + ((0, padding),))
         by_block = weights.reshape(*weights.shape[:3], num_blocks, size).sum(-1)
         counted = (real[:, tokens] & exists)[:, None, :, None]
-        return jnp.where(counted, by_block, 0).sum(2) / jnp.maximum(counted.sum(2), 1)
+        num_counted = jnp.maximum(counted.sum(2), 1).astype(by_block.dtype)
+        return jnp.where(counted, by_block, 0).sum(2) / num_counted
 
     return jnp.moveaxis(lax.map(attention_of, jnp.arange(num_blocks)), 0, 2)

@@ -1,1 +1,1 @@
-"""Decoding loops over a step function; they know nothing of models."""
+"""Text generation over an abstract decoder: greedy search, sampling and beam search."""

@@ -1,20 +1,20 @@
-"""What the loops need of a model: a prompt's scores, and those after each further token."""
+"""The interface between the decoding loops and a model."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Decoder(NamedTuple):
-    """Functions of one compiled program; `State` is any pytree (cache, positions, masks).
+    """The functions that a decoding loop calls; `State` is any pytree (cache, positions, masks).
 
     Attributes:
-      prefill: `() -> (scores [B, V], State)` after the prompt.
-      step: `(State, tokens [B]) -> (scores [B, V], State)` after one more token.
-      repeat: `(State, n) -> State` with each document n times, side by side.
-      reorder: `(State, rows [B]) -> State` that goes on from those rows, which must be copies of
-        the same document.
+      prefill: `() -> (scores [B, V], State)`; processes the prompts.
+      step: `(State, tokens [B]) -> (scores [B, V], State)`; processes one more token per example.
+      repeat: `(State, n) -> State`; repeats each example n times, side by side.
+      reorder: `(State, rows [B]) -> State`; continues from other rows, each of which must be a copy
+        of the same example.
     """
 
     prefill: Callable[[], tuple[Float[Array, "B V"], Any]]
@@ -24,20 +24,18 @@ class Decoder(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A prompt whose real tokens stand against the right end.
+    """Left-padded prompts.
 
     Attributes:
-      tokens: `[B, P]`.
-      first: `[B]`, slot of the first real token.
-      limit: tokens to generate at most, at most `Options.room`.
+      tokens: The token ids.
+      first_slot: The slot of the first real token of each prompt.
+      max_new_tokens: The number of tokens to generate, which `DecodingOptions.max_slots` bounds.
     """
 
     tokens: Int[Array, "B P"]
-    first: Int[Array, " B"]
-    limit: Int[Array, ""]
+    first_slot: Int[Array, " B"]
+    max_new_tokens: Int[Array, ""]
 
 
-class Emit(Protocol):
-    """Hands new tokens to the caller's stream; True asks to stop."""
-
-    def __call__(self, tokens: Int[Array, " B"]) -> Array: ...
+Emit = Callable[[Int[Array, " B"]], Bool[Array, ""]]
+"""Passes new tokens to the caller's streamer; returns True if the loop should stop."""

@@ -1,1 +1,1 @@
-"""The drop-in task classes: configuration, module and parameters."""
+"""The task classes: a configuration, a linen module and its parameters, with typed outputs."""

@@ -1,6 +1,5 @@
-"""`bigbird_attention_map`: what a long document attended to, without a `[T, S]` array."""
+"""`bigbird_attention_map`: attention of a long text, without an array of shape `[T, S]`."""
 
-import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -13,20 +12,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from flax_bigbird.attention import full_pattern, inspection
-from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.nn.patterns import call_pattern
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMap:
-    """Attention of some layers, all heads.
+    """The attention of some layers and all heads.
 
     Attributes:
-      weights: `[L, B, N, M, M]` between blocks, or `[L, B, N, Q, T]` of chosen rows.
-      layers: the layers' indices, L of them.
-      rows: the chosen queries, Q of them; None for blocks.
-      block_size: W, tokens a block.
+      weights: `[L, B, N, M, M]` between blocks, or `[L, B, N, Q, T]` for selected queries.
+      layers: The indices of the L layers.
+      rows: The positions of the Q selected queries; None for a map between blocks.
+      block_size: The number of tokens per block.
     """
 
     weights: Float[Array, "L B N Q S"]
@@ -45,89 +43,99 @@ def bigbird_attention_map(
     params: Any = None,
     **inputs: Any,
 ) -> AttentionMap:
-    """What an encoder's tokens attended to, by block or for chosen tokens.
+    """Returns what the tokens of an encoder attend to, by block or for selected queries.
 
-    Without `rows`: how much each block of queries reads of each block of keys, the mean over its
-    real tokens. With `rows`: the probabilities of those tokens over all keys. Either way repeated
-    blocks are summed, rows sum to 1 (0 at padding), and what a call's own pattern depends on is
-    respected: full attention for short inputs, random blocks, padding, `global_attention_mask`.
-    `output_attentions=True` gives the same as one `[B, N, T, T]` array a layer.
+    Without `rows`, the map holds how much each block of queries attends to each block of keys: the
+    mean over the real tokens of the block. With `rows`, it holds the attention probabilities of
+    those queries over all keys. In both cases, blocks that a pattern repeats are summed, and the
+    weights of a query sum to 1 (0 at padding). The map takes into account what the pattern of a
+    call depends on: full attention for short inputs, random blocks, padding, and
+    `global_attention_mask`. `output_attentions=True` returns the same probabilities as one
+    `[B, N, T, T]` array per layer.
+
+    The memory is linear in T for selected queries, and `[B, N, W, T]` besides the result for
+    blocks. The time is that of full attention.
 
     Args:
-      model: an encoder of any task but multiple choice.
-      input_ids, attention_mask: `[B, T]`, and further `inputs` of the model's call by name.
-      rows: token indices, `0..T-1`.
-      layers: layer indices; default all.
-      params: default the model's own.
+      model: An encoder of any task except multiple choice.
+      input_ids: `[B, T]`.
+      attention_mask: `[B, T]`.
+      rows: The positions of the selected queries, in `0..T-1`.
+      layers: The indices of the layers. The default is all layers.
+      params: The parameters. The default is the model's own.
+      inputs: Further inputs of the model's call, by name.
 
     Raises:
-      ValueError: a decoder, multiple choice, or indices out of range.
-
-    Memory is linear in T for rows, and `[B, N, W, T]` beside the result for blocks; time is that of
-    full attention.
+      ValueError: If the model is a decoder or for multiple choice, or if an index is out of range.
     """
-    config = model.config
-    sparsity = SparsityConfig.from_hf(config)
-    if config.is_decoder or model.input_rank != 2:
+    config, sparsity = model.config, model.sparsity
+    if sparsity.causal or model.input_rank != 2:
         raise ValueError(
             "bigbird_attention_map needs an encoder called with [batch, tokens]; got "
-            f"{type(model).__name__} with is_decoder={config.is_decoder}: use output_attentions"
+            f"{type(model).__name__} with is_decoder={sparsity.causal}: use output_attentions"
         )
     length = np.shape(input_ids)[-1]
-    rows = None if rows is None else _indices("rows", rows, length)
-    chosen = range(config.num_hidden_layers) if layers is None else layers
-    layers = _indices("layers", chosen, config.num_hidden_layers)
-    own = copy.copy(model)
-    own._module = model.module.clone(gradient_checkpointing=False)
+    queries = None if rows is None else _check_indices("rows", rows, length)
+    all_layers = range(config.num_hidden_layers)
+    layer_ids = _check_indices(
+        "layers", all_layers if layers is None else layers, config.num_hidden_layers
+    )
+    plain_model = model._with_module(gradient_checkpointing=False)
     params = model.params if params is None else params
-    mask = None if attention_mask is None else jnp.asarray(attention_mask) != 0
-    marked = inputs.get("global_attention_mask")
-    marked = None if marked is None else jnp.asarray(marked) != 0
+    mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+    user_global = inputs.get("global_attention_mask")
+    user_global = None if user_global is None else jnp.asarray(user_global).astype(bool)
 
     def compute(params: Any) -> Array:
-        heads = _queries_and_keys(own, params, input_ids, attention_mask, inputs)
+        projections = _queries_and_keys(plain_model, params, input_ids, attention_mask, inputs)
         weights = []
-        for layer in layers:
-            q, k = (x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in heads[layer])
+        for layer in layer_ids:
+            q, k = (
+                x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in projections[layer]
+            )
             if sparsity.uses_full_attention(length):
-                pattern = full_pattern(-(-length // config.block_size), config.block_size)
+                pattern = full_pattern(-(-length // sparsity.block_size), sparsity.block_size)
             else:
-                pattern, _ = call_pattern(sparsity, layer, length, mask=mask, user_global=marked)
-            options = {"mask": mask, "scale": 1 / math.sqrt(q.shape[-1])}
-            if rows is None:
-                weights.append(inspection.block_attention(q, k, pattern, **options))
+                pattern, _ = call_pattern(
+                    sparsity, layer, length, mask=mask, user_global=user_global
+                )
+            scale = 1 / math.sqrt(q.shape[-1])
+            if queries is None:
+                weights.append(inspection.block_attention(q, k, pattern, mask=mask, scale=scale))
             else:
-                at = jnp.asarray(rows)
-                weights.append(inspection.token_attention(q, k, pattern, at, **options))
+                positions = jnp.asarray(queries)
+                weights.append(
+                    inspection.token_attention(q, k, pattern, positions, mask=mask, scale=scale)
+                )
         return jnp.stack(weights)
 
-    return AttentionMap(jax.jit(compute)(params), layers, rows, config.block_size)
+    return AttentionMap(jax.jit(compute)(params), layer_ids, queries, sparsity.block_size)
 
 
-def _indices(name: str, values: Sequence[int], size: int) -> tuple[int, ...]:
-    found = tuple(int(x) for x in values)
-    bad = [x for x in found if not 0 <= x < size]
-    if bad or not found:
+def _check_indices(name: str, values: Sequence[int], size: int) -> tuple[int, ...]:
+    indices = tuple(int(x) for x in values)
+    bad = [x for x in indices if not 0 <= x < size]
+    if bad or not indices:
         raise ValueError(
-            f"{name} must hold indices in 0..{size - 1}, one at least; got {bad or list(found)}"
+            f"{name} must hold indices in 0..{size - 1}, at least one; got {bad or list(indices)}"
         )
-    return found
+    return indices
 
 
 def _queries_and_keys(
     model: Any, params: Any, input_ids: Any, attention_mask: Any, inputs: dict[str, Any]
 ) -> dict[int, tuple[Array, Array]]:
-    """`[B, T, D]` queries and keys of every layer's self-attention, from one call of the model."""
-    found: dict[tuple[int, str], Array] = {}
+    """Returns the queries and keys `[B, T, D]` of every layer's self-attention, from one call."""
+    projections: dict[tuple[int, str], Array] = {}
 
-    def listen(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         out = call(*args, **kwargs)
         path = context.module.path
         if context.method_name == "__call__" and path[-3:-1] == ("attention", "self"):
-            found[int(path[-4]), path[-1]] = out
+            projections[int(path[-4]), path[-1]] = out
         return out
 
-    with nn.intercept_methods(listen):
+    with nn.intercept_methods(record):
         model(input_ids, attention_mask, params=params, **inputs)
-    layers = {layer for layer, _ in found}
-    return {layer: (found[layer, "query"], found[layer, "key"]) for layer in layers}
+    layers = {layer for layer, _ in projections}
+    return {layer: (projections[layer, "query"], projections[layer, "key"]) for layer in layers}

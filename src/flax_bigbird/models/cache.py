@@ -1,25 +1,27 @@
-"""The key-value cache as callers hold it: a nested dict of keys, values and an index a layer."""
+"""The key-value cache: a nested dict with the keys, values and next slot of every layer."""
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict, unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 Cache = dict[str, Any]
 
 
-def leaf(cache: Cache, name: str) -> Any:
-    """The first layer's leaf of that name.
+def _first_leaf(cache: Any, name: str) -> Array:
+    """Returns the leaf of that name in the first layer.
 
     Raises:
-      ValueError: `cache` is none that `init_cache` made.
+      ValueError: If `cache` was not created by `init_cache`.
     """
     if isinstance(cache, dict | FrozenDict):
-        for path, value in flatten_dict(unfreeze(cache)).items():
+        leaves: dict[Any, Any] = dict(flatten_dict(unfreeze(cache)))
+        for path, value in leaves.items():
             if path[-1] == name:
                 return value
     raise ValueError(
@@ -28,29 +30,35 @@ def leaf(cache: Cache, name: str) -> Any:
     )
 
 
-def index(cache: Cache) -> Array:
-    """How many positions are filled."""
-    return leaf(cache, "cache_index")
+def next_slot(cache: Any) -> Int[Array, ""]:
+    """Returns the number of slots in use, which is the index of the next one."""
+    return _first_leaf(cache, "cache_index")
 
 
-def is_empty(cache: Cache) -> bool:
-    """Whether it is known to hold nothing; under `jit` nothing is known."""
-    filled = index(cache)
-    return not isinstance(filled, Tracer) and int(filled) == 0
+def is_known_empty(cache: Any) -> bool:
+    """Returns whether the cache is known to be empty; under `jit`, nothing is known."""
+    used = next_slot(cache)
+    return not isinstance(used, Tracer) and int(used) == 0
 
 
-def check(cache: Cache, batch: int, length: int) -> int:
-    """The cache's length, in positions; see `leaf` for what it raises, and
+def check_size(cache: Any, batch: int, length: int) -> int:
+    """Returns the number of slots of the cache.
+
+    Args:
+      cache: A cache from `init_cache` or an earlier output.
+      batch: The batch size of the input.
+      length: The number of new tokens.
 
     Raises:
-      ValueError: made for another batch, or shorter than the `length` new tokens. Whether the
-        tokens still fit behind those it holds cannot be read without stalling the device.
+      ValueError: If `cache` is not a cache, has another batch size, or has fewer slots than there
+        are new tokens. Whether the tokens fit behind those that it holds cannot be read without
+        stalling the device.
     """
-    rows, size = leaf(cache, "cached_key").shape[:2]
-    if rows != batch:
+    cache_batch, size = _first_leaf(cache, "cached_key").shape[:2]
+    if cache_batch != batch:
         raise ValueError(
-            f"past_key_values was made for a batch of {rows}; input_ids has {batch}: make it "
-            f"with model.init_cache({batch}, {size})"
+            f"past_key_values was made for a batch of {cache_batch}; input_ids has {batch}: make "
+            f"it with model.init_cache({batch}, {size})"
         )
     if length > size:
         raise ValueError(
@@ -60,26 +68,33 @@ def check(cache: Cache, batch: int, length: int) -> int:
     return size
 
 
-def empty(module: Any, params: Any, batch: int, length: int, encoder_length: int = 0) -> Cache:
-    """A causal module's empty cache for `length` positions.
+def init_cache(
+    module: nn.Module, variables: Any, batch: int, length: int, encoder_length: int = 0
+) -> Cache:
+    """Returns an empty cache of a causal module.
 
     Args:
-      encoder_length: keys of cross-attention to have room for, computed once then; 0 for none.
+      module: The linen module.
+      variables: The variables of the module, or their shapes.
+      batch: The batch size.
+      length: The number of slots.
+      encoder_length: The number of encoder states for whose keys and values there is room; 0 if
+        the module has no cross-attention.
     """
     ids = jax.ShapeDtypeStruct((batch, length), "int32")
 
-    def make(params, ids):
+    def create(variables, ids):
         return module.apply(
-            {"params": params}, ids, None, position_ids=ids, init_cache=True, mutable=["cache"]
+            variables, ids, None, position_ids=ids, init_cache=True, mutable=["cache"]
         )
 
-    made = unfreeze(jax.eval_shape(make, params, ids)[1]["cache"])
-    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made)
-    return _with_cross(cache, encoder_length) if encoder_length else cache
+    shapes = unfreeze(jax.eval_shape(create, variables, ids)[1]["cache"])
+    cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return _with_cross_attention(cache, encoder_length) if encoder_length else cache
 
 
-def _with_cross(cache: Cache, encoder_length: int) -> Cache:
-    """With room for the encoder's keys and values in each layer."""
+def _with_cross_attention(cache: Cache, encoder_length: int) -> Cache:
+    """Returns the cache with room for the encoder's keys and values in every layer."""
     flat: dict[Any, Any] = dict(flatten_dict(cache))
     for path, x in list(flat.items()):
         if path[-1] in ("cached_key", "cached_value"):

@@ -1,32 +1,35 @@
-"""Classification of sequences, of choices and of tokens."""
+"""Sequence classification, multiple choice and token classification."""
 
 from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Shaped
 
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
+from flax_bigbird.models.inputs import ModelInputs
 from flax_bigbird.models.outputs import (
     FlaxMultipleChoiceModelOutput,
     FlaxSequenceClassifierOutput,
     FlaxTokenClassifierOutput,
 )
-from flax_bigbird.models.task import TaskModule, layers
+from flax_bigbird.models.task_module import TaskModule, per_layer_fields
+from flax_bigbird.nn.context import CallOptions
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.heads import ClassificationHead, classifier_dropout
 
 
 class FlaxBigBirdForSequenceClassificationModule(TaskModule):
-    """`num_labels` logits from the first token, which is not pooled."""
+    """Computes `num_labels` logits from the first token, without the pooler."""
 
     def setup(self):
-        # The pooler is not read; published checkpoints have it, so the tree keeps it.
-        self.bert = self.backbone(pooling=True)
+        # The pooler is not used, but published checkpoints have its parameters.
+        self.bert = self.backbone(add_pooling_layer=True)
         self.classifier = ClassificationHead(self.config, self.dtype)
 
-    def head(self, states, deterministic):
+    def head(self, states, inputs, deterministic):
+        """Returns the logits of every sequence."""
         logits = self.classifier(states.last_hidden_state, deterministic=deterministic)
-        return FlaxSequenceClassifierOutput(logits, **layers(states))
+        return FlaxSequenceClassifierOutput(logits, **per_layer_fields(states))
 
 
 class FlaxBigBirdForSequenceClassification(FlaxBigBirdPreTrainedModel):
@@ -36,75 +39,75 @@ class FlaxBigBirdForSequenceClassification(FlaxBigBirdPreTrainedModel):
 
 
 class FlaxBigBirdForMultipleChoiceModule(TaskModule):
-    """One logit per choice: [B, C, T] is read as B*C texts."""
+    """Computes one logit per choice; `[B, C, T]` is processed as B*C sequences."""
 
     def setup(self):
-        self.bert = self.backbone(pooling=True)
+        self.bert = self.backbone(add_pooling_layer=True)
         self.dropout = Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Dense(1, dtype=self.dtype)
 
     def __call__(  # type: ignore[override]
         self,
-        input_ids: Array,
-        attention_mask: Array | None,
-        token_type_ids: Array | None,
-        position_ids: Array | None,
-        head_mask: Array | None = None,
+        input_ids: Int[Array, "B C T"],
+        attention_mask: Shaped[Array, "B C T"] | None,
+        token_type_ids: Int[Array, "B C T"] | None,
+        position_ids: Int[Array, "B C T"] | None,
+        head_mask: Float[Array, "L N"] | None = None,
         deterministic: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
         *,
-        global_attention_mask: Array | None = None,
+        global_attention_mask: Shaped[Array, "B C T"] | None = None,
     ) -> Any:
-        def flat(x: Array | None) -> Array | None:
+        """Returns the logits `[B, C]`."""
+
+        def merge_axes(x: Array | None) -> Any:
             return None if x is None else x.reshape(-1, x.shape[-1])
 
-        choices = input_ids.shape[1]
-        output = super().__call__(
-            flat(input_ids),  # type: ignore[arg-type]
-            flat(attention_mask),
-            flat(token_type_ids),
-            flat(position_ids),
+        inputs = ModelInputs(
+            merge_axes(input_ids),
+            merge_axes(attention_mask),
+            merge_axes(token_type_ids),
+            merge_axes(position_ids),
             head_mask,
-            deterministic,
-            output_attentions,
-            output_hidden_states,
-            global_attention_mask=flat(global_attention_mask),
+            global_attention_mask=merge_axes(global_attention_mask),
         )
-        output = output.replace(logits=output.logits.reshape(-1, choices))
+        options = CallOptions(deterministic, output_attentions, output_hidden_states)
+        output: Any = self.run(inputs, options)
+        output = output.replace(logits=output.logits.reshape(-1, input_ids.shape[1]))
         return output if return_dict else output.to_tuple()
 
-    def head(self, states, deterministic):
+    def head(self, states, inputs, deterministic):
+        """Returns the logit of every sequence, `[B*C, 1]`."""
+        assert states.pooler_output is not None  # `setup` adds the pooling layer
         pooled = self.dropout(states.pooler_output, deterministic=deterministic)
-        return FlaxMultipleChoiceModelOutput(self.classifier(pooled), **layers(states))
+        return FlaxMultipleChoiceModelOutput(self.classifier(pooled), **per_layer_fields(states))
 
 
 class FlaxBigBirdForMultipleChoice(FlaxBigBirdPreTrainedModel):
-    """The model with a head that scores each of several texts."""
+    """The model with a head that scores each of several choices."""
 
     module_class = FlaxBigBirdForMultipleChoiceModule
     input_rank = 3
 
 
 class FlaxBigBirdForTokenClassificationModule(TaskModule):
-    """`num_labels` logits per token."""
+    """Computes `num_labels` logits per token."""
 
     def setup(self):
-        self.bert = self.backbone(pooling=False)
+        self.bert = self.backbone(add_pooling_layer=False)
         self.dropout = Dropout(classifier_dropout(self.config))
         self.classifier = nn.Dense(self.config.num_labels, dtype=self.dtype)
 
-    def head(self, states, deterministic):
+    def head(self, states, inputs, deterministic):
+        """Returns the logits of every token."""
         x = self.dropout(states.last_hidden_state, deterministic=deterministic)
-        return FlaxTokenClassifierOutput(self.classifier(x), **layers(states))
+        return FlaxTokenClassifierOutput(self.classifier(x), **per_layer_fields(states))
 
 
 class FlaxBigBirdForTokenClassification(FlaxBigBirdPreTrainedModel):
     """The model with a head that labels every token."""
 
     module_class = FlaxBigBirdForTokenClassificationModule
-
-    @classmethod
-    def takes_packed_rows(cls) -> bool:
-        return True
+    takes_packed_rows = True

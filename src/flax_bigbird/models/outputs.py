@@ -1,19 +1,21 @@
-"""What the task classes return: frozen dataclasses, and pytrees."""
+"""The output dataclasses of the task classes, which are frozen and registered as pytrees."""
 
 import dataclasses
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
-from typing import Any, Self
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 from jaxtyping import Array, Float, Int
 
+_Output = TypeVar("_Output", bound="ModelOutput")
+
 
 class ModelOutput:
-    """Fields readable by attribute, by key, by index and slice; absent fields (None) are skipped.
+    """An output whose fields can be accessed by attribute, key, index and slice.
 
     `output.logits`, `output["logits"]`, `output[0]` and `output[:2]` (a tuple) all work, as do
-    `to_tuple()`, `replace(...)`, `keys()`, `values()`, `items()`, `in` and `dict(output)`.
-    Iterating gives the names, as for a mapping.
+    `to_tuple()`, `replace(...)`, `keys()`, `values()`, `items()`, `in` and `dict(output)`. Fields
+    that are None are skipped. Iteration yields the names of the fields, as for a mapping.
     """
 
     def _present(self) -> dict[str, Any]:
@@ -21,34 +23,34 @@ class ModelOutput:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The fields that are present, in order."""
+        """Returns the fields that are not None, in order."""
         return tuple(self._present().values())
 
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed."""
+    def replace(self: _Output, **changes: Any) -> _Output:
+        """Returns a copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def keys(self) -> KeysView[str]:
-        """Names of the fields that are present."""
+        """Returns the names of the fields that are not None."""
         return self._present().keys()
 
     def values(self) -> ValuesView[Any]:
-        """Values of the fields that are present."""
+        """Returns the values of the fields that are not None."""
         return self._present().values()
 
     def items(self) -> ItemsView[str, Any]:
-        """Names and values of the fields that are present."""
+        """Returns the names and values of the fields that are not None."""
         return self._present().items()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The field of that name, or the default when it is absent."""
+        """Returns the field of that name, or the default if it is None."""
         return self._present().get(name, default)
 
     def __getitem__(self, key: str | int | slice) -> Any:
         if isinstance(key, str):
             present = self._present()
             if key not in present:
-                raise KeyError(f"no output {key!r}; this one has {', '.join(present)}")
+                raise KeyError(f"no output {key!r}; the outputs are {', '.join(present)}")
             return present[key]
         return self.to_tuple()[key]
 
@@ -62,19 +64,28 @@ class ModelOutput:
         return name in self._present()
 
 
-def _output(cls: type) -> type:
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass_transform(frozen_default=True)
+def _output(cls: _Class) -> _Class:
+    """Makes a class a frozen dataclass and a pytree.
+
+    Annotations are not checked at run time: transformations rebuild a pytree with other leaves.
+    """
+    cls.__no_type_check__ = True  # type: ignore[attr-defined]
     cls = dataclasses.dataclass(frozen=True)(cls)
     names = [field.name for field in dataclasses.fields(cls)]
     return jax.tree_util.register_dataclass(cls, data_fields=names, meta_fields=[])
 
 
-Layers = tuple[Array, ...] | None
-"""One array per layer, or None when it was not asked for."""
+Layers = tuple[Array | None, ...] | None
+"""One array per layer, or None if they were not requested."""
 
 
 @_output
 class FlaxBigBirdModelOutput(ModelOutput):
-    """The bare encoder: `last_hidden_state` [B, T, D], `pooler_output` [B, D]."""
+    """The output of the bare model: `last_hidden_state` [B, T, D] and `pooler_output` [B, D]."""
 
     last_hidden_state: Float[Array, "B T D"]
     pooler_output: Float[Array, "B D"] | None = None
@@ -86,7 +97,7 @@ class FlaxBigBirdModelOutput(ModelOutput):
 
 @_output
 class FlaxBigBirdForPreTrainingOutput(ModelOutput):
-    """`prediction_logits` [B, T, V] and `seq_relationship_logits` [B, 2]."""
+    """The output of pretraining: `prediction_logits` and `seq_relationship_logits`."""
 
     prediction_logits: Float[Array, "B T V"]
     seq_relationship_logits: Float[Array, "B 2"] | None = None
@@ -96,7 +107,7 @@ class FlaxBigBirdForPreTrainingOutput(ModelOutput):
 
 @_output
 class FlaxMaskedLMOutput(ModelOutput):
-    """`logits` [B, T, V]."""
+    """The output of masked language modeling: `logits` [B, T, V]."""
 
     logits: Float[Array, "B T V"]
     hidden_states: Layers = None
@@ -105,7 +116,7 @@ class FlaxMaskedLMOutput(ModelOutput):
 
 @_output
 class FlaxCausalLMOutput(ModelOutput):
-    """`logits` [B, T, V] and the updated cache."""
+    """The output of causal language modeling: `logits` [B, T, V] and the updated cache."""
 
     logits: Float[Array, "B T V"]
     past_key_values: dict[str, Any] | None = None
@@ -116,7 +127,7 @@ class FlaxCausalLMOutput(ModelOutput):
 
 @_output
 class FlaxSequenceClassifierOutput(ModelOutput):
-    """`logits` [B, num_labels]."""
+    """The output of sequence classification: `logits` [B, num_labels]."""
 
     logits: Float[Array, "B labels"]
     hidden_states: Layers = None
@@ -125,7 +136,10 @@ class FlaxSequenceClassifierOutput(ModelOutput):
 
 @_output
 class FlaxMultipleChoiceModelOutput(ModelOutput):
-    """`logits` [B, C]; hidden states and attentions are those of the B*C texts."""
+    """The output of multiple choice: `logits` [B, C].
+
+    Hidden states and attentions are those of the B*C sequences.
+    """
 
     logits: Float[Array, "B C"]
     hidden_states: Layers = None
@@ -134,7 +148,7 @@ class FlaxMultipleChoiceModelOutput(ModelOutput):
 
 @_output
 class FlaxTokenClassifierOutput(ModelOutput):
-    """`logits` [B, T, num_labels]."""
+    """The output of token classification: `logits` [B, T, num_labels]."""
 
     logits: Float[Array, "B T labels"]
     hidden_states: Layers = None
@@ -143,7 +157,10 @@ class FlaxTokenClassifierOutput(ModelOutput):
 
 @_output
 class FlaxBigBirdForQuestionAnsweringModelOutput(ModelOutput):
-    """`start_logits` and `end_logits` [B, T]; `pooled_output` [B, D] with a pooling layer."""
+    """The output of question answering: `start_logits` and `end_logits` [B, T].
+
+    With a pooling layer also `pooled_output` [B, D].
+    """
 
     start_logits: Float[Array, "B T"]
     end_logits: Float[Array, "B T"]
@@ -154,14 +171,17 @@ class FlaxBigBirdForQuestionAnsweringModelOutput(ModelOutput):
 
 @_output
 class FlaxGenerationOutput(ModelOutput):
-    """`sequences` [rows, T + new]: prompts, continuations, padding."""
+    """The output of generation: `sequences`, which hold prompts, continuations and padding.
 
-    sequences: Int[Array, "rows S"]
+    There is one sequence for every example and returned sequence, `[B * num_return_sequences, S]`.
+    """
+
+    sequences: Int[Array, "sequences S"]
 
 
 @_output
 class FlaxBeamSearchOutput(ModelOutput):
-    """`sequences` [rows, T + new], best first for each document, and their `scores` [rows]."""
+    """The output of beam search: `sequences`, best first for each example, and their `scores`."""
 
-    sequences: Int[Array, "rows S"]
-    scores: Float[Array, " rows"] | None = None
+    sequences: Int[Array, "sequences S"]
+    scores: Float[Array, " sequences"] | None = None

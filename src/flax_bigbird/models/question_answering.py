@@ -1,75 +1,73 @@
-"""Extractive question answering: where in the document the answer starts and ends."""
+"""Extractive question answering: where the answer starts and ends in the context."""
 
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
-from flax_bigbird.models import extra_inputs, inputs
-from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel, Params
-from flax_bigbird.models.bert import FlaxBigBirdModule
+from flax_bigbird.models import argument_checks as checks
+from flax_bigbird.models.apply import RunOptions, apply_module
+from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
+from flax_bigbird.models.bert import Mask
+from flax_bigbird.models.inputs import CallArguments, ModelInputs, check_inputs
 from flax_bigbird.models.outputs import FlaxBigBirdForQuestionAnsweringModelOutput
+from flax_bigbird.models.parameterized import ParamsLike
+from flax_bigbird.models.task_module import TaskModule, per_layer_fields
+from flax_bigbird.nn.context import CallOptions
 from flax_bigbird.nn.heads import QuestionAnsweringHead
 
 
-class FlaxBigBirdForQuestionAnsweringModule(nn.Module):
-    """Start and end logits; the question's own tokens are out of the running."""
+class FlaxBigBirdForQuestionAnsweringModule(TaskModule):
+    """Computes start and end logits; no answer may lie in the question itself."""
 
-    config: Any
-    dtype: Any = jnp.float32
     add_pooling_layer: bool = False
-    gradient_checkpointing: bool | str = False
 
     def setup(self):
-        self.bert = FlaxBigBirdModule(
-            self.config,
-            dtype=self.dtype,
-            add_pooling_layer=self.add_pooling_layer,
-            gradient_checkpointing=self.gradient_checkpointing,
-        )
+        self.bert = self.backbone(add_pooling_layer=self.add_pooling_layer)
         self.qa_classifier = QuestionAnsweringHead(self.config, self.dtype)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
-        input_ids: Array,
-        attention_mask: Array | None,
-        token_type_ids: Array | None,
-        position_ids: Array | None,
-        head_mask: Array | None = None,
-        logits_mask: Array | None = None,
+        input_ids: Int[Array, "B T"],
+        attention_mask: Mask | None,
+        token_type_ids: Int[Array, "B T"] | None,
+        position_ids: Int[Array, "B T"] | None,
+        head_mask: Float[Array, "L N"] | None = None,
+        logits_mask: Bool[Array, "B T 1"] | None = None,
         deterministic: bool = True,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
         *,
-        global_attention_mask: Array | None = None,
+        global_attention_mask: Mask | None = None,
     ) -> Any:
-        """`logits_mask`, [B, T, 1], is true where no answer may start or end."""
-        states = self.bert(
+        """Returns the logits; `logits_mask` is True where no answer may start or end."""
+        inputs = ModelInputs(
             input_ids,
             attention_mask,
             token_type_ids,
             position_ids,
             head_mask,
-            deterministic=deterministic,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            logits_mask=logits_mask,
             global_attention_mask=global_attention_mask,
         )
+        options = CallOptions(deterministic, output_attentions, output_hidden_states)
+        return self.run(inputs, options, return_dict=return_dict)
+
+    def head(self, states, inputs, deterministic):
+        """Returns the start and end logits."""
         logits = self.qa_classifier(states.last_hidden_state, deterministic=deterministic)
-        if logits_mask is not None:
-            # 1e6 does not fit float16; half its range leaves room for the logit itself.
+        if inputs.logits_mask is not None:
+            # float16 cannot hold 1e6; half of its range leaves room for the logit itself.
             penalty = min(1e6, float(jnp.finfo(logits.dtype).max) / 2)
-            logits = logits - logits_mask.astype(logits.dtype) * jnp.asarray(penalty, logits.dtype)
-        output = FlaxBigBirdForQuestionAnsweringModelOutput(
+            masked = inputs.logits_mask.astype(logits.dtype)
+            logits = logits - masked * jnp.asarray(penalty, logits.dtype)
+        return FlaxBigBirdForQuestionAnsweringModelOutput(
             start_logits=logits[..., 0],
             end_logits=logits[..., 1],
             pooled_output=states.pooler_output,
-            hidden_states=states.hidden_states,
-            attentions=states.attentions,
+            **per_layer_fields(states),
         )
-        return output if return_dict else output.to_tuple()
 
 
 class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
@@ -77,9 +75,9 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
 
     module_class = FlaxBigBirdForQuestionAnsweringModule
 
-    def _own_config(self, config: Any) -> Any:
-        config = super()._own_config(config)
-        config.num_labels = 2  # on the model's copy: the caller's object stays as it is
+    def _copy_config(self, config: Any) -> Any:
+        config = super()._copy_config(config)
+        config.num_labels = 2  # only in the model's copy: the caller's object stays as it is
         return config
 
     def __call__(  # type: ignore[override]
@@ -90,9 +88,9 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         position_ids: Any = None,
         head_mask: Any = None,
         question_lengths: Any = None,
-        params: Params | None = None,
-        dropout_rng: Array | None = None,
-        indices_rng: Array | None = None,
+        params: ParamsLike | None = None,
+        dropout_rng: Any = None,
+        indices_rng: Any = None,
         train: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -100,38 +98,51 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         *,
         global_attention_mask: Any = None,
     ) -> Any:
-        """Runs the model; see `FlaxBigBirdPreTrainedModel.__call__` for what they share.
+        """Runs the model; `FlaxBigBirdPreTrainedModel.__call__` documents the other arguments.
 
         Args:
-          token_type_ids: default 0 on the question and 1 elsewhere, padding included.
-          question_lengths: [B, 1] tokens from the start to the separator, inclusive. Default: up
-            to the first `config.sep_token_id`; without one, the first token only.
-          global_attention_mask: 1 on the question, say: every token then reads it.
+          token_type_ids: The default is 0 on the question and 1 elsewhere, padding included.
+          question_lengths: The number of tokens of each question, its separator included, `[B, 1]`.
+            By default, the question ends with the first `config.sep_token_id`; without one, it is
+            the first token.
+          global_attention_mask: 1 at the tokens that all tokens attend to, such as the question.
         """
-        arrays = self._arrays(input_ids, attention_mask, token_type_ids, position_ids, head_mask)
-        ids = arrays["input_ids"]
-        if question_lengths is None:
-            found = (ids == self.config.sep_token_id).astype(jnp.int32)
-            question_lengths = jnp.argmax(found, axis=-1)[:, None] + 1
-        else:
-            question_lengths = inputs.question_lengths(question_lengths, *ids.shape)
-        question = self.prepare_question_mask(question_lengths, ids.shape[1])
-        if token_type_ids is None and self.config.type_vocab_size > 1:
-            arrays["token_type_ids"] = (~question).astype(jnp.int32)
-        arrays["logits_mask"] = question.at[:, 0].set(False)[..., None]
-        arrays |= extra_inputs.global_tokens(self, global_attention_mask, attention_mask, ids.shape)
-        return self._apply(
-            arrays,
-            params,
-            dropout_rng,
-            indices_rng,
-            train,
-            output_attentions,
-            output_hidden_states,
-            return_dict,
+        arguments = CallArguments(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            global_attention_mask=global_attention_mask,
         )
+        options = RunOptions(
+            params=params,
+            dropout_rng=dropout_rng,
+            indices_rng=indices_rng,
+            train=train,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )
+        inputs = check_inputs(self, arguments)
+        return apply_module(self, self._mask_question(inputs, arguments, question_lengths), options)
+
+    def _mask_question(
+        self, inputs: ModelInputs, arguments: CallArguments, question_lengths: Any
+    ) -> ModelInputs:
+        """Adds the mask of the question's logits and the default token types."""
+        ids = inputs.input_ids
+        if question_lengths is None:
+            is_separator = (ids == self.config.sep_token_id).astype(jnp.int32)
+            lengths = jnp.argmax(is_separator, axis=-1)[:, None] + 1
+        else:
+            lengths = checks.question_lengths(question_lengths, *ids.shape)
+        question = self.prepare_question_mask(lengths, ids.shape[1])
+        if arguments.token_type_ids is None and self.config.type_vocab_size > 1:
+            inputs = inputs.replace(token_type_ids=(~question).astype(jnp.int32))
+        return inputs.replace(logits_mask=question.at[:, 0].set(False)[..., None])
 
     @staticmethod
-    def prepare_question_mask(q_lengths: Array, maxlen: int) -> Bool[Array, "B T"]:
-        """True on the first `q_lengths` [B, 1] tokens of each row of `maxlen`."""
-        return inputs.question_mask(q_lengths, maxlen)
+    def prepare_question_mask(q_lengths: Int[Array, "B 1"], maxlen: int) -> Bool[Array, "B T"]:
+        """Returns a mask that is True at the first `q_lengths` of `maxlen` tokens."""
+        return jnp.arange(maxlen) < q_lengths

@@ -1,1 +1,1 @@
-"""Linen modules of BigBird: embeddings, attention, layers, heads."""
+"""The linen modules that the models are built from: embeddings, attention, layers and heads."""

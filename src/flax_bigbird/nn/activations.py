@@ -1,4 +1,4 @@
-"""Activations by the names that `config.hidden_act` uses."""
+"""The activation functions that `config.hidden_act` can name."""
 
 import functools
 from collections.abc import Callable
@@ -32,7 +32,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """The function of that name; `ValueError` lists the names there are."""
+    """Returns the activation function of that name.
+
+    Raises:
+      ValueError: If the name is unknown; the message lists the known names.
+    """
     if name not in ACTIVATIONS:
         raise ValueError(
             f"config.hidden_act must be one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}"

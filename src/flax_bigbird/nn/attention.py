@@ -4,18 +4,19 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import (
+    BlockPattern,
     attention_probabilities,
     block_sparse_attention,
     full_attention,
+    masked_softmax,
 )
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn import decoding
-from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
+from flax_bigbird.nn.context import AttentionInputs, CallOptions
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import call_pattern, layer_pattern
@@ -26,23 +27,29 @@ def full_attention_probabilities(
     k: Float[Array, "B S N H"],
     weight: Float[Array, "#B #N #T S"],
 ) -> Float[Array, "B N T S"]:
-    """softmax(q k^T / sqrt(H)) over the keys whose weight is not 0, each counted `weight` times.
+    """Returns the attention probabilities of every query over all keys.
 
-    In float32 at least. A query that reads nothing gets finite, meaningless probabilities.
+        p[t, s] = w[t, s] e^z[t, s] / sum_s w[t, s] e^z[t, s],    z = q k^T / sqrt(H)
+
+    Args:
+      q: The queries.
+      k: The keys.
+      weight: How often (w) each query reads each key; 0 if it does not.
+
+    Returns:
+      Probabilities in float32 or more. They are 0 for a query that reads nothing.
     """
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("btnh,bsnh->bnts", q, k, preferred_element_type=dtype)
-    scores = scores / math.sqrt(q.shape[-1])
-    bias = jnp.where(weight > 0, jnp.log(jnp.maximum(weight, 1)), jnp.finfo(dtype).min)
-    return jax.nn.softmax(scores + bias, axis=-1)
+    return masked_softmax(scores / math.sqrt(q.shape[-1]), weight)
 
 
 class BigBirdSelfAttention(nn.Module):
-    """Query, key and value projections and the attention itself; heads joined, `[B, T, D]`.
+    """The query, key and value projections, and attention itself.
 
     Attributes:
-      layer: the layer's index, which selects its random blocks.
-      cross: attends to another sequence, always in full.
+      layer: The index of the layer, which selects its random blocks.
+      cross: Whether the module attends to another sequence, which it always does in full.
     """
 
     config: Any
@@ -52,8 +59,8 @@ class BigBirdSelfAttention(nn.Module):
 
     def setup(self):
         config = self.config
-        self.sparsity = SparsityConfig.from_hf(config)
         width = config.hidden_size
+        self.sparsity = SparsityConfig.from_hf(config)
         self.query = dense(config, width, self.dtype, use_bias=config.use_bias)
         self.key = dense(config, width, self.dtype, use_bias=config.use_bias)
         self.value = dense(config, width, self.dtype, use_bias=config.use_bias)
@@ -65,77 +72,97 @@ class BigBirdSelfAttention(nn.Module):
         mask: Bool[Array, "B S"] | None,
         head_mask: Float[Array, " N"] | None,
         source: Float[Array, "B S D"] | None,
-        call: Call,
-        reading: Reading = NOTHING_SAID,
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T S"] | None]:
-        """`(context, probabilities or None)`; `mask` is over keys, `source` gives them."""
+        options: CallOptions,
+        attention_inputs: AttentionInputs,
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T K"] | None]:
+        """Returns the context vectors and the probabilities, which are None if not requested.
+
+        Args:
+          x: The hidden states, which give the queries.
+          mask: True at the keys that may be read. With a key-value cache, it covers its slots.
+          head_mask: A factor for each head.
+          source: The hidden states that give keys and values; None for self-attention.
+          options: The static options of the call.
+          attention_inputs: Global tokens and segments.
+        """
         source = x if source is None else source
-        q = self._heads(self.query(x))
+        q = self._split_heads(self.query(x))
         if self.cross:
-            k, v = self._cross_keys(source, call)
+            k, v = self._cross_keys_and_values(source, options)
         else:
-            k, v = self._heads(self.key(source)), self._heads(self.value(source))
-        caching = not self.cross and (call.init_cache or self.has_variable("cache", "cached_key"))
-        if caching:
-            context, probabilities = self._attend_cached(q, k, v, mask, call)
-        elif reading.segments is not None and not self.cross:
-            context, probabilities = self._attend_sparse(q, k, v, mask, call, reading)
+            k, v = self._split_heads(self.key(source)), self._split_heads(self.value(source))
+        uses_cache = not self.cross and (
+            options.init_cache or self.has_variable("cache", "cached_key")
+        )
+        if uses_cache:
+            context, probabilities = self._attend_with_cache(q, k, v, mask, options)
+        elif attention_inputs.segment_ids is not None and not self.cross:
+            context, probabilities = self._attend_sparse(q, k, v, mask, options, attention_inputs)
         elif self.cross or self.sparsity.uses_full_attention(x.shape[1]):
-            context, probabilities = self._attend_full(q, k, v, mask, call)
-        elif self.config.is_decoder:
-            context, probabilities = self._attend_causal_sparse(q, k, v, mask, call)
+            context, probabilities = self._attend_full(q, k, v, mask, options)
+        elif self.sparsity.causal:
+            context, probabilities = self._attend_causal_sparse(q, k, v, mask, options)
         else:
-            context, probabilities = self._attend_sparse(q, k, v, mask, call, reading)
+            context, probabilities = self._attend_sparse(q, k, v, mask, options, attention_inputs)
         if head_mask is not None:
-            # Scaling a head's probabilities scales its context.
+            # Scaling the probabilities of a head scales its context vectors.
             head_mask = head_mask.astype(context.dtype)
             context = context * head_mask[:, None]
             if probabilities is not None:
                 probabilities = probabilities * head_mask[:, None, None]
         context = context.reshape(*context.shape[:2], -1)
-        return context, probabilities if call.output_attentions else None
+        return context, probabilities if options.output_attentions else None
 
-    def _heads(self, x: Array) -> Float[Array, "B T N H"]:
+    def _split_heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, -1)
 
-    def _attend_full(self, q, k, v, mask, call: Call):
-        causal = self.config.is_decoder and not self.cross
-        drops = self.config.attention_probs_dropout_prob and not call.deterministic
-        if not (drops or call.output_attentions):
-            return full_attention(q, k, v, mask=mask, causal=causal), None
+    def _attend_full(self, q, k, v, mask, options: CallOptions):
+        causal = self.sparsity.causal and not self.cross
+        if not (self._drops_probabilities(options) or options.output_attentions):
+            return self._full_attention(q, k, v, mask=mask, causal=causal), None
         weight = jnp.ones((1, 1, 1, k.shape[1]))
         if mask is not None:
             weight = mask[:, None, None, :].astype(jnp.float32)
         if causal:
             position = jnp.arange(k.shape[1])
             weight = jnp.where(position <= position[:, None], weight, 0)
-        return self._weighted(q, k, v, weight, call)
+        return self._attend_dense(q, k, v, weight, options)
 
-    def _weighted(self, q, k, v, weight, call: Call):
+    def _full_attention(self, q, k, v, *, mask, causal: bool = False):
+        implementation = self.sparsity.full_implementation
+        return full_attention(q, k, v, mask=mask, causal=causal, implementation=implementation)
+
+    def _drops_probabilities(self, options: CallOptions) -> bool:
+        return bool(self.config.attention_probs_dropout_prob) and not options.deterministic
+
+    def _attend_dense(self, q, k, v, weight, options: CallOptions):
+        """Computes attention through the probabilities, with dropout."""
         probabilities = full_attention_probabilities(q, k, weight).astype(q.dtype)
-        dropped = self.dropout(probabilities, deterministic=call.deterministic)
+        dropped = self.dropout(probabilities, deterministic=options.deterministic)
         return jnp.einsum("bnts,bsnh->btnh", dropped, v), probabilities
 
-    def _indices_key(self, call: Call):
-        if call.deterministic or not self.has_rng("indices"):
+    def _indices_key(self, options: CallOptions):
+        """Returns the key that redraws the random blocks, or None."""
+        if options.deterministic or not self.has_rng("indices"):
             return None
         return self.make_rng("indices")
 
-    def _attend_sparse(self, q, k, v, mask, call: Call, reading: Reading):
-        pattern, undefined = call_pattern(
+    def _attend_sparse(self, q, k, v, mask, options: CallOptions, inputs: AttentionInputs):
+        """Computes block-sparse attention of an encoder, or of packed rows."""
+        pattern, invalid_examples = call_pattern(
             self.sparsity,
             self.layer,
             q.shape[1],
             mask=mask,
-            user_global=reading.chosen,
-            segment_ids=reading.segments,
-            train=not call.deterministic,
-            key=self._indices_key(call),
+            user_global=inputs.user_global,
+            segment_ids=inputs.segment_ids,
+            train=not options.deterministic,
+            key=self._indices_key(options),
         )
-        context = block_sparse_attention(q, k, v, pattern, mask=mask)
-        if undefined is not None:  # shown, as a traced value cannot raise
-            context = jnp.where(undefined[:, None, None, None], jnp.nan, context)
-        if not call.output_attentions:
+        context = self._sparse_attention(q, k, v, pattern, mask)
+        if invalid_examples is not None:  # a traced value cannot raise an error
+            context = jnp.where(invalid_examples[:, None, None, None], jnp.nan, context)
+        if not options.output_attentions:
             return context, None
         padding = pattern.num_blocks * pattern.block_size - q.shape[1]
         real = jnp.ones(q.shape[:2], bool) if mask is None else mask
@@ -147,71 +174,83 @@ class BigBirdSelfAttention(nn.Module):
         length = context.shape[1]
         return context, probabilities[:, :, :length, :length].astype(context.dtype)
 
-    def _causal_pattern(self, length: int, call: Call):
-        train, key = not call.deterministic, self._indices_key(call)
+    def _sparse_attention(self, q, k, v, pattern: BlockPattern, mask):
+        implementation = self.sparsity.block_sparse_implementation
+        return block_sparse_attention(q, k, v, pattern, mask=mask, implementation=implementation)
+
+    def _causal_pattern(self, length: int, options: CallOptions) -> BlockPattern:
+        key = self._indices_key(options)
+        train = not options.deterministic
         return layer_pattern(self.sparsity, self.layer, length, train=train, key=key)
 
-    def _attend_causal_sparse(self, q, k, v, mask, call: Call):
-        """Sparse attention of a decoder's whole documents."""
-        pattern = self._causal_pattern(q.shape[1], call)
-        if not call.output_attentions:
-            return decoding.attend_sparse(q, k, v, pattern, mask), None
+    def _attend_causal_sparse(self, q, k, v, mask, options: CallOptions):
+        """Computes block-sparse attention of a decoder, for whole examples."""
+        pattern = self._causal_pattern(q.shape[1], options)
+        if not options.output_attentions:
+            return decoding.attend_left_aligned(
+                self._sparse_attention, q, k, v, pattern, mask
+            ), None
         queries = jnp.arange(q.shape[1])
         weight = decoding.causal_weights(queries, q.shape[1], mask, pattern)
-        return self._weighted_sparse(q, k, v, weight, mask)
+        return self._attend_dense_sparse(q, k, v, weight, mask)
 
-    def _weighted_sparse(self, q, k, v, weight, query_mask):
-        """As `_weighted`; no dropout, and 0 at masked queries."""
+    def _attend_dense_sparse(self, q, k, v, weight, query_mask):
+        """Computes sparse attention through the probabilities, which are 0 at masked queries.
+
+        As in the sparse kernels, there is no dropout.
+        """
         probabilities = full_attention_probabilities(q, k, weight).astype(q.dtype)
         if query_mask is not None:
             probabilities = jnp.where(query_mask[:, None, :, None], probabilities, 0)
         return jnp.einsum("bnts,bsnh->btnh", probabilities, v), probabilities
 
-    def _attend_cached(self, q, k, v, mask, call: Call):
-        """Attends to the cache after writing the new keys behind those it holds.
+    def _attend_with_cache(self, q, k, v, mask, options: CallOptions):
+        """Appends the new keys and values to the cache, and attends to all that it holds.
 
-        `mask` is [B, S] over the cache's slots.
+        `mask` is `[B, S]`, over the slots of the cache.
         """
-        config, length = self.config, q.shape[1]
-        if not config.is_decoder:
+        length = q.shape[1]
+        if not self.sparsity.causal:
             raise ValueError(
                 "a key-value cache needs a causal model: set config.is_decoder=True "
                 "(got is_decoder=False)"
             )
-        written = decoding.append(self, k, v)
-        if written is None:  # nothing but the cache's shape is wanted
+        updated = decoding.append(self, k, v)
+        if updated is None:  # only the shape of the cache is wanted
             return jnp.zeros_like(q), None
-        keys, values, start = written
+        keys, values, start = updated
         size = keys.shape[1]
-        sparse = config.attention_type == "block_sparse"
-        drops = config.attention_probs_dropout_prob and not call.deterministic
-        dense = call.output_attentions or (drops and not sparse)
-        if call.prefill and not dense:
-            chunk_mask = None if mask is None else mask[:, :length]
+        sparse = self.sparsity.attention_type == "block_sparse"
+        dense = options.output_attentions or (self._drops_probabilities(options) and not sparse)
+        if options.prefill and not dense:
+            prompt_mask = None if mask is None else mask[:, :length]
             attend = self._attend_causal_sparse if sparse else self._attend_full
-            return attend(q, k, v, chunk_mask, call)
+            return attend(q, k, v, prompt_mask, options)
         if length == 1 and not dense:
             if sparse:
-                pattern = self._causal_pattern(size, call)
+                pattern = self._causal_pattern(size, options)
                 return decoding.attend_step(q, keys, values, pattern, start, mask), None
             reads = jnp.broadcast_to(jnp.arange(size) <= start, (q.shape[0], size))
             reads = reads if mask is None else reads & mask
-            return full_attention(q, keys, values, mask=reads), None
+            return self._full_attention(q, keys, values, mask=reads), None
         queries = start + jnp.arange(length)
-        pattern = self._causal_pattern(size, call) if sparse else None
+        pattern = self._causal_pattern(size, options) if sparse else None
         weight = decoding.causal_weights(queries, size, mask, pattern)
         if not sparse:
-            return self._weighted(q, keys, values, weight, call)
-        real = None if mask is None else mask[:, jnp.minimum(queries, size - 1)]
-        return self._weighted_sparse(q, keys, values, weight, real)
+            return self._attend_dense(q, keys, values, weight, options)
+        query_mask = None if mask is None else mask[:, jnp.minimum(queries, size - 1)]
+        return self._attend_dense_sparse(q, keys, values, weight, query_mask)
 
-    def _cross_keys(self, source, call: Call):
-        """Keys and values of the encoder's states; from a cache that has room for them, once."""
-        if self.has_variable("cache", "cross_key") and not call.prefill:
+    def _cross_keys_and_values(self, source, options: CallOptions):
+        """Returns the keys and values of the encoder's states.
+
+        If the cache has room for them, they are computed once and then read from the cache.
+        """
+        if self.has_variable("cache", "cross_key") and not options.prefill:
             names = ("cross_key", "cross_value")
             k, v = (self.get_variable("cache", name) for name in names)
             return k, v
-        k, v = self._heads(self.key(source)), self._heads(self.value(source))
+        k, v = self._split_heads(self.key(source)), self._split_heads(self.value(source))
         if self.has_variable("cache", "cross_key"):
             self.put_variable("cache", "cross_key", k)
             self.put_variable("cache", "cross_value", v)
@@ -219,7 +258,7 @@ class BigBirdSelfAttention(nn.Module):
 
 
 class ResidualOutput(nn.Module):
-    """`LayerNorm(residual + dropout(dense(x)))`: how attention and feed-forward both end."""
+    """Computes `LayerNorm(residual + dropout(dense(x)))`, after attention and feed-forward."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -229,12 +268,15 @@ class ResidualOutput(nn.Module):
         self.LayerNorm = layer_norm(self.config, self.dtype)
         self.dropout = Dropout(self.config.hidden_dropout_prob)
 
-    def __call__(self, x: Array, residual: Array, *, deterministic: bool = True) -> Array:
+    def __call__(
+        self, x: Float[Array, "... F"], residual: Float[Array, "... D"], *, deterministic: bool
+    ) -> Float[Array, "... D"]:
+        """Returns the normalized sum."""
         return self.LayerNorm(residual + self.dropout(self.dense(x), deterministic=deterministic))
 
 
 class BigBirdAttention(nn.Module):
-    """Attention with its output projection, residual and LayerNorm."""
+    """Attention with its output projection, residual connection and LayerNorm."""
 
     config: Any
     layer: int = 0
@@ -245,6 +287,9 @@ class BigBirdAttention(nn.Module):
         self.self = BigBirdSelfAttention(self.config, self.layer, self.cross, self.dtype)
         self.output = ResidualOutput(self.config, self.dtype)
 
-    def __call__(self, x, mask, head_mask, source, call: Call, reading: Reading = NOTHING_SAID):
-        context, probabilities = self.self(x, mask, head_mask, source, call, reading)
-        return self.output(context, x, deterministic=call.deterministic), probabilities
+    def __call__(
+        self, x, mask, head_mask, source, options: CallOptions, attention_inputs: AttentionInputs
+    ):
+        """Returns the hidden states and the probabilities; see `BigBirdSelfAttention`."""
+        context, probabilities = self.self(x, mask, head_mask, source, options, attention_inputs)
+        return self.output(context, x, deterministic=options.deterministic), probabilities

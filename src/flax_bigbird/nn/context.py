@@ -1,35 +1,45 @@
-"""What one call of the model asks of every layer."""
+"""Per-call values that every layer receives: static options, and the attention inputs."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Bool, Int
 
 
-class Call(NamedTuple):
-    """Static choices of a call; hashable, so that a rematerialised layer takes it as one argument.
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class CallOptions:
+    """Static options of one call.
+
+    The class is a pytree without leaves, so that `jax.checkpoint` and other transformations pass it
+    on as static data, wherever it stands among the arguments.
 
     Attributes:
-      deterministic: no dropout, and the evaluation pattern.
-      output_attentions: return probabilities.
-      init_cache: create the key-value cache, of the length of the input.
-      prefill: the cache that is given is empty, so that the input attends to itself alone.
+      deterministic: Whether to disable dropout and to use the evaluation pattern.
+      output_attentions: Whether to return the attention probabilities.
+      output_hidden_states: Whether to return the hidden states of every layer.
+      init_cache: Whether to create the key-value cache, with the length of the input.
+      prefill: Whether the key-value cache of the call is known to be empty. The input then attends
+        only to itself.
     """
 
     deterministic: bool = True
     output_attentions: bool = False
+    output_hidden_states: bool = False
     init_cache: bool = False
     prefill: bool = False
 
 
-class Reading(NamedTuple):
-    """What the documents of a call say about who reads whom, beside the key mask.
+class AttentionInputs(NamedTuple):
+    """Arrays that change which tokens attend to which, besides the key mask.
 
     Attributes:
-      chosen: `[B, T]` booleans, tokens whose blocks are global too; or None.
-      segments: `[B, T]` numbers of the documents that share a row, 0 for none, each beginning at
-        a block; or None: a row is a document.
+      user_global: Booleans that are True at the tokens which the user makes global, or None. The
+        blocks that hold such tokens become global.
+      segment_ids: The example that each token of a packed row belongs to, and 0 at padding. Each
+        segment starts at a multiple of the block size. None if every row is one example.
     """
 
-    chosen: Any = None
-    segments: Any = None
-
-
-NOTHING_SAID = Reading()
+    user_global: Bool[Array, "B T"] | None = None
+    segment_ids: Int[Array, "B T"] | None = None

@@ -1,59 +1,78 @@
-"""A decoder's attention: documents padded on the left, the key-value cache, prefill and steps.
+"""Attention of a decoder: left-padded examples, the key-value cache, prefill and single steps.
 
-Tokens lie in slots, those of a call or of its cache. A document's blocks are counted from its own
-first token, so that a document padded on the left reads exactly what it reads alone:
+Tokens are stored in slots, which are those of the input or of the cache. The blocks of an example
+are counted from its own first token, so that a left-padded example reads what it reads alone:
 
-    position = slot - left,    left = masked slots before the document's first real one
+    position = slot - left,    left = the number of masked slots before the first real token
 
-      slot       0 1 2 3 4 5 6 7        W = 2: row 2 of document b starts at slot 4 + left = 6
-      document a 0 1 2 3 4 5 6 7
-      document b . . 0 1 2 3 4 5
+      slot       0 1 2 3 4 5 6 7        W = 2: row 2 of example b starts at slot 4 + left = 6
+      example a  0 1 2 3 4 5 6 7
+      example b  . . 0 1 2 3 4 5
 
-Row i of a causal pattern depends on i alone, so a chunk, a step and one shot read the same keys.
+Row i of a causal pattern depends on i alone. Hence a chunk of tokens, a single step and a call with
+the whole text read the same keys.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from flax_bigbird.attention import BlockPattern, block_sparse_attention
+from flax_bigbird.attention import BlockPattern, masked_softmax
 
 
 def leading_padding(mask: Bool[Array, "B S"] | None) -> Int[Array, "#B"]:
-    """Masked slots before each document's first real one; 0 where all are masked."""
+    """Returns the number of masked slots before the first real one, or 0 if all are masked."""
     if mask is None:
         return jnp.zeros(1, jnp.int32)
     return jnp.argmax(mask, axis=1).astype(jnp.int32)
 
 
 @jax.custom_vjp
-def shift(x: Array, by: Int[Array, " B"]) -> Array:
-    """Moves each document `by` slots to the left, around the end. `x` is `[B, T, ...]`."""
-    slots = (jnp.arange(x.shape[1]) + by[:, None]) % x.shape[1]
+def shift(x: Shaped[Array, "B T ..."], offsets: Int[Array, "#B"]) -> Shaped[Array, "B T ..."]:
+    """Rotates each example to the left by its offset, in slots."""
+    slots = (jnp.arange(x.shape[1]) + offsets[:, None]) % x.shape[1]
     return x[jnp.arange(x.shape[0])[:, None], slots]
 
 
-# The gradient of a gather would be a scatter, which CPUs do one row at a time.
-shift.defvjp(lambda x, by: (shift(x, by), by), lambda by, gradient: (shift(gradient, -by), None))
+# The gradient of a gather would be a scatter, which CPUs compute one row at a time.
+shift.defvjp(
+    lambda x, offsets: (shift(x, offsets), offsets),
+    lambda offsets, gradient: (shift(gradient, -offsets), None),
+)
 
 
-def attend_sparse(
+def attend_left_aligned(
+    attention: Callable[..., Array],
     q: Float[Array, "B T N H"],
     k: Float[Array, "B T N H"],
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     mask: Bool[Array, "B T"] | None,
 ) -> Float[Array, "B T N H"]:
-    """Causal block-sparse attention of whole documents, in linear time; 0 at masked queries."""
+    """Computes causal block-sparse attention of whole examples, in linear time.
+
+    Args:
+      attention: A function `(q, k, v, pattern, mask) -> out` of examples without left padding.
+      q: The queries.
+      k: The keys.
+      v: The values.
+      pattern: The causal pattern.
+      mask: True at real tokens.
+
+    Returns:
+      The attended values, which are 0 at masked queries.
+    """
     if mask is None:
-        return block_sparse_attention(q, k, v, pattern)
+        return attention(q, k, v, pattern, None)
     left = leading_padding(mask)
     q, k, v, mask = (shift(x, left) for x in (q, k, v, mask))
-    return shift(block_sparse_attention(q, k, v, pattern, mask=mask), -left)
+    return shift(attention(q, k, v, pattern, mask), -left)
 
 
 def causal_weights(
@@ -62,12 +81,15 @@ def causal_weights(
     mask: Bool[Array, "B S"] | None,
     pattern: BlockPattern | None,
 ) -> Float[Array, "#B #N T S"]:
-    """How often each query reads each of `size` keys: dense, for chunks and for showing attention.
+    """Returns how often each query reads each key, as a dense array.
+
+    Chunks of tokens use it, and calls that return attention probabilities.
 
     Args:
-      queries: the slots of the queries.
-      mask: over the keys.
-      pattern: None in full mode.
+      queries: The slots of the queries.
+      size: The number of keys.
+      mask: True at the keys that may be read.
+      pattern: The causal pattern, or None for full attention.
     """
     slots = jnp.arange(size)
     weight = (slots <= queries[:, None])[None, None].astype(jnp.float32)
@@ -77,14 +99,14 @@ def causal_weights(
         rows = jnp.clip((queries - left) // pattern.block_size, 0, last)
         blocks = jnp.clip((slots - left) // pattern.block_size, 0, last)
         table = _block_table(pattern)[:, rows[:, :, None], blocks[:, None, :]]
-        weight = weight * jnp.moveaxis(jnp.asarray(table), 0, 1)
+        weight = weight * jnp.moveaxis(table, 0, 1).astype(jnp.float32)
     if mask is not None:
         weight = jnp.where(mask[:, None, None, :], weight, 0)
     return weight
 
 
-def _block_table(pattern: BlockPattern) -> Array:
-    """How often each row reads each block, `[#N, M, M]`."""
+def _block_table(pattern: BlockPattern) -> Int[Array, "#N M M"]:
+    """Returns how often each row reads each block."""
     blocks, counts = jnp.asarray(pattern.blocks[0]), jnp.asarray(pattern.counts[0])
     listed = blocks[..., None] == jnp.arange(pattern.num_blocks)
     return jnp.where(listed, counts[..., None], 0).sum(-2)
@@ -98,68 +120,107 @@ def attend_step(
     slot: Int[Array, ""],
     mask: Bool[Array, "B S"] | None,
 ) -> Float[Array, "B 1 N H"]:
-    """One new token of each document against the blocks its row lists; 0 where it reads nothing.
+    """Attends from one new token of each example to the blocks that its row lists.
 
-    Time does not depend on the cache's length: only the listed blocks are touched.
+    The time does not depend on the length of the cache: only the listed blocks are read.
 
     Args:
-      slot: of the new token, whose key and value are in the cache already.
+      q: The query of the new token.
+      keys: The keys in the cache, that of the new token included.
+      values: The values in the cache, that of the new token included.
+      pattern: The causal pattern.
+      slot: The slot of the new token.
+      mask: True at the keys that may be read.
+
+    Returns:
+      The attended values, which are 0 where a query reads nothing.
     """
-    size = keys.shape[1]
-    width = min(pattern.block_size, size)
-    left = jnp.broadcast_to(leading_padding(mask), q.shape[:1])[:, None, None]
-    rows = jnp.clip((slot - left[:, 0, 0]) // pattern.block_size, 0, pattern.num_blocks - 1)
-    blocks, counts = (
-        jnp.moveaxis(jnp.asarray(x[0])[:, rows], 0, 1) for x in (pattern.blocks, pattern.counts)
-    )  # [B, #N, K]
-    # A slice that would run past the end starts earlier, and what it then holds too much of is
-    # told by its position.
-    starts = jnp.clip(blocks * pattern.block_size + left, 0, size - width)
-    slots = starts[..., None] + jnp.arange(width)  # [B, #N, K, W]
-    own = (slots - left[..., None]) // pattern.block_size == blocks[..., None]
-    reads = own & (slots <= slot) & (counts > 0)[..., None]
-    if mask is not None:
-        reads = reads & jax.vmap(lambda row, at: row[at])(mask, slots)
-    bias = jnp.log(jnp.maximum(counts, 1).astype(jnp.float32))[..., None]
-    gather = _shared_blocks if blocks.shape[1] == 1 else _blocks_by_head
+    starts, slots, reads, counts = _listed_blocks(pattern, q.shape[0], keys.shape[1], slot, mask)
+    width = slots.shape[-1]
+    gather = _gather_shared_blocks if starts.shape[1] == 1 else _gather_blocks_per_head
     k, v = gather(keys, starts, width), gather(values, starts, width)  # [B, N, K, W, H]
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("bnh,bnkwh->bnkw", q[:, 0], k, preferred_element_type=dtype)
-    scores = scores / math.sqrt(q.shape[-1]) + bias
-    scores = jnp.where(reads, scores, jnp.finfo(dtype).min)
-    top = scores.max((-2, -1), keepdims=True)
-    weights = jnp.where(reads, jnp.exp(scores - top), 0)
-    total = weights.sum((-2, -1), keepdims=True)
-    weights = (weights / jnp.where(total > 0, total, 1)).astype(q.dtype)
-    return jnp.einsum("bnkw,bnkwh->bnh", weights, v)[:, None]
+    times_read = jnp.where(reads, counts[..., None], 0)
+    weights = masked_softmax(scores / math.sqrt(q.shape[-1]), times_read, axis=(-2, -1))
+    return jnp.einsum("bnkw,bnkwh->bnh", weights.astype(q.dtype), v)[:, None]
 
 
-def _shared_blocks(x: Array, starts: Int[Array, "B 1 K"], width: int) -> Array:
-    """Blocks that all heads read, `[B, N, K, W, H]`."""
+class _ListedBlocks(NamedTuple):
+    """The blocks that the row of a new token lists; P is N, or 1 if all heads share a pattern.
 
-    def block(document: Array, start: Array) -> Array:
-        return lax.dynamic_slice_in_dim(document, start, width)
+    Attributes:
+      starts: The first slot of each block.
+      slots: The slots of its tokens.
+      reads: Whether each of them is read.
+      counts: How often the row lists the block.
+    """
+
+    starts: Int[Array, "B P K"]
+    slots: Int[Array, "B P K W"]
+    reads: Bool[Array, "B P K W"]
+    counts: Int[Array, "B P K"]
+
+
+def _listed_blocks(
+    pattern: BlockPattern,
+    batch: int,
+    size: int,
+    slot: Int[Array, ""],
+    mask: Bool[Array, "B S"] | None,
+) -> _ListedBlocks:
+    """Returns the blocks that the new token in `slot` reads, in a cache of `size` slots."""
+    width = min(pattern.block_size, size)
+    left = jnp.broadcast_to(leading_padding(mask), (batch,))[:, None, None]
+    rows = jnp.clip((slot - left[:, 0, 0]) // pattern.block_size, 0, pattern.num_blocks - 1)
+    blocks, counts = (
+        jnp.moveaxis(jnp.asarray(x[0])[:, rows], 0, 1) for x in (pattern.blocks, pattern.counts)
+    )
+    # A slice that would exceed the cache starts earlier. The positions of its slots show which of
+    # them do not belong to the block.
+    starts = jnp.clip(blocks * pattern.block_size + left, 0, size - width)
+    slots = starts[..., None] + jnp.arange(width)
+    in_block = (slots - left[..., None]) // pattern.block_size == blocks[..., None]
+    reads = in_block & (slots <= slot) & (counts > 0)[..., None]
+    if mask is not None:
+        reads = reads & jax.vmap(lambda row, at: row[at])(mask, slots)
+    return _ListedBlocks(starts, slots, reads, counts)
+
+
+def _gather_shared_blocks(
+    x: Float[Array, "B S N H"], starts: Int[Array, "B 1 K"], width: int
+) -> Float[Array, "B N K W H"]:
+    """Gathers the blocks that all heads read."""
+
+    def block(example: Array, start: Array) -> Array:
+        return lax.dynamic_slice_in_dim(example, start, width)
 
     blocks = jax.vmap(jax.vmap(block, (None, 0)))(x, starts[:, 0])  # [B, K, W, N, H]
     return jnp.moveaxis(blocks, 3, 1)
 
 
-def _blocks_by_head(x: Array, starts: Int[Array, "B N K"], width: int) -> Array:
-    """Each head's own blocks, `[B, N, K, W, H]`."""
+def _gather_blocks_per_head(
+    x: Float[Array, "B S N H"], starts: Int[Array, "B N K"], width: int
+) -> Float[Array, "B N K W H"]:
+    """Gathers the blocks of each head."""
 
-    def block(document: Array, head: Array, start: Array) -> Array:
-        piece = lax.dynamic_slice(document, (start, head, 0), (width, 1, document.shape[-1]))
-        return piece[:, 0]
+    def block(example: Array, head: Array, start: Array) -> Array:
+        tokens = lax.dynamic_slice(example, (start, head, 0), (width, 1, example.shape[-1]))
+        return tokens[:, 0]
 
-    by_head = jax.vmap(jax.vmap(block, (None, None, 0)), (None, 0, 0))
+    over_heads = jax.vmap(jax.vmap(block, (None, None, 0)), (None, 0, 0))
     heads = jnp.arange(x.shape[2])
-    return jax.vmap(by_head, (0, None, 0))(x, heads, starts)
+    return jax.vmap(over_heads, (0, None, 0))(x, heads, starts)
 
 
-def append(module: Any, k: Array, v: Array) -> tuple[Array, Array, Array] | None:
-    """Writes new keys and values into the module's cache: `(all keys, all values, first slot)`.
+def append(
+    module: nn.Module, k: Float[Array, "B T N H"], v: Float[Array, "B T N H"]
+) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N H"], Int[Array, ""]] | None:
+    """Appends new keys and values to the cache of the module.
 
-    None when the cache has just been made, of the input's length, and holds nothing.
+    Returns:
+      All keys, all values and the first slot of the new ones. None if the module had no cache: an
+      empty one, of the length of the input, has then been created.
     """
     if not module.has_variable("cache", "cached_key"):
         module.put_variable("cache", "cached_key", jnp.zeros_like(k))
@@ -167,10 +228,10 @@ def append(module: Any, k: Array, v: Array) -> tuple[Array, Array, Array] | None
         module.put_variable("cache", "cache_index", jnp.zeros((), jnp.int32))
         return None
     start = module.get_variable("cache", "cache_index")
-    written = []
+    updated = []
     for name, new in (("cached_key", k), ("cached_value", v)):
         old = module.get_variable("cache", name)
-        written.append(lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0, 0)))
-        module.put_variable("cache", name, written[-1])
+        updated.append(lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0, 0)))
+        module.put_variable("cache", name, updated[-1])
     module.put_variable("cache", "cache_index", start + k.shape[1])
-    return written[0], written[1], start
+    return updated[0], updated[1], start

@@ -1,4 +1,4 @@
-"""Word, token-type and position embeddings, then dropout, then LayerNorm: in this order."""
+"""The sum of word, token-type and position embeddings, with dropout before LayerNorm."""
 
 from typing import Any
 
@@ -10,18 +10,21 @@ from flax_bigbird.nn.dropout import Dropout
 
 
 def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
-    """A dense layer with the encoder's initialiser, normal(`initializer_range`)."""
+    """Returns a dense layer with the encoder's initializer, normal(`initializer_range`)."""
     init = nn.initializers.normal(config.initializer_range)
     return nn.Dense(features, use_bias=use_bias, dtype=dtype, kernel_init=init)
 
 
 def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
-    """LayerNorm with statistics in float32, the variance in two passes (as PyTorch computes it)."""
+    """Returns a LayerNorm that computes its statistics in float32.
+
+    The variance is computed in two passes, as PyTorch computes it.
+    """
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
 
 
 class BigBirdEmbeddings(nn.Module):
-    """`LayerNorm(dropout(word [* sqrt(D)] + token_type + position))`, `[B, T, D]`."""
+    """Computes `LayerNorm(dropout(word [* sqrt(D)] + token_type + position))`."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -33,9 +36,11 @@ class BigBirdEmbeddings(nn.Module):
         self.LayerNorm = layer_norm(self.config, self.dtype)
         self.dropout = Dropout(self.config.hidden_dropout_prob)
 
-    def _table(self, rows: int) -> nn.Embed:
+    def _table(self, num_embeddings: int) -> nn.Embed:
         init = nn.initializers.normal(self.config.initializer_range)
-        return nn.Embed(rows, self.config.hidden_size, dtype=self.dtype, embedding_init=init)
+        return nn.Embed(
+            num_embeddings, self.config.hidden_size, dtype=self.dtype, embedding_init=init
+        )
 
     def __call__(
         self,
@@ -45,6 +50,7 @@ class BigBirdEmbeddings(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B T D"]:
+        """Returns the embedded tokens."""
         words = self.word_embeddings(input_ids)
         if self.config.rescale_embeddings:
             words = words * self.config.hidden_size**0.5

@@ -1,4 +1,4 @@
-"""The heads' own bodies: language modelling, classification, question answering."""
+"""The modules of the task heads: language modeling, classification and question answering."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from flax_bigbird.nn.layers import Intermediate
 
 
 def classifier_dropout(config: Any) -> float:
-    """`classifier_dropout`, else `hidden_dropout_prob`."""
+    """Returns `config.classifier_dropout`, or `config.hidden_dropout_prob` if that is None."""
     rate = config.classifier_dropout
     return config.hidden_dropout_prob if rate is None else rate
 
 
 class PredictionTransform(nn.Module):
-    """`LayerNorm(activation(dense(x)))`."""
+    """Computes `LayerNorm(activation(dense(x)))`."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -30,12 +30,17 @@ class PredictionTransform(nn.Module):
         self.dense = nn.Dense(self.config.hidden_size, dtype=self.dtype)
         self.LayerNorm = layer_norm(self.config, self.dtype)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Returns the transformed hidden states."""
         return self.LayerNorm(activation(self.config.hidden_act)(self.dense(x)))
 
 
 class LanguageModelHead(nn.Module):
-    """Logits over the vocabulary; the decoder is the word table unless embeddings are untied."""
+    """Computes logits over the vocabulary from the hidden states.
+
+    The output matrix is the word embedding table if `config.tie_word_embeddings` is True, and the
+    module's own `decoder` otherwise.
+    """
 
     config: Any
     dtype: Any = jnp.float32
@@ -45,11 +50,14 @@ class LanguageModelHead(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
         self.decoder = nn.Dense(self.config.vocab_size, use_bias=False, dtype=self.dtype)
 
-    def __call__(self, x: Float[Array, "B T D"], words: nn.Embed) -> Float[Array, "B T V"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], word_embeddings: nn.Embed
+    ) -> Float[Array, "B T V"]:
+        """Returns the logits."""
         x = self.transform(x)
         if self.config.tie_word_embeddings:
-            # Not `words.attend`, whose transposed table XLA copies at every call on CPUs.
-            x = jnp.einsum("...d,vd->...v", x, words.embedding.astype(x.dtype))
+            # `word_embeddings.attend` transposes the table, which XLA copies in every call on CPUs.
+            x = jnp.einsum("...d,vd->...v", x, word_embeddings.embedding.astype(x.dtype))
         else:
             x = self.decoder(x)
         return _add_bias(x, jnp.asarray(self.bias, x.dtype))
@@ -57,8 +65,10 @@ class LanguageModelHead(nn.Module):
 
 @jax.custom_vjp
 def _add_bias(x: Float[Array, "... V"], bias: Float[Array, " V"]) -> Float[Array, "... V"]:
-    """`x + bias`. Its gradient is summed by a matmul: XLA's sum over the rows of logits takes four
-    times as long on a CPU."""
+    """Returns `x + bias`; a matmul sums the gradient of the bias.
+
+    XLA's reduction over the rows of the logits takes four times as long on a CPU.
+    """
     return x + bias
 
 
@@ -71,7 +81,7 @@ _add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 
 class PreTrainingHeads(nn.Module):
-    """The language-model head and, for pretraining, the next-sentence one."""
+    """The language-model head and, if `next_sentence` is True, the next-sentence head."""
 
     config: Any
     next_sentence: bool = False
@@ -82,12 +92,18 @@ class PreTrainingHeads(nn.Module):
         if self.next_sentence:
             self.seq_relationship = nn.Dense(2, dtype=self.dtype)
 
-    def __call__(self, x: Array, words: nn.Embed) -> Array:
-        return self.predictions(x, words)
+    def __call__(
+        self, x: Float[Array, "B T D"], word_embeddings: nn.Embed
+    ) -> Float[Array, "B T V"]:
+        """Returns the logits of the language-model head."""
+        return self.predictions(x, word_embeddings)
 
 
 class ClassificationHead(nn.Module):
-    """First token -> dropout -> dense -> activation -> dropout -> `num_labels` logits."""
+    """Computes `num_labels` logits from the first token.
+
+    The order is dropout, dense, activation, dropout, output projection.
+    """
 
     config: Any
     dtype: Any = jnp.float32
@@ -97,14 +113,20 @@ class ClassificationHead(nn.Module):
         self.out_proj = nn.Dense(self.config.num_labels, dtype=self.dtype)
         self.dropout = Dropout(classifier_dropout(self.config))
 
-    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Array:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, deterministic: bool = True
+    ) -> Float[Array, "B labels"]:
+        """Returns the logits."""
         x = self.dropout(x[:, 0], deterministic=deterministic)
         x = activation(self.config.hidden_act)(self.dense(x))
         return self.out_proj(self.dropout(x, deterministic=deterministic))
 
 
 class QuestionAnsweringHead(nn.Module):
-    """Dropout, a feed-forward block around the undropped states, two logits a token."""
+    """Computes a start logit and an end logit for every token.
+
+    Dropout is applied to the input of the feed-forward block, but not to its residual connection.
+    """
 
     config: Any
     dtype: Any = jnp.float32
@@ -115,6 +137,9 @@ class QuestionAnsweringHead(nn.Module):
         self.output = ResidualOutput(self.config, self.dtype)
         self.qa_outputs = nn.Dense(2, dtype=self.dtype)
 
-    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Array:
+    def __call__(
+        self, x: Float[Array, "B T D"], *, deterministic: bool = True
+    ) -> Float[Array, "B T 2"]:
+        """Returns the logits."""
         inner = self.intermediate(self.dropout(x, deterministic=deterministic))
         return self.qa_outputs(self.output(inner, x, deterministic=deterministic))

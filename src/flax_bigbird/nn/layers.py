@@ -1,4 +1,4 @@
-"""The post-LayerNorm transformer layer and the stack of them."""
+"""The post-LayerNorm transformer layer, and the stack of layers."""
 
 from typing import Any, NamedTuple
 
@@ -10,12 +10,16 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention import RESIDUALS
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
-from flax_bigbird.nn.context import NOTHING_SAID, Call, Reading
+from flax_bigbird.nn.context import AttentionInputs, CallOptions
 from flax_bigbird.nn.embeddings import dense
+
+# The number of tokens whose feed-forward states fit into the shared cache of a CPU: [1024, 3072]
+# floats take 12 MiB.
+TOKENS_PER_CHUNK = 1024
 
 
 class Intermediate(nn.Module):
-    """`activation(dense(x))`, `[B, T, F]`."""
+    """Computes `activation(dense(x))`."""
 
     config: Any
     dtype: Any = jnp.float32
@@ -23,17 +27,15 @@ class Intermediate(nn.Module):
     def setup(self):
         self.dense = dense(self.config, self.config.intermediate_size, self.dtype)
 
-    def __call__(self, x: Array) -> Array:
-        # Recomputed going backward: keeping what is inside costs more time than it saves, and room.
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """Returns the wide states of the feed-forward block."""
+        # The backward pass recomputes the activation: saving its intermediate values would take
+        # more time than it saves, and more memory.
         return jax.checkpoint(activation(self.config.hidden_act))(self.dense(x))
 
 
-# Tokens whose feed-forward states a CPU's shared cache holds: [1024, 3072] floats are 12 MiB.
-ROWS_AT_ONCE = 1024
-
-
 class BigBirdLayer(nn.Module):
-    """Self-attention, cross-attention where the configuration has it, feed-forward."""
+    """Self-attention, cross-attention if the configuration has it, and the feed-forward block."""
 
     config: Any
     layer: int = 0
@@ -50,65 +52,80 @@ class BigBirdLayer(nn.Module):
 
     def __call__(
         self,
-        x,
-        mask,
-        head_mask,
-        encoder_states,
-        encoder_mask,
-        call: Call,
-        reading: Reading = NOTHING_SAID,
-    ):
-        """`(x, self-attention probabilities, cross-attention probabilities)`, or None for each."""
-        x, probabilities = self.attention(x, mask, head_mask, None, call, reading)
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B _"] | None,
+        head_mask: Float[Array, " N"] | None,
+        encoder_states: Float[Array, "B S D"] | None,
+        encoder_mask: Bool[Array, "B S"] | None,
+        options: CallOptions,
+        attention_inputs: AttentionInputs,
+    ) -> tuple[Float[Array, "B T D"], Array | None, Array | None]:
+        """Returns the hidden states and the self- and cross-attention probabilities.
+
+        Probabilities that were not requested are None.
+        """
+        x, probabilities = self.attention(x, mask, head_mask, None, options, attention_inputs)
         cross_probabilities = None
         if encoder_states is not None:
             x, cross_probabilities = self.crossattention(
-                x, encoder_mask, head_mask, encoder_states, call
+                x, encoder_mask, head_mask, encoder_states, options, AttentionInputs()
             )
-        return self._feed_forward(x, call), probabilities, cross_probabilities
+        return self._feed_forward(x, options), probabilities, cross_probabilities
 
-    def _feed_forward(self, x: Float[Array, "B T D"], call: Call) -> Float[Array, "B T D"]:
-        """On a CPU many tokens go in parts, a tenth faster: the wide states stay in its cache."""
+    def _feed_forward(self, x: Float[Array, "B T D"], options: CallOptions):
+        """Computes the feed-forward block, in chunks of tokens on a CPU.
+
+        Chunks make it a tenth faster there, because the wide states stay in the processor's cache.
+        """
         batch, length, width = x.shape
-        parts = batch * length // ROWS_AT_ONCE
-        if parts < 2 or self.is_initializing() or not _one_cpu():
-            return self._feed_forward_at_once(x, call)
+        num_chunks = batch * length // TOKENS_PER_CHUNK
+        if num_chunks < 2 or self.is_initializing() or not _is_single_cpu():
+            return self._feed_forward_chunk(x, options)
 
-        def one_part(layer: "BigBirdLayer", carry: tuple[()], part: Array):
-            return carry, layer._feed_forward_at_once(part, call)
+        def process_chunk(layer: "BigBirdLayer", carry: tuple[()], chunk: Array):
+            return carry, layer._feed_forward_chunk(chunk, options)
 
-        rows = x.reshape(-1, width)
-        whole = parts * ROWS_AT_ONCE
-        streams: Any = {"params": False, "dropout": True}
-        over_parts = nn.scan(one_part, variable_broadcast="params", split_rngs=streams)
-        _, out = over_parts(self, (), rows[:whole].reshape(parts, ROWS_AT_ONCE, width))
-        out = out.reshape(whole, -1)
-        if whole < len(rows):
-            out = jnp.concatenate([out, self._feed_forward_at_once(rows[whole:], call)])
+        tokens = x.reshape(-1, width)
+        in_chunks = num_chunks * TOKENS_PER_CHUNK
+        rngs: Any = {"params": False, "dropout": True}
+        scan = nn.scan(process_chunk, variable_broadcast="params", split_rngs=rngs)
+        _, out = scan(self, (), tokens[:in_chunks].reshape(num_chunks, TOKENS_PER_CHUNK, width))
+        out = out.reshape(in_chunks, -1)
+        if in_chunks < len(tokens):
+            out = jnp.concatenate([out, self._feed_forward_chunk(tokens[in_chunks:], options)])
         return out.reshape(batch, length, -1)
 
-    def _feed_forward_at_once(self, x: Array, call: Call) -> Array:
-        return self.output(self.intermediate(x), x, deterministic=call.deterministic)
+    def _feed_forward_chunk(self, x: Float[Array, "... D"], options: CallOptions):
+        return self.output(self.intermediate(x), x, deterministic=options.deterministic)
 
 
-def _one_cpu() -> bool:
-    """Whether there is one device, a CPU: over several, parts would cut across their shares."""
+def _is_single_cpu() -> bool:
+    """Returns whether the only device is a CPU; with several, chunks would cut across shards."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
-class EncoderResult(NamedTuple):
-    """The last hidden states, and per layer what was asked for."""
+class EncoderOutput(NamedTuple):
+    """The last hidden states, and the states and attention probabilities of every layer.
 
-    last_hidden_state: Array
+    Attributes:
+      last_hidden_state: The output of the last layer.
+      hidden_states: The embeddings and the output of every layer.
+      attentions: The self-attention probabilities `[B, N, T, S]` of every layer, or None each.
+      cross_attentions: The cross-attention probabilities of every layer, or None each.
+    """
+
+    last_hidden_state: Float[Array, "B T D"]
     hidden_states: tuple[Array, ...]
-    attentions: tuple[Array, ...]
-    cross_attentions: tuple[Array, ...]
+    attentions: tuple[Array | None, ...]
+    cross_attentions: tuple[Array | None, ...]
 
 
 class LayerStack(nn.Module):
-    """The layers, named by number; `gradient_checkpointing` recomputes them going backward.
+    """The layers, which are named by their index.
 
-    All of a layer if it is True; all but what attention computed if it is "attention".
+    Attributes:
+      gradient_checkpointing: If True, the backward pass recomputes each layer. If "attention", it
+        recomputes all of it except attention.
     """
 
     config: Any
@@ -116,36 +133,37 @@ class LayerStack(nn.Module):
     gradient_checkpointing: bool | str = False
 
     def setup(self):
-        layer = BigBirdLayer
+        layer_class = BigBirdLayer
         if self.gradient_checkpointing:
             saved = [RESIDUALS] if self.gradient_checkpointing == "attention" else []
             policy = jax.checkpoint_policies.save_only_these_names(*saved)
-            layer = nn.remat(BigBirdLayer, static_argnums=(6,), policy=policy)
+            layer_class = nn.remat(BigBirdLayer, policy=policy)
         self.layers = [
-            layer(self.config, i, self.dtype, name=str(i))
+            layer_class(self.config, i, self.dtype, name=str(i))
             for i in range(self.config.num_hidden_layers)
         ]
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B T"] | None,
+        mask: Bool[Array, "B _"] | None,
         head_mask: Float[Array, "L N"] | None,
         encoder_states: Float[Array, "B S D"] | None,
         encoder_mask: Bool[Array, "B S"] | None,
-        call: Call,
-        reading: Reading = NOTHING_SAID,
-    ) -> EncoderResult:
+        options: CallOptions,
+        attention_inputs: AttentionInputs,
+    ) -> EncoderOutput:
+        """Returns the output of all layers."""
         states, attentions, cross_attentions = [x], [], []
         for i, layer in enumerate(self.layers):
             layer_head_mask = None if head_mask is None else head_mask[i]
             x, probabilities, cross = layer(
-                x, mask, layer_head_mask, encoder_states, encoder_mask, call, reading
+                x, mask, layer_head_mask, encoder_states, encoder_mask, options, attention_inputs
             )
             states.append(x)
             attentions.append(probabilities)
             cross_attentions.append(cross)
-        return EncoderResult(x, tuple(states), tuple(attentions), tuple(cross_attentions))
+        return EncoderOutput(x, tuple(states), tuple(attentions), tuple(cross_attentions))
 
 
 class BigBirdEncoder(nn.Module):
@@ -158,5 +176,6 @@ class BigBirdEncoder(nn.Module):
     def setup(self):
         self.layer = LayerStack(self.config, self.dtype, self.gradient_checkpointing)
 
-    def __call__(self, *args) -> EncoderResult:
-        return self.layer(*args)
+    def __call__(self, *args, **kwargs) -> EncoderOutput:
+        """Returns the output of `LayerStack`."""
+        return self.layer(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""`resize_position_embeddings`: tables, models, files."""
+"""`resize_position_embeddings`: parameter trees, models and saved files."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def test_interpolate(length):
 
 
 @pytest.mark.parametrize("method", ["tile", "interpolate"])
-def test_dtype_and_the_rest_are_kept(method):
+def test_dtype_and_other_leaves_are_unchanged(method):
     params = with_table(np.ones((4, 2)))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     new = resize_position_embeddings(half, 9, method)
@@ -59,7 +59,7 @@ def test_dtype_and_the_rest_are_kept(method):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_model(task):
-    """A new model that takes longer texts; on what fits the old table it gives the same."""
+    """The new model accepts longer inputs, and returns the same for inputs that fit the old one."""
     model = tiny_models.model(task)
     longer = resize_position_embeddings(model, 2 * OLD)
     assert type(longer) is type(model)
@@ -75,8 +75,8 @@ def test_model(task):
         longer(**tiny_models.inputs(task, length=2 * OLD + 1))
 
 
-def test_files(tmp_path):
-    """The result saves, loads and reports its new limit."""
+def test_save_and_load(tmp_path):
+    """The result can be saved and loaded, with its new maximum length."""
     longer = resize_position_embeddings(tiny_models.model("ForMaskedLM"), 75, "interpolate")
     longer.save_pretrained(tmp_path)
     loaded = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(tmp_path)
@@ -100,18 +100,19 @@ def test_pytorch_reads_the_longer_table(tmp_path):
     np.testing.assert_allclose(ours, other.last_hidden_state.numpy(), atol=3e-5)
 
 
-def test_pooling_and_checkpointing_are_kept():
+def test_module_fields_are_unchanged():
     cls = flax_bigbird.FlaxBigBirdForQuestionAnswering
     model = cls(
         tiny_models.config(), _do_init=False, add_pooling_layer=True, gradient_checkpointing=True
     )
-    model._is_initialized, model._params = True, tiny_models.drawn_params(model)
+    model._adopt_params(tiny_models.random_params(model))
     longer = resize_position_embeddings(model, 60)
     assert longer.module.add_pooling_layer
     assert longer.module.gradient_checkpointing
     assert "pooler" in longer.params["bert"]
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -120,13 +121,13 @@ def test_pooling_and_checkpointing_are_kept():
         ((60.5,), "got 60.5"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         resize_position_embeddings(tiny_models.model(), *arguments)
 
 
-def test_bad_trees():
-    with pytest.raises(ValueError, match=r"one leaf .*position_embeddings/embedding; got 0"):
+def test_invalid_trees():
+    with pytest.raises(ValueError, match=r"one table .*position_embeddings/embedding; got 0"):
         resize_position_embeddings({"bert": {"pooler": jnp.ones(2)}}, 60)
     empty = flax_bigbird.FlaxBigBirdModel(tiny_models.config(), _do_init=False)
     with pytest.raises(ValueError, match="holds no parameters"):

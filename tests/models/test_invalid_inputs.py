@@ -1,6 +1,6 @@
-"""Every public entry given what it cannot take: refused, with the rule, the value and the remedy.
+"""Invalid inputs of models raise errors with the rule, the received value and a remedy.
 
-Files and checkpoints are in tests/checkpoint; the attention library in tests/attention.
+Invalid files are tested in tests/checkpoint, and the attention library in tests/attention.
 """
 
 import jax
@@ -15,7 +15,7 @@ from flax_bigbird import FlaxBigBirdPreTrainedModel
 IDS = np.full((2, 6), 5)
 STATES = np.zeros((2, 4, D), np.float32)
 
-# (task, configuration, arguments, fragments that the message must hold)
+# (task, configuration, arguments, fragments of the message)
 CALLS = {
     "one_axis": ("Model", {}, {"input_ids": IDS[0]}, ["[batch, tokens]", "(6,)", "add or remove"]),
     "three_axes": ("Model", {}, {"input_ids": IDS[None]}, ["[batch, tokens]", "(1, 2, 6)"]),
@@ -29,10 +29,10 @@ CALLS = {
     "bool_ids": ("Model", {}, {"input_ids": IDS > 0}, ["integers", "bool", "astype"]),
     "device_float_ids": ("Model", {}, {"input_ids": jnp.ones((1, 4))}, ["integers", "float32"]),
     "text": ("Model", {}, {"input_ids": "two words"}, ["array of numbers", "str", "tokenize"]),
-    "nothing": ("Model", {}, {"input_ids": None}, ["array of numbers", "NoneType"]),
+    "none": ("Model", {}, {"input_ids": None}, ["array of numbers", "NoneType"]),
     "ragged_ids": ("Model", {}, {"input_ids": [[1, 2], [3]]}, ["equal length", "list", "pad"]),
     "no_tokens": ("Model", {}, {"input_ids": IDS[:, :0]}, ["at least one token", "(2, 0)"]),
-    "no_rows": ("Model", {}, {"input_ids": IDS[:0]}, ["at least one token", "(0, 6)", "leave"]),
+    "empty_batch": ("Model", {}, {"input_ids": IDS[:0]}, ["at least one token", "(0, 6)", "leave"]),
     "no_choices": (
         "ForMultipleChoice",
         {},
@@ -131,7 +131,7 @@ CALLS = {
         {"input_ids": IDS, "encoder_hidden_states": STATES},
         ["no cross-attention", "add_cross_attention=True"],
     ),
-    "states_for_a_task_that_reads_none": (
+    "states_for_a_task_without_cross_attention": (
         "ForMaskedLM",
         {"add_cross_attention": True},
         {"input_ids": IDS, "encoder_hidden_states": STATES},
@@ -230,11 +230,12 @@ CALLS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("name", CALLS)
 def test_call(name):
     task, changes, arguments, fragments = CALLS[name]
     model = tiny_models.model(task, **changes)
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the fragments say which
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the fragments identify the error
         model(**arguments)
     for fragment in fragments:
         assert fragment in str(error.value)
@@ -242,17 +243,17 @@ def test_call(name):
 
 def test_parameters_of_another_size():
     model, other = tiny_models.model(), tiny_models.model(hidden_size=32)
-    with pytest.raises(ValueError, match=r"LayerNorm/bias is \(32,\), not \(16,\); .* more"):
+    with pytest.raises(ValueError, match=r"LayerNorm/bias has shape \(32,\), not \(16,\); .* more"):
         model(IDS, params=other.params)
 
 
-def test_caches_that_do_not_fit():
+def test_cache_of_another_size():
     model = tiny_models.model("ForCausalLM")
     with pytest.raises(ValueError, match=r"batch of 3; input_ids has 2: .*init_cache\(2, 8\)"):
         model(IDS, past_key_values=model.init_cache(3, 8))
     with pytest.raises(ValueError, match="holds 4 positions; input_ids has 6: make it longer"):
         model(IDS, past_key_values=model.init_cache(2, 4))
-    with pytest.raises(ValueError, match=r"\[2, 8\], one entry a key; got \(2, 6\)"):
+    with pytest.raises(ValueError, match=r"\[2, 8\], one entry per key; got \(2, 6\)"):
         model(IDS, np.ones_like(IDS), past_key_values=model.init_cache(2, 8))
     with pytest.raises(ValueError, match=r"at most 48 tokens .*got 49"):
         model.init_cache(2, 49)
@@ -298,14 +299,14 @@ def test_constructor():
         cls(config, pooling=True)
 
 
-def test_ids_on_a_device_are_not_read():
-    """Documented: values under jit or on a device cannot be checked without a stall."""
+def test_values_on_a_device_are_not_checked():
+    """As documented, they cannot be read without stalling the device."""
     model = tiny_models.model()
     assert model(jnp.full((1, 4), 39))[0].shape == (1, 4, D)
     tiny_models.run(model, {"input_ids": np.full((1, 4), 400)})
 
 
-def test_arrays_of_other_libraries_and_lists():
+def test_lists_and_other_dtypes_are_accepted():
     model = tiny_models.model()
     want = model(IDS)[0]
     for ids in (IDS.tolist(), IDS.astype(np.uint8), jnp.asarray(IDS)):

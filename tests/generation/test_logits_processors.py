@@ -1,40 +1,46 @@
-"""Each rule on scores worked out by hand."""
+"""Every logits processor, on scores that were computed by hand."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.generation import processors
-from flax_bigbird.generation.processors import History
+from flax_bigbird.generation import logits_processors as processors
+from flax_bigbird.generation.logits_processors import History
 
-NO = -np.inf
+FORBIDDEN = -np.inf
 
 
-def history(*rows, first=0, written=None):
+def history(*rows, first=0, used=None):
     tokens = jnp.asarray(rows)
-    slot = tokens.shape[1] if written is None else written
+    slot = tokens.shape[1] if used is None else used
     firsts = jnp.full(len(rows), first) if isinstance(first, int) else jnp.asarray(first)
     return History(tokens, firsts, jnp.asarray(slot), jnp.asarray(0), jnp.asarray(9))
 
 
-def same(got, want):
+def assert_same(got, want):
     np.testing.assert_allclose(np.asarray(got), np.asarray(want, np.float32), rtol=1e-6)
 
 
 def test_repetition():
-    """Once, however often a token stands there; not for padding, nor for what is not written."""
+    """A token is penalized once; padding and unused slots are not."""
     scores = jnp.asarray([[2.0, -2.0, 4.0, -4.0, 6.0]])
-    past = history([4, 0, 1, 0, 2], first=1, written=4)
-    same(processors.penalise_repetition(scores, past, 2.0), [[1, -4, 4, -4, 6]])
+    past = history([4, 0, 1, 0, 2], first=1, used=4)
+    assert_same(processors.penalize_repetition(scores, past, 2.0), [[1, -4, 4, -4, 6]])
 
 
 def test_ngrams():
     scores = jnp.zeros((2, 5))
-    past = history([1, 2, 3, 1, 2, 4], [3, 3, 3, 3, 3, 3], written=5)
+    past = history([1, 2, 3, 1, 2, 4], [3, 3, 3, 3, 3, 3], used=5)
     # "1 2" was followed by 3; "3 3" by 3.
-    same(processors.forbid_repeated_ngrams(scores, past, 3), [[0, 0, 0, NO, 0]] * 2)
+    assert_same(processors.forbid_repeated_ngrams(scores, past, 3), [[0, 0, 0, FORBIDDEN, 0]] * 2)
     # "2" was followed by 3.
-    same(processors.forbid_repeated_ngrams(scores, past, 2), [[0, 0, 0, NO, 0], [0, 0, 0, NO, 0]])
-    same(processors.forbid_repeated_ngrams(scores, past, 1), [[0, NO, NO, NO, 0], [0, 0, 0, NO, 0]])
+    assert_same(
+        processors.forbid_repeated_ngrams(scores, past, 2),
+        [[0, 0, 0, FORBIDDEN, 0], [0, 0, 0, FORBIDDEN, 0]],
+    )
+    assert_same(
+        processors.forbid_repeated_ngrams(scores, past, 1),
+        [[0, FORBIDDEN, FORBIDDEN, FORBIDDEN, 0], [0, 0, 0, FORBIDDEN, 0]],
+    )
 
 
 def test_ngrams_do_not_reach_into_padding():
@@ -43,21 +49,23 @@ def test_ngrams_do_not_reach_into_padding():
         past = history([1, 2, 3, 1, 2], first=first)
         want = np.zeros((1, 5))
         if banned is not None:
-            want[0, banned] = NO
-        same(processors.forbid_repeated_ngrams(scores, past, 3), want)
+            want[0, banned] = FORBIDDEN
+        assert_same(processors.forbid_repeated_ngrams(scores, past, 3), want)
 
 
 def test_words():
     scores = jnp.zeros((2, 5))
     past = history([1, 2], [2, 2])
-    same(processors.forbid_word(scores, past, (3,)), [[0, 0, 0, NO, 0]] * 2)
-    same(processors.forbid_word(scores, past, (1, 2, 4)), [[0, 0, 0, 0, NO], [0] * 5])
+    assert_same(processors.forbid_word(scores, past, (3,)), [[0, 0, 0, FORBIDDEN, 0]] * 2)
+    assert_same(processors.forbid_word(scores, past, (1, 2, 4)), [[0, 0, 0, 0, FORBIDDEN], [0] * 5])
     longer = history([1, 2], [1, 2], first=[0, 1])  # the second prompt begins with 2
-    same(processors.forbid_word(scores, longer, (1, 2, 4)), [[0, 0, 0, 0, NO], [0] * 5])
-    same(processors.forbid_word(scores, past, (3, 1, 2, 4)), np.zeros((2, 5)))
+    assert_same(
+        processors.forbid_word(scores, longer, (1, 2, 4)), [[0, 0, 0, 0, FORBIDDEN], [0] * 5]
+    )
+    assert_same(processors.forbid_word(scores, past, (3, 1, 2, 4)), np.zeros((2, 5)))
 
 
-def test_kept_sets():
+def test_top_k_top_p_and_min_p():
     scores = jnp.log(jnp.asarray([[0.1, 0.4, 0.2, 0.05, 0.25]]))
 
     def kept(out):

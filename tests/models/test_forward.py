@@ -1,4 +1,4 @@
-"""What a call does: lengths, modes, dtypes, masks, per-layer outputs, randomness."""
+"""The forward pass: lengths, full and sparse attention, dtypes, masks, outputs and randomness."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ SPARSE = {"attention_type": "block_sparse"}
 
 @pytest.mark.parametrize("task", TASKS)
 def test_jit_with_host_inputs_and_without_mask(task):
-    """Compiled, outside jit, and without a mask where none is needed."""
+    """Calls agree under jit and outside, and without a mask if nothing is masked."""
     model = tiny_models.model(task)
     inputs = tiny_models.inputs(task)
     inputs["attention_mask"] = np.ones_like(inputs["attention_mask"])
@@ -26,7 +26,7 @@ def test_jit_with_host_inputs_and_without_mask(task):
     [("hf", n) for n in (1, 2, 3, 5, 28, 29, 32, 48)] + [("google", 31), ("fixed", 33)],
 )
 def test_any_length(length, random_attention):
-    """From one token to the whole position table; masked contents do not matter."""
+    """Any length up to the position table works, and masked tokens do not affect the results."""
     model = tiny_models.model(random_attention=random_attention)
     inputs = tiny_models.inputs(length=length)
     out = tiny_models.run(model, inputs)
@@ -38,8 +38,8 @@ def test_any_length(length, random_attention):
     tiny_models.close(out[0][mask], again[0][mask])
 
 
-def test_full_or_sparse_is_chosen_by_the_call():
-    """Up to (5 + 2R) W = 28 tokens an encoder attends in full, one token more is sparse."""
+def test_every_call_selects_full_or_sparse_attention():
+    """An encoder uses full attention up to (5 + 2R) W = 28 tokens."""
     sparse, full = tiny_models.model(), tiny_models.model(**FULL)
     for length, same in ((28, True), (29, False), (28, True)):
         inputs = tiny_models.inputs(length=length)
@@ -56,6 +56,7 @@ HALF = [
 ]
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 @pytest.mark.parametrize(("task", "kind", "dtype"), HALF)
 def test_half_precision(task, kind, dtype):
     atol = {"bfloat16": 0.25, "float16": 0.03}[dtype]
@@ -66,14 +67,15 @@ def test_half_precision(task, kind, dtype):
     for name, value in tiny_models.run(exact, inputs).items():
         assert ours[name].dtype == dtype
         assert np.isfinite(ours[name]).all(), name
-        kept = np.asarray(value) > -1e4  # not the positions that no answer may start at
+        unmasked = np.asarray(value) > -1e4  # some answers may not start in the question
         got = np.asarray(ours[name], np.float32)
-        np.testing.assert_allclose(got[kept], np.asarray(value)[kept], atol=atol, rtol=atol)
+        np.testing.assert_allclose(got[unmasked], np.asarray(value)[unmasked], atol=atol, rtol=atol)
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 @pytest.mark.parametrize("kind", [FULL, SPARSE], ids=["full", "sparse"])
 def test_half_precision_parameters(kind):
-    """Parameters as a checkpoint holds them; computation in the model's own dtype."""
+    """The computation has the model's dtype, whatever that of the parameters."""
     model = tiny_models.model("ForMaskedLM", initializer_range=0.1, **kind)
     inputs = tiny_models.inputs()
     out = tiny_models.run(model, inputs, model.to_bf16(model.params))
@@ -83,7 +85,7 @@ def test_half_precision_parameters(kind):
 
 @pytest.mark.parametrize("kind", [FULL, SPARSE], ids=["full", "sparse"])
 def test_head_mask_silences_a_head(kind):
-    """The same as zeroing the head's rows of the output projection, in both modes."""
+    """A head mask has the effect of zeroing the head's rows of the output projection."""
     model = tiny_models.model(**TWO_LAYERS, **kind)
     inputs = tiny_models.inputs()
     width = D // HEADS
@@ -124,8 +126,8 @@ def test_hidden_states_and_attentions(task, kind):
         np.testing.assert_array_equal(out.hidden_states[-1], out.last_hidden_state)
 
 
-def test_sparse_attentions_are_what_the_layer_used():
-    """Probabilities times values is the context that the sparse path computed."""
+def test_sparse_probabilities_are_those_of_the_layer():
+    """Probabilities times values give the context that the sparse kernel computes."""
     model, inputs = tiny_models.model(), tiny_models.inputs()
     out = tiny_models.run(model, inputs, output_hidden_states=True, output_attentions=True)
     layer = model.params["encoder"]["layer"]["0"]
@@ -162,7 +164,7 @@ class TestDropout:
         assert tiny_models.differ(one, two)
         np.testing.assert_array_equal(one, again)
 
-    def test_evaluation_drops_nothing(self):
+    def test_evaluation_has_no_dropout(self):
         inputs = tiny_models.inputs()
         dropping = tiny_models.run(tiny_models.model(**self.rates), inputs)
         tiny_models.close(dropping, tiny_models.run(tiny_models.model(), inputs))
@@ -201,7 +203,7 @@ class TestIndices:
         return tiny_models.run(model, inputs, **options)
 
     @pytest.mark.parametrize("rule", ["hf", "google", "fixed"])
-    def test_changes_the_outcome_of_training_only(self, rule):
+    def test_only_training_depends_on_the_key(self, rule):
         model = tiny_models.model(random_attention=rule)
         one, two, again = (self.run(model, seed, train=True)[0] for seed in (0, 1, 0))
         assert tiny_models.differ(one, two)
@@ -210,7 +212,7 @@ class TestIndices:
         np.testing.assert_array_equal(evaluated, self.run(model, 1)[0])
 
     def test_layers_and_heads_draw_for_themselves(self):
-        """Which blocks a row read shows in the attentions."""
+        """The attention probabilities show which blocks a row reads."""
         model = tiny_models.model(**TWO_LAYERS)
         inputs = {"input_ids": np.full((1, 48), 5), "indices_rng": jax.random.PRNGKey(0)}
         out = tiny_models.run(model, inputs, train=True, output_attentions=True)
@@ -218,7 +220,7 @@ class TestIndices:
         rows = slice(1, -1)
         assert (read[0][0] != read[0][1])[rows].any(), "heads"
         assert (read[0] != read[1])[:, rows].any(), "layers"
-        # First, last, window and one random block, which lies outside them.
+        # The first and the last block, the window, and one random block outside them.
         middle = read[0][:, 3:-3].sum(-1)
         assert (middle == 6).all()
 

@@ -1,0 +1,226 @@
+"""Loads the configuration and the parameters of a model from a checkpoint."""
+
+import copy
+import dataclasses
+import inspect
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from flax_bigbird import _transformers, checkpoint
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.config import SparsityConfig
+from flax_bigbird.models.parameterized import ParameterizedModel, Params
+
+# Keywords of HF-Flax that change nothing here: code of a repository is never run, and interrupted
+# downloads are always resumed.
+_IGNORED_KEYWORDS = {"trust_remote_code", "resume_download", "from_pt"}
+
+# Fields of a linen module that are not options of `from_pretrained`.
+_RESERVED_FIELDS = {"parent", "name", "config", "dtype", "gradient_checkpointing"}
+
+# Heads that have the same name and shape, but another meaning.
+_CONFUSABLE = {"BigBirdForMultipleChoice", "BigBirdForTokenClassification"}
+
+
+def resolve_config(
+    cls: type[ParameterizedModel],
+    source: checkpoint.Source,
+    config: Any,
+    overrides: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Returns the configuration of a checkpoint, and the fields of the module that were given.
+
+    Args:
+      cls: The class of the model.
+      source: The checkpoint.
+      config: A configuration, a dict or a path, which replaces that of the checkpoint; or None.
+      overrides: Configuration keys, which are set, and fields of the module.
+
+    Raises:
+      CheckpointError: If the configuration is missing, broken, or that of another architecture.
+      TypeError: If `config` is none of these.
+      ValueError: If an override is neither a configuration key nor a field of the module.
+    """
+    config = _load_config(cls, source, config)
+    module_class: Any = cls.module_class
+    fields = {field.name for field in dataclasses.fields(module_class)} - _RESERVED_FIELDS
+    module_kwargs: dict[str, Any] = {}
+    own_keys = (*SparsityConfig.KEYS, SparsityConfig.IMPLEMENTATION_KEY)
+    for key, value in overrides.items():
+        if key in own_keys or not callable(getattr(config, key, len)):
+            setattr(config, key, value)
+        elif key in fields:
+            module_kwargs[key] = value
+        elif key not in _IGNORED_KEYWORDS:
+            raise ValueError(
+                f"a keyword must be a configuration key or a field of {module_class.__name__} "
+                f"({', '.join(sorted(fields)) or 'it has none of its own'}); got {key}={value!r}: "
+                "check the spelling, or put it into the configuration"
+            )
+    return config, module_kwargs
+
+
+def _load_config(cls: type[ParameterizedModel], source: checkpoint.Source, config: Any) -> Any:
+    config_class: Any = cls.config_class
+    if isinstance(config, _transformers.bigbird_config_class()):
+        return copy.deepcopy(config)
+    if isinstance(config, dict):
+        content = copy.deepcopy(_check_model_type(config_class, config, "config"))
+    elif config is None:
+        content = _load_config_file(config_class, source)
+    elif isinstance(config, str | os.PathLike):
+        path = Path(config)
+        is_file = path.suffix == ".json"
+        folder = os.fspath(path.parent if is_file else config)
+        local = dataclasses.replace(source, name=folder, subfolder="")
+        content = _load_config_file(config_class, local, path.name if is_file else "config.json")
+    else:
+        raise TypeError(
+            "config must be a transformers.BigBirdConfig, a dict, or the path or Hub id of one; "
+            f"got {type(config).__name__}"
+        )
+    return config_class.from_dict(content)
+
+
+def _load_config_file(
+    config_class: Any, source: checkpoint.Source, name: str = "config.json"
+) -> dict[str, Any]:
+    content = _load_json(source, name)
+    if content is None:
+        raise CheckpointError(
+            f"a checkpoint is a folder or Hub repository with config.json and weights "
+            f"({', '.join(checkpoint.WEIGHT_FILES)}); no {name} in {source}{source.hint}: check "
+            "the path, or pass config="
+        )
+    return _check_model_type(config_class, content, f"{name} of {source}")
+
+
+def _check_model_type(config_class: Any, content: dict[str, Any], where: str) -> dict[str, Any]:
+    model_type = content.get("model_type", config_class.model_type)
+    if model_type != config_class.model_type:
+        raise CheckpointError(
+            f"these classes load models of type {config_class.model_type!r}; {where} says "
+            f"{model_type!r}: load it with the classes of its own type"
+        )
+    return content
+
+
+def _load_json(source: checkpoint.Source, name: str) -> dict[str, Any] | None:
+    path = source.get(name)
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}): download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object; it holds {type(content).__name__}")
+    return content
+
+
+def load_generation_config(source: checkpoint.Source) -> Any:
+    """Returns the `GenerationConfig` of a checkpoint, or None if it has none."""
+    content = _load_json(source, "generation_config.json")
+    if content is None:
+        return None
+    return _transformers.generation_config_class().from_dict(content)
+
+
+def load_params(
+    model: ParameterizedModel,
+    source: checkpoint.Source,
+    ignore_mismatched_sizes: bool,
+    *,
+    initialize: bool,
+) -> Params:
+    """Loads the parameters of a checkpoint that the model has.
+
+    Args:
+      model: The model.
+      source: The checkpoint.
+      ignore_mismatched_sizes: Whether to skip parameters whose shape differs.
+      initialize: Whether the caller initializes what is missing; only the warning depends on it.
+
+    Raises:
+      CheckpointError: If the checkpoint has none of the model's parameters.
+      ValueError: If shapes differ.
+
+    Warns:
+      CheckpointWarning: If parameters are missing, or if the checkpoint has others.
+    """
+    expected: dict[Any, Any] = flatten_dict(model.params_shape_tree)
+    flat, file = checkpoint.load_weights(source, expected, model.base_model_prefix)
+    matched = checkpoint.match_params(flat, expected)
+    name = type(model).__name__
+    shapes = [
+        f"{'/'.join(path)}: {theirs} in the file, {ours} in the model"
+        for path, (theirs, ours) in matched.mismatched.items()
+    ]
+    if shapes and not ignore_mismatched_sizes:
+        raise ValueError(
+            f"the parameters of {file} must have the shapes of {name}'s; {len(shapes)} do not:\n  "
+            + "\n  ".join(shapes)
+            + "\nUse the configuration that the checkpoint was made with, or pass "
+            "ignore_mismatched_sizes=True to initialize them anew"
+        )
+    if not matched.params:
+        raise CheckpointError(
+            f"{file} has none of the {len(expected)} parameters of {name}; it has "
+            f"{checkpoint.format_paths(matched.unexpected) or 'none at all'}: check that it is a "
+            "checkpoint of a BigBird model"
+        )
+    _warn_about_differences(name, file, matched, shapes, initialize=initialize)
+    _warn_about_another_task(model)
+    return jax.tree.map(jnp.asarray, unflatten_dict(matched.params))
+
+
+def _warn_about_differences(
+    name: str,
+    file: Path,
+    matched: checkpoint.MatchedParams,
+    shapes: list[str],
+    *,
+    initialize: bool,
+) -> None:
+    """Warns about parameters that only the model or only the file has."""
+    consequence = "were initialized anew: train them" if initialize else "are missing from params"
+    missing = [checkpoint.format_paths(matched.missing)] if matched.missing else []
+    missing += [f"of another shape: {'; '.join(shapes)}"] if shapes else []
+    if missing:
+        _warn(
+            f"{len(matched.missing) + len(shapes)} parameters of {name} that {file} does not have "
+            f"{consequence}: " + "; ".join(missing)
+        )
+    if matched.unexpected:
+        _warn(
+            f"{len(matched.unexpected)} parameters of {file} that {name} does not have were not "
+            f"read: {checkpoint.format_paths(matched.unexpected)}"
+        )
+
+
+def _warn_about_another_task(model: ParameterizedModel) -> None:
+    """Warns about a head that fits by name and shape, but was trained for another task."""
+    theirs = {a.removeprefix("Flax") for a in model.config.architectures or ()} & _CONFUSABLE
+    ours = {cls.__name__.removeprefix("Flax") for cls in type(model).__mro__} & _CONFUSABLE
+    if theirs and ours and theirs != ours:
+        _warn(
+            f"the checkpoint's classifier is that of {theirs.pop()}, which has another meaning "
+            f"than that of {type(model).__name__}: train it"
+        )
+
+
+def _warn(message: str) -> None:
+    """Gives a warning that points to the caller of `from_pretrained`."""
+    # Checkers of annotations wrap functions, and their frames stand in between.
+    skipped = {"flax_bigbird", "jaxtyping", "beartype"}
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in skipped:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, CheckpointWarning, stacklevel=level)
