@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tiny_models import drawn_params
+from tiny_models import random_params
 
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
@@ -59,6 +59,6 @@ class Checkpoints:
             bigbird_config = bigbird_config_class()(**config)
             # Parameters from NumPy: to compile the initializers takes longer than most tests.
             model = getattr(flax_bigbird, model_class)(bigbird_config, _do_init=False)
-            model.save_pretrained(target, params=drawn_params(model, seed=1))
+            model.save_pretrained(target, params=random_params(model, seed=1))
             save_vocabulary(self._vocabulary, target, POSITIONS)
         return str(target)
