@@ -23,7 +23,9 @@ import pytest  # noqa: E402
 TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird._lazy",
     "flax_bigbird._transformers",
+    "flax_bigbird.attention",
     "flax_bigbird.checkpoint",
+    "flax_bigbird.config",
     "flax_bigbird.generation",
     "flax_bigbird.models",
     "flax_bigbird.nn",

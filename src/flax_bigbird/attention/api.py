@@ -63,7 +63,7 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T N H"]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import cpu, cudnn, xla_full
@@ -33,7 +34,7 @@ def full_attention(
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
     *,
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     causal: bool = False,
     scale: float | None = None,
     implementation: str | None = None,

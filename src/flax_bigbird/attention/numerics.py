@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 MASKED_SCORE = -1e30  # replaces the score of a key that a query does not read
@@ -10,7 +11,7 @@ MIN_ROW_MAX = -1e20  # lower bound of a row's maximum: the weights of a row that
 
 def masked_softmax(
     scores: Float[Array, "*S"],
-    weights: Bool[Array, "*#S"] | Num[Array, "*#S"],
+    weights: Bool[Array | np.ndarray, "*#S"] | Num[Array | np.ndarray, "*#S"],
     axis: int | tuple[int, ...] = -1,
 ) -> Float[Array, "*S"]:
     """Softmax in which each entry counts as often as its weight says.
@@ -33,7 +34,7 @@ def masked_softmax(
 
 
 def zero_masked(
-    x: Float[Array, "B T N H"], mask: Bool[Array, "B T"] | None
+    x: Float[Array, "B T N H"], mask: Bool[Array | np.ndarray, "B T"] | None
 ) -> Float[Array, "B T N H"]:
     """Replaces what masked tokens hold by 0, so that not even NaN or inf reaches a result.
 

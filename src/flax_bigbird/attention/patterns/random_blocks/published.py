@@ -26,7 +26,7 @@ def google(
     *,
     max_blocks: int | None = None,
     causal: bool = False,
-) -> Int[np.ndarray, "N M R"] | Int[Array, "B N M R"]:
+) -> Int[np.ndarray, "N M R"] | Int[Array, "#B N M R"]:
     """Returns the random blocks of the authors' TensorFlow code (google-research/bigbird).
 
     Args:
@@ -66,7 +66,7 @@ def hf_training(
     table_length: int,
     *,
     max_blocks: int | None = None,
-) -> Int[np.ndarray, "N M R"] | Int[Array, "B N M R"]:
+) -> Int[np.ndarray, "N M R"] | Int[Array, "#B N M R"]:
     """Returns the random blocks that HF-Torch draws in training mode.
 
     They differ from `google` at 2,048 tokens, which are treated as any other length, and by the
@@ -172,7 +172,7 @@ def _per_example(
     block_size: int,
     num_random: int,
     draw: Callable[[int], np.ndarray],
-) -> Int[Array, "B N M R"]:
+) -> Int[Array, "#B N M R"]:
     """Selects the rows of each example, by its length where the paper treats that by itself."""
     any_length = draw(_rows_of_any_length(max_blocks, block_size, num_random))[:, :max_blocks]
     out = jnp.asarray(any_length)[None]
