@@ -1,4 +1,4 @@
-"""`full_attention`: every query reads every key, for short inputs, decoders and cross-attention."""
+"""`full_attention`, which short inputs, full-attention decoders and cross-attention use."""
 
 import math
 from collections.abc import Callable
@@ -83,5 +83,5 @@ def _check(q, k, v, mask, causal: bool) -> None:
     if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != jnp.bool_):
         raise ValueError(
             f"mask must be boolean with shape {k.shape[:2]}, one entry per key; got {mask.dtype} "
-            f"{mask.shape}: make it with `mask != 0`"
+            f"{mask.shape}: convert it with `mask != 0`"
         )

@@ -1,4 +1,4 @@
-"""Attention probabilities: of a short input as one array, of a long one a strip at a time."""
+"""Computes attention probabilities: of all queries, of selected queries, or averaged by block."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -103,8 +103,8 @@ def block_attention(
 ) -> Float[Array, "B N M M"]:
     """Returns how much each block of queries attends to each block of keys.
 
-    One block of queries at a time is compared with all keys, so that memory is that of one
-    `[B, N, W, T]` array and of the result.
+    The loop visits one block of queries at a time, so that the peak memory is one `[B, N, W, T]`
+    array and the result.
 
     Args:
       q, k, pattern, mask, scale: As in `token_attention`.

@@ -84,7 +84,7 @@ def _run(q, k, v, *, mask, causal: bool, scale: float) -> Array:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
 
     def expected(q, k, v, mask):
         return jax.nn.dot_product_attention(

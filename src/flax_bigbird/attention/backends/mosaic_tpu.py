@@ -36,7 +36,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
     return self_test.block_sparse_failure(_run)
 
 
@@ -49,7 +49,7 @@ def block_sparse_attention(
     mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference. T must be M*W.
+    """Follows the contract of the reference. T must be M*W.
 
     Raises:
       NotImplementedError: If there is no TPU, if the dtype or the sizes do not fit its tiles, or if
@@ -88,7 +88,7 @@ def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
 
 
 def _run_halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
-    """Runs one half of the heads, or of the examples, after the other: the lists are shorter."""
+    """Runs the heads, or the examples, in two halves, each of which has shorter lists."""
     examples, heads = pattern.blocks.shape[:2]
     if max(examples, heads) == 1:
         raise NotImplementedError(

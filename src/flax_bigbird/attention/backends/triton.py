@@ -50,7 +50,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
     return self_test.block_sparse_failure(_run)
 
 
@@ -63,7 +63,7 @@ def block_sparse_attention(
     mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference, except that the last row may be part full.
+    """Follows the contract of the reference, except that T need not be a multiple of W.
 
     Raises:
       NotImplementedError: If there is no such GPU, or it does not support the dtype or the sizes.

@@ -48,7 +48,7 @@ class BlockPattern:
 
     @property
     def row_width(self) -> int:
-        """K, the number of entries that a row has room for."""
+        """K, the maximum number of entries of a row."""
         return self.blocks.shape[3]
 
     @classmethod
@@ -124,7 +124,7 @@ def multiplicities(
 
     Args:
       pattern: The pattern.
-      rows: The rows that are wanted; by default all M.
+      rows: The rows to return; by default all M.
     """
     rows = np.arange(pattern.num_blocks) if rows is None else rows
     blocks, counts = (jnp.asarray(x)[:, :, rows] for x in (pattern.blocks, pattern.counts))
