@@ -115,7 +115,7 @@ def test_invalid_calls_write_nothing(classify, rows, tmp_path, change, message):
 
 def test_a_row_without_the_column_is_named(classify, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"body": "b"}])
-    message = "row 2: column 'text' must hold a text; got None; there are body"
+    message = r"in\.jsonl, line 2: column 'text' must hold a text; got None; there are body"
     with pytest.raises(DataError, match=message):
         predict_files(classify, [source], tmp_path / "out.jsonl")
 
