@@ -1,19 +1,24 @@
 """What the readers make of files as people have them: names, quotes, missing fields, bad values."""
 
 import bz2
+import csv
 import gzip
+import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 from tiny_runs import write_jsonl
 
 from flax_bigbird.data import row_cache
 from flax_bigbird.data.columns import ColumnKind
-from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.files import expand_paths, iterate_rows
 from flax_bigbird.data.loading import ORIGIN, load_files
 from flax_bigbird.data.readers import json_files
+from flax_bigbird.data.standard_input import standard_input_as_file
+from flax_bigbird.tasks.options import TaskOptions
 
 TEXT: dict[str, ColumnKind] = {"text": "text"}
 TEXT_LABEL: dict[str, ColumnKind] = {"text": "text", "label": "label"}
@@ -107,9 +112,6 @@ def test_a_quoted_field_that_holds_rows_is_an_error(tmp_path, name, content, lin
 @pytest.mark.parametrize("separator", [",", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_quoted_fields_hold_anything(tmp_path, separator, end):
-    import csv
-    import io
-
     texts = [
         'one, "two"\nthree',
         "a,b\n\nc,d",
@@ -334,3 +336,37 @@ def test_an_array_is_read_in_parts(tmp_path, monkeypatch, size):
         path = write(tmp_path / "a.json", json.dumps(rows, indent=indent) + " \n")
         assert read(path) == rows
     assert read(write(tmp_path / "b.json", "[ ]")) == []
+
+
+# Separators and standard input
+
+
+def test_semicolons_are_found_or_given(tmp_path):
+    found = write(tmp_path / "a.csv", 'text;label\na, b;1\n"c; d";2\n')
+    assert list(load_files([found], TEXT_LABEL)["text"]) == ["a, b", "c; d"]
+    given = write(tmp_path / "b.csv", "text|a,b;label\nx|y\n")
+    assert read(given, separator="|") == [{"text": "x", "a,b;label": "y"}]
+    assert list(load_files([given], TEXT, separator="|")["text"]) == ["x"]
+    with pytest.raises(OptionError, match=r"separator belongs to CSV files; got '\|' for .* json"):
+        load_files([write(tmp_path / "a.jsonl", "{}")], separator="|")
+
+
+@pytest.mark.parametrize("separator", ["", ";;", '"', "\n"])
+def test_a_separator_is_one_character(separator):
+    with pytest.raises(OptionError, match="separator must be one character"):
+        TaskOptions(separator=separator)
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"), [('\n{"text": "a"}', ".jsonl"), ("[]", ".jsonl"), ("text\na", ".csv")]
+)
+def test_standard_input_is_copied(monkeypatch, content, suffix):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    with standard_input_as_file(["-"]) as (path,):
+        assert Path(path).suffix == suffix
+        assert Path(path).read_text() == content
+    assert not Path(path).exists()
+    with pytest.raises(OptionError, match="must be the only input; got 2"):
+        standard_input_as_file(["-", "a"]).__enter__()
+    with standard_input_as_file(["a"]) as paths:
+        assert paths == ["a"]

@@ -88,10 +88,12 @@ class ColumnBuilder:
                 try:
                     known = _unify(known, _infer_type([value]))
                 except _TYPE_ERRORS:
+                    kind = _TYPE_NAMES.get(str(known), str(known))
+                    others = "" if kind == "null" else f", and the rows before it hold {kind}"
                     raise DataError(
-                        f"column {self.name!r} must hold values of one type; "
-                        f"{self._origins[index]} holds {_shorten(value)}, and the rows before it "
-                        f"hold {_TYPE_NAMES.get(str(known), str(known))}: correct it"
+                        f"column {self.name!r} must hold values of one type, and integers of at "
+                        f"most 64 bits; {self._origins[index]} holds {_shorten(value)}{others}: "
+                        "correct it"
                     ) from error
             raise DataError(
                 f"column {self.name!r} must hold values of one type; those from "

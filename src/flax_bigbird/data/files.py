@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.csv_files import csv_columns, read_csv
 from flax_bigbird.data.readers.json_files import read_json
 from flax_bigbird.data.readers.lines import COMPRESSIONS, read_text
@@ -44,6 +44,15 @@ def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
             "them"
         )
     return str(formats.pop()), files
+
+
+def check_separator(separator: str | None, format: str) -> None:
+    """Raises `OptionError` if there is a separator for files that have none."""
+    if separator is not None and format != "csv":
+        raise OptionError(
+            f"separator belongs to CSV files; got {separator!r} for files of the format {format}: "
+            "leave it out"
+        )
 
 
 def iterate_rows(

@@ -39,6 +39,7 @@ def load_files(
         column is missing, or if a value cannot be used. The message names the line.
     """
     format, found = files.expand_paths(paths)
+    files.check_separator(separator, format)
 
     def iterate_rows() -> Iterator[FileRow]:
         return files.iterate_rows(found, format, columns=columns, separator=separator)

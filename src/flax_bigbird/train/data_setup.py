@@ -64,9 +64,11 @@ def load_rows(options: TrainingArguments, task: type[Task]) -> tuple[Dataset, Da
             options.dataset, options.dataset_config, options.train_split
         )
     else:
-        train_rows = load_files(options.train_files, columns)
+        train_rows = load_files(options.train_files, columns, separator=options.separator)
     if options.validation_files:
-        return train_rows, load_files(options.validation_files, columns, "validation")
+        return train_rows, load_files(
+            options.validation_files, columns, "validation", separator=options.separator
+        )
     if options.dataset and options.validation_split:
         return train_rows, load_dataset_split(
             options.dataset, options.dataset_config, options.validation_split
