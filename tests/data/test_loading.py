@@ -84,6 +84,15 @@ def test_a_dataset_that_does_not_exist(tmp_path):
         load_dataset_split(str(tmp_path / "none"), None, "train")
 
 
+def test_a_folder_whose_path_is_a_pattern_is_refused(tmp_path):
+    """`datasets` would read the folder `a1` in its place."""
+    for name in ("a[1]", "a1"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "train.jsonl", [{"text": name}])
+    with pytest.raises(DataError, match=r"must not hold .* got .*a\[1\]: rename it"):
+        load_dataset_split(str(tmp_path / "a[1]"), None, "train")
+
+
 def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path):
     rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"body": "x", "class": 1}])])
     with pytest.raises(DataError, match="must have a column 'text'; got body, class"):

@@ -246,7 +246,7 @@ def test_utf_16_is_named(tmp_path, encoding, suffix):
         ({"tokens": ["{"], "tags": [None]}, TAGGED, r"names or finite.*line 3 holds \[None\]"),
         ({"tokens": "a b", "tags": [1, 1]}, TAGGED, "lists of texts; .*line 3 holds 'a b'"),
         ({"tokens": ["a"], "tags": 1}, TAGGED, "must hold lists; .*line 3 holds 1"),
-        ({"tokens": ["a"], "tags": ["O"]}, TAGGED, r"one type; .*line 3 holds \['O'\]"),
+        ({"tokens": ["a"], "tags": ["O"]}, TAGGED, r"one type, .*line 3 holds \['O'\]"),
         ({"text": "\ud83d!", "label": 1}, TEXT_LABEL, r"line 3 holds the lone surrogate \\ud83d"),
         ({"text": "a", "label": float("nan")}, TEXT_LABEL, "finite numbers; .*line 3 holds nan"),
         ({"text": "a", "label": "\udc00"}, TEXT_LABEL, "line 3 holds the lone surrogate"),

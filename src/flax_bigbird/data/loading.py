@@ -66,6 +66,12 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
     Raises:
       DataError: if `datasets` cannot load it.
     """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and set(str(folder.resolve())) & set("*?[]"):
+        raise DataError(
+            f"the path of a folder that `datasets` loads must not hold *, ?, [ or ], which it takes "
+            f"for patterns; got {folder.resolve()}: rename it, or give its files instead"
+        )
     try:
         return _datasets().load_dataset(name, configuration, split=split)
     except Exception as error:  # of many libraries: files, network, splits
