@@ -69,7 +69,7 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
     folder = Path(name).expanduser()
     if folder.is_dir() and set(str(folder.resolve())) & set("*?[]"):
         raise DataError(
-            f"the path of a folder that `datasets` loads must not hold *, ?, [ or ], which it takes "
+            "the path of a folder that `datasets` loads must not hold *, ?, [ or ], which it takes "
             f"for patterns; got {folder.resolve()}: rename it, or give its files instead"
         )
     try:
