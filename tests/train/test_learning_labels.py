@@ -111,7 +111,7 @@ def test_tags_that_do_not_fit_the_words(tmp_path, row, message):
 def test_validation_labels_that_training_has_not_seen(tmp_path):
     data = write_labeled_texts(tmp_path / "a.jsonl", 20)
     other = write_jsonl(tmp_path / "b.jsonl", [{"text": "a", "label": "desert"}])
-    with pytest.raises(DataError, match=r"\(harbor, meadow\); b\.jsonl, line 1 has 'desert'"):
+    with pytest.raises(DataError, match=r"\(harbor, meadow\); .*b\.jsonl, line 1 has 'desert'"):
         train(tiny_run_options(tmp_path, train_files=[data], validation_files=[other]))
 
 
