@@ -1,4 +1,4 @@
-// The order of the work: one head after another, each packed while the one before is computed.
+// Orders the work: one head after another, each packed while the previous one is computed.
 //
 // Step s of the order holds the packing of head s and then the rows of head s-1. Packed heads are
 // kept in a ring of slots, so memory does not grow with B*N, and what is packed is still in a cache

@@ -2,7 +2,7 @@
 //
 // Letters as in the Python package: B examples, T queries, S keys, N heads, H head width, W block
 // size, K entries per row, G global rows. Queries are cut into M = T/W rows, keys into S/W blocks;
-// the last row and the last block may be part full. T = S in self-attention.
+// the last row and the last block may be partially filled. T = S in self-attention.
 #pragma once
 
 #include <cstdint>

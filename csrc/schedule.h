@@ -2,7 +2,8 @@
 //
 // Items are handed out in order, so whatever an item waits for is done or is being computed by a
 // running thread: it may wait by spinning, and no number of threads, not even one, can deadlock.
-// What an item computes never depends on the thread, so results have the same bits for any number.
+// What an item computes never depends on the thread, so results are bitwise identical
+// for any number of threads.
 #pragma once
 
 #include <cstdint>

@@ -23,7 +23,9 @@ import pytest  # noqa: E402
 TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird._lazy",
     "flax_bigbird._transformers",
+    "flax_bigbird.attention",
     "flax_bigbird.checkpoint",
+    "flax_bigbird.config",
     "flax_bigbird.generation",
     "flax_bigbird.models",
     "flax_bigbird.nn",
@@ -34,6 +36,9 @@ TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird.inference",
     "flax_bigbird.cli",
 )
+# Directories whose tests train models, in which optax promotes dtypes. What a task computes in a
+# step is tested strictly in tests/tasks/test_step_dtypes.py.
+TRAINING_TESTS = ("cli", "docs", "examples", "inference", "train")
 jaxtyping.install_import_hook(TYPECHECKED, "beartype.beartype")
 
 pytest.register_assert_rewrite("attention_suite", "tiny_models")
@@ -56,6 +61,22 @@ def unchecked_annotations():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def standard_dtype_promotion():
+    """Turns strict promotion off where other libraries promote: Flax in half precision, optax."""
+
+
+@pytest.fixture(autouse=True)
+def _strict_dtype_promotion(request):
+    """Makes every operation that would change a dtype implicitly an error."""
+    is_strict = not (
+        "standard_dtype_promotion" in request.fixturenames
+        or request.path.parent.name in TRAINING_TESTS
+    )
+    with jax.numpy_dtype_promotion("strict" if is_strict else "standard"):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

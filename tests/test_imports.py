@@ -35,9 +35,6 @@ SAME_LEVEL = {("config", "attention"), ("serve", "inference")}
 ANY_LEVEL = {"_lazy", "_transformers", "_version", "pretrained"}
 PUBLIC = 3  # from this level up, modules import public names from `flax_bigbird`, as users do
 
-# Edges of cycles that are about to be removed; must be empty at the next release.
-KNOWN_CYCLES: set[tuple[str, str]] = set()
-
 
 def top_level(name: str) -> str:
     """Returns the part of a dotted name after `flax_bigbird`, or "" for the root package."""
@@ -94,19 +91,7 @@ def find_cycle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_modules_do_not_import_each_other_in_circles():
     """Imports inside functions and under TYPE_CHECKING count: they hide a cycle, not remove it."""
-    graph = import_graph.module_graph()
-    for importer, imported in KNOWN_CYCLES:
-        graph.get(importer, set()).discard(imported)
-    assert not find_cycle(graph)
-
-
-def test_every_known_cycle_still_exists():
-    """A cycle that has been removed must also be removed from KNOWN_CYCLES."""
-    graph = import_graph.module_graph()
-    for importer, imported in KNOWN_CYCLES:
-        rest = KNOWN_CYCLES - {(importer, imported)}
-        others = {m: {n for n in names if (m, n) not in rest} for m, names in graph.items()}
-        assert find_cycle(others), (importer, imported)
+    assert not find_cycle(import_graph.module_graph())
 
 
 def test_cycles_and_public_names_are_recognized():

@@ -1,8 +1,8 @@
-"""`SparsityConfig`: everything that block-sparse attention reads from a `BigBirdConfig`.
+"""`SparsityConfig`: the options of attention in a `BigBirdConfig`.
 
 `transformers.BigBirdConfig` has no keys for the window, the global blocks or the rule of the random
-blocks. Ours are optional entries of the same `config.json`; a published checkpoint lacks them and
-gets the defaults.
+blocks. This package adds them to `config.json` as optional keys; a published checkpoint lacks them
+and gets the defaults.
 """
 
 import dataclasses
@@ -23,15 +23,16 @@ class SparsityConfig:
       num_heads: N.
       num_random_blocks: R, the random blocks per row.
       causal: Whether the model is a decoder.
-      max_position_embeddings: In tokens. HF-Torch cuts its random blocks from a table of this
-        length.
+      max_position_embeddings: The number of position embeddings. HF-Torch cuts its training
+        pattern from one of this length.
       random_attention: The rule of the random blocks. "hf" does as `transformers` does: random
         blocks in training, block 0 in their place in evaluation. "google" uses the random blocks
         of the authors' code in both. "fixed" uses one well-spread pattern in both.
       random_attention_seed: The seed of "fixed".
       padding_invariant: Whether the pattern of an example depends on its own length only, and not
         on how far it is padded.
-      num_window_blocks: The window of a row: its own block and as many on either side.
+      num_window_blocks: The number of window blocks of a row, which is odd: the row's own block and
+        the same number of blocks on either side.
       num_leading_global_blocks: Global blocks at the start.
       num_trailing_global_blocks: Global blocks at the end; a decoder has none.
       max_user_global_blocks: The largest number of blocks per example that a
@@ -42,7 +43,7 @@ class SparsityConfig:
         saved in `config.json`.
     """
 
-    # The keys of `config.json` that are ours, the former name of one of them included.
+    # The keys of `config.json` that this package adds, with the former name of one of them.
     KEYS: ClassVar[tuple[str, ...]] = (
         "random_attention",
         "random_attention_seed",
@@ -73,14 +74,14 @@ class SparsityConfig:
 
     @classmethod
     def from_hf(cls, config: Any, *, implementation: str | None = None) -> "SparsityConfig":
-        """Reads a `transformers.BigBirdConfig`. Keys that are absent or None get the defaults.
+        """Creates it from a `transformers.BigBirdConfig`; absent or None keys get the defaults.
 
         Args:
           config: The configuration.
           implementation: As in the class. The default is `config.attention_implementation`.
 
         Raises:
-          ValueError: If a key of ours, or the name of the implementation, has a bad value.
+          ValueError: If one of `KEYS`, or the name of the implementation, has an invalid value.
         """
         if implementation is None:
             implementation = getattr(config, cls.IMPLEMENTATION_KEY, None)
@@ -132,7 +133,7 @@ class SparsityConfig:
 
     @property
     def max_packed_blocks(self) -> int | None:
-        """The largest number of blocks of an example that shares a row with others; None for any.
+        """The maximum number of blocks of an example that is packed with others; None for any.
 
         An example of an encoder must be short enough for full attention. A longer one needs a row
         of its own, for its global rows.
@@ -145,8 +146,8 @@ class SparsityConfig:
         """Returns whether a call of `length` tokens runs full attention.
 
         It is decided for each call, from the shape alone. An encoder attends in full up to
-        (5 + 2R) W tokens, where HF-Torch switches for good (transformers issue 20031). A decoder
-        goes by `attention_type`, so that single steps and a whole sequence agree.
+        (5 + 2R) W tokens, where HF-Torch switches permanently (transformers issue 20031). A decoder
+        follows `attention_type`, so that single steps and a whole sequence agree.
         """
         if self.attention_type == "original_full":
             return True
@@ -197,7 +198,7 @@ def _padding_invariant(config: Any) -> bool:
 
 
 def _block_count(config: Any, key: str, default: int) -> int:
-    """Reads a number of blocks, 0 or more."""
+    """Returns a number of blocks, 0 or more."""
     value = getattr(config, key, None)
     if value is None:
         return default
@@ -210,8 +211,8 @@ def _window(config: Any) -> int:
     window = _block_count(config, "num_window_blocks", 3)
     if window % 2 == 0:
         raise ValueError(
-            "config.num_window_blocks must be odd (a row's own block and as many on either side); "
-            f"got {window}: use {window + 1}"
+            "config.num_window_blocks must be odd (a row's own block and the same number on "
+            f"either side); got {window}: use {window + 1}"
         )
     return window
 

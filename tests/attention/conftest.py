@@ -1,21 +1,13 @@
-"""Strict dtype promotion, and random inputs that a failing test says how to repeat."""
+"""Random inputs that a failing test says how to repeat."""
 
 import os
 import secrets
 import zlib
 
-import jax
 import numpy as np
 import pytest
 
 SEED = int(os.environ.get("TEST_SEED", secrets.randbits(32)))
-
-
-@pytest.fixture(autouse=True)
-def _strict_dtypes():
-    """Attention works on plain arrays, so no dtype may widen by itself."""
-    with jax.numpy_dtype_promotion("strict"):
-        yield
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def test_google_and_training_in_torch_differ_at_2048_and_by_the_table():
     assert (google(16, 64, 3, 2, 1) != torch(16, 64, 3, 2, 1, 1024)).any()
 
 
+@pytest.mark.usefixtures("unchecked_annotations")  # beartype draws from `random`
 def test_no_global_generator_is_touched():
     """Patterns are drawn afresh (no cache), and both global states stay as they were."""
     before = np.random.get_state(), random.getstate()  # noqa: NPY002 - that is the point

@@ -148,9 +148,9 @@ def test_failed_write_changes_nothing(tmp_path, monkeypatch, form, step):
 
     if step == "replace":
         real = os.replace
-        heads = tuple(saving._HEADS)
+        entry_files = tuple(saving._ENTRY_FILES)
         monkeypatch.setattr(
-            os, "replace", lambda a, b: full() if str(b).endswith(heads) else real(a, b)
+            os, "replace", lambda a, b: full() if str(b).endswith(entry_files) else real(a, b)
         )
     else:
         monkeypatch.setattr(safetensors.numpy, "save_file", full)

@@ -52,7 +52,7 @@ def test_predict_needs_a_new_output(classifier, rows, tmp_path, capsys):
 def test_evaluate_names_an_unknown_label(classifier, tmp_path, capsys):
     unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "barn"}])
     assert main(["evaluate", classifier, unknown]) == 2
-    assert "row 1 of the data has 'barn'" in capsys.readouterr().err
+    assert "unknown.jsonl, line 1 has 'barn'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

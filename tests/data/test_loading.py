@@ -7,6 +7,7 @@ from tiny_runs import write_jsonl
 
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import (
+    ORIGIN,
     load_dataset_split,
     load_files,
     require_columns,
@@ -27,7 +28,8 @@ def test_all_formats_hold_the_same_rows(tmp_path):
     frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
     frame.to_parquet(tmp_path / "a.parquet")
     for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
-        assert load_files([str(tmp_path / f"a.{suffix}")]).to_list() == rows, suffix
+        loaded = load_files([str(tmp_path / f"a.{suffix}")])
+        assert loaded.remove_columns(ORIGIN).to_list() == rows, suffix
 
 
 def test_a_folder_of_text_files_has_one_document_per_file(tmp_path):
@@ -82,6 +84,15 @@ def test_a_dataset_that_does_not_exist(tmp_path):
         load_dataset_split(str(tmp_path / "none"), None, "train")
 
 
+def test_a_folder_whose_path_is_a_pattern_is_refused(tmp_path):
+    """`datasets` would read the folder `a1` in its place."""
+    for name in ("a[1]", "a1"):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "train.jsonl", [{"text": name}])
+    with pytest.raises(DataError, match=r"must not hold .* got .*a\[1\]: rename it"):
+        load_dataset_split(str(tmp_path / "a[1]"), None, "train")
+
+
 def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path):
     rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"body": "x", "class": 1}])])
     with pytest.raises(DataError, match="must have a column 'text'; got body, class"):
@@ -90,11 +101,13 @@ def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path):
 
 def test_missing_and_empty_texts(tmp_path):
     rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"a": "x"}, {"a": None}, {"a": None}])])
-    with pytest.raises(DataError, match=r"must hold a text in every row; row 2 has none \(2 in"):
+    with pytest.raises(
+        DataError, match=r"must hold a text in every row; .*a\.jsonl, line 2 has none \(2 in"
+    ):
         require_texts(rows, ["a"], "validation")
     rows = load_files([write_jsonl(tmp_path / "b.jsonl", [{"a": "x"}, {"a": ""}, {"a": " \n"}])])
     assert require_texts(rows, ["a"], "train") == [
-        "2 texts in column 'a' of the training data are empty, row 2 first"
+        f"2 texts in column 'a' of the training data are empty, {tmp_path}/b.jsonl, line 2 first"
     ]
     rows = load_files([write_jsonl(tmp_path / "c.jsonl", [{"a": 1}])])
     with pytest.raises(DataError, match="column 'a' of the data must hold texts; it holds int64"):

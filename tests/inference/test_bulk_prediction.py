@@ -1,5 +1,8 @@
 """Prediction for files: in order, resumed after interruptions, and checked before any work."""
 
+import datetime
+import decimal
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +14,7 @@ import pytest
 from tiny_checkpoints import read_jsonl, write_jsonl
 
 from flax_bigbird.inference import DataError, OptionError, PredictionInterrupted, predict_files
+from flax_bigbird.inference.parquet import jsonl_to_parquet
 
 
 def test_files_are_answered_in_order(classify, rows, tmp_path, small_chunks):
@@ -115,9 +119,67 @@ def test_invalid_calls_write_nothing(classify, rows, tmp_path, change, message):
 
 def test_a_row_without_the_column_is_named(classify, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"body": "b"}])
-    message = "row 2: column 'text' must hold a text; got None; there are body"
+    message = r"in\.jsonl, line 2: column 'text' must hold a text; got None; there are body"
     with pytest.raises(DataError, match=message):
         predict_files(classify, [source], tmp_path / "out.jsonl")
+
+
+def test_rewritten_input_does_not_resume_a_prediction(classify, rows, tmp_path, small_chunks):
+    """Although the file has the same size and the same time."""
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(PredictionInterrupted):
+        predict_files(classify, [rows], target, should_stop=lambda: True)
+    before = os.stat(rows)
+    Path(rows).write_bytes(Path(rows).read_bytes().swapcase())
+    os.utime(rows, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(OptionError, match=r"only be resumed with what .* has other inputs"):
+        predict_files(classify, [rows], target)
+
+
+def test_values_of_kept_columns(classify, tmp_path):
+    """Dates and decimals are written as texts, and NaN as null."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.table(
+        {
+            "text": ["a", "b"],
+            "day": [datetime.date(2020, 1, 2), None],
+            "time": [datetime.datetime(2020, 1, 2, 3), None],
+            "price": [decimal.Decimal("1.50"), None],
+            "x": [1.5, float("nan")],
+            "data": [b"\xff", None],
+        }
+    )
+    source = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(table, source)
+    names = ["day", "time", "price", "x"]
+    predict_files(classify, [source], tmp_path / "out.jsonl", keep=names)
+    first, second = read_jsonl(tmp_path / "out.jsonl")
+    assert [first[n] for n in names] == ["2020-01-02", "2020-01-02T03:00:00", "1.50", 1.5]
+    assert [second[n] for n in names] == [None] * 4
+    with pytest.raises(DataError, match=r"in\.parquet, row 1 holds bytes in column 'data'"):
+        predict_files(classify, [source], tmp_path / "b.jsonl", keep=["data"])
+
+
+@pytest.mark.parametrize("values", [[1, "a"], [2**70], [1] * 5000 + ["a"]])
+def test_kept_values_that_a_parquet_file_cannot_hold(tmp_path, values):
+    source = write_jsonl(tmp_path / "rows.jsonl", [{"id": value} for value in values])
+    message = f"column 'id' must hold .*row {len(values)} of the output holds .*write a .jsonl file"
+    with pytest.raises(DataError, match=message):
+        jsonl_to_parquet(Path(source), tmp_path / "rows.parquet")
+
+
+def test_standard_input(classify, tmp_path, monkeypatch):
+    def predict(content, target):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        predict_files(classify, ["-"], target)
+
+    predict(b'{"text": "the cow"}\n', tmp_path / "a.jsonl")
+    predict(b"text;n\nthe cow;1\n", tmp_path / "b.jsonl")
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+    with pytest.raises(DataError, match="standard input, line 2: column 'text' must hold a text"):
+        predict(b'{"text": "a"}\n{"text": null}\n', tmp_path / "c.jsonl")
 
 
 def test_another_job_does_not_resume_a_prediction(classify, rows, tmp_path, small_chunks):

@@ -55,5 +55,5 @@ def test_options_that_cannot_be_used(classifier, options, message):
 
 def test_unknown_labels_are_named(classifier, tmp_path):
     path = write_jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "barn"}])
-    with pytest.raises(DataError, match=r"row 1 of the .* has 'barn'"):
+    with pytest.raises(DataError, match=r"unknown\.jsonl, line 1 has 'barn'"):
         evaluate(classifier, [path])

@@ -276,6 +276,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_configuration(name):
     value, message = CONFIGURATIONS[name]

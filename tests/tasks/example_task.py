@@ -37,6 +37,10 @@ class TitleMatching(Task):
     options_class = TitleMatchingOptions
 
     @classmethod
+    def columns(cls, options):
+        return {options.title_column: "text", options.text_column: "text", "matches": "label"}
+
+    @classmethod
     def check_rows(cls, options, rows, split):
         columns = [options.title_column, options.text_column]
         require_columns(rows, [*columns, "matches"], split)

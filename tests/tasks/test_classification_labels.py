@@ -70,7 +70,7 @@ def test_codes_of_tags_keep_their_names(make_task, names):
     ("labels", "options", "message"),
     [
         (["a", "a"], {}, r"classes must be two or more; column 'label' .* holds \['a'\]"),
-        (["a", None], {}, "must hold a label in every row; row 2 has none"),
+        (["a", None], {}, "must hold a label in every row; row 2 of the training data has none"),
         (["a", "b"], {"problem_type": "regression"}, "labels must be numbers .*; row 1 .* has 'a'"),
     ],
 )

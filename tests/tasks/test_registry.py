@@ -132,6 +132,7 @@ def write_titles(path, count, seed):
     return write_jsonl(path, rows), rows
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")  # optax promotes dtypes
 def test_a_new_task_trains_evaluates_and_predicts(title_matching, tmp_path):
     data, rows = write_titles(tmp_path / "a.jsonl", 60, 0)
     options = tiny_run_options(

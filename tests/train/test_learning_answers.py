@@ -135,8 +135,14 @@ def test_the_right_choice_is_learned(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"choices": ["a"], "label": 0}, "row 2 .*must hold lists of two texts or more; got"),
-        ({"choices": ["a", "b"], "label": 2}, "row 2 .*of a choice, 0 to 1, .*; got 2"),
+        (
+            {"choices": ["a"], "label": 0},
+            r"a\.jsonl, line 2: .*must hold lists of two texts or more; got",
+        ),
+        (
+            {"choices": ["a", "b"], "label": 2},
+            r"a\.jsonl, line 2: .*of a choice, 0 to 1, .*; got 2",
+        ),
     ],
 )
 def test_choices_that_cannot_be_used(tmp_path, row, message):

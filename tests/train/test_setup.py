@@ -53,7 +53,7 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
     [
         ({"text_column": "body"}, "must have a column 'body'; got text, label"),
         ({"label_column": "class"}, "must have a column 'class'; got text, label"),
-        ({"problem_type": "regression"}, "labels must be numbers .*regression; row 1 .* has '"),
+        ({"problem_type": "regression"}, r"labels must be numbers .*regression; .*line \d+ has '"),
         ({"config_overrides": {"hidden": 3}}, "keys of BigBirdConfig; got 'hidden'"),
         (
             {"config_overrides": {"max_position_embeddings": 32}},

@@ -37,7 +37,7 @@ def test_empty_documents_are_reported_and_classified(tmp_path, whole_documents):
         max_steps=2,
     )
     train(options, [recorded])
-    message = "2 texts in column 'text' of the training data are empty, row 22 first."
+    message = f"2 texts in column 'text' of the training data are empty, {data}, line 22 first."
     assert message in recorded.messages
     answers = load_predictor(tmp_path / "run")(["", " \n ", HARBOR])
     assert [set(answer["scores"]) for answer in answers] == [{"a", "b"}] * 3
@@ -86,7 +86,7 @@ def test_every_task_reports_empty_texts(tmp_path, task, row, column, changes):
         tmp_path, task, max_steps=1, validation_fraction=0, train_files=[data], **changes
     )
     train(options, [recorded])
-    message = f"1 texts in column '{column}' of the training data are empty, row 2 first."
+    message = f"1 texts in column '{column}' of the training data are empty, {data}, line 2 first."
     assert message in recorded.messages
 
 

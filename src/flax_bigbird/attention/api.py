@@ -1,4 +1,4 @@
-"""`block_sparse_attention`: checks the call, picks an implementation, runs it."""
+"""`block_sparse_attention`, which checks the call, picks an implementation and runs it."""
 
 import functools
 import math
@@ -63,7 +63,7 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "B T N H"]:
@@ -111,7 +111,7 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
     if mask is not None and (mask.shape != q.shape[:2] or mask.dtype != jnp.bool_):
         raise ValueError(
             f"mask must be boolean with shape {q.shape[:2]}; got {mask.dtype} {mask.shape}: "
-            "make it with `mask != 0`"
+            "convert it with `mask != 0`"
         )
 
 

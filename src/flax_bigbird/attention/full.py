@@ -1,9 +1,10 @@
-"""`full_attention`: every query reads every key, for short inputs, decoders and cross-attention."""
+"""`full_attention`, which short inputs, full-attention decoders and cross-attention use."""
 
 import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import cpu, cudnn, xla_full
@@ -33,7 +34,7 @@ def full_attention(
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
     *,
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     causal: bool = False,
     scale: float | None = None,
     implementation: str | None = None,
@@ -82,5 +83,5 @@ def _check(q, k, v, mask, causal: bool) -> None:
     if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != jnp.bool_):
         raise ValueError(
             f"mask must be boolean with shape {k.shape[:2]}, one entry per key; got {mask.dtype} "
-            f"{mask.shape}: make it with `mask != 0`"
+            f"{mask.shape}: convert it with `mask != 0`"
         )

@@ -1,6 +1,7 @@
-"""Attention probabilities: of a short input as one array, of a long one a strip at a time."""
+"""Computes attention probabilities: of all queries, of selected queries, or averaged by block."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -9,7 +10,7 @@ from flax_bigbird.attention.patterns.block_pattern import BlockPattern, multipli
 
 
 def token_multiplicities(
-    pattern: BlockPattern, mask: Bool[Array, "B T"] | None = None
+    pattern: BlockPattern, mask: Bool[Array | np.ndarray, "B T"] | None = None
 ) -> Int[Array, "#B #N T T"]:
     """Returns how often each query reads each key, 0 where it does not.
 
@@ -33,7 +34,7 @@ def attention_probabilities(
     k: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B N T T"]:
     """Returns the softmax over the multiset of keys that each query reads.
@@ -64,7 +65,7 @@ def token_attention(
     pattern: BlockPattern,
     tokens: Int[Array, " Q"],
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B N Q T"]:
     """Returns the attention probabilities of some queries over all keys.
@@ -97,13 +98,13 @@ def block_attention(
     k: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B N M M"]:
     """Returns how much each block of queries attends to each block of keys.
 
-    One block of queries at a time is compared with all keys, so that memory is that of one
-    `[B, N, W, T]` array and of the result.
+    The loop visits one block of queries at a time, so that the peak memory is one `[B, N, W, T]`
+    array and the result.
 
     Args:
       q, k, pattern, mask, scale: As in `token_attention`.

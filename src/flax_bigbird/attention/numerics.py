@@ -1,7 +1,8 @@
-"""The masked softmax, the removal of padded values, and the constants that stand for "not read"."""
+"""The masked softmax, the zeroing of masked tokens, and the constants for masked scores."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 MASKED_SCORE = -1e30  # replaces the score of a key that a query does not read
@@ -10,10 +11,10 @@ MIN_ROW_MAX = -1e20  # lower bound of a row's maximum: the weights of a row that
 
 def masked_softmax(
     scores: Float[Array, "*S"],
-    weights: Bool[Array, "*#S"] | Num[Array, "*#S"],
+    weights: Bool[Array | np.ndarray, "*#S"] | Num[Array | np.ndarray, "*#S"],
     axis: int | tuple[int, ...] = -1,
 ) -> Float[Array, "*S"]:
-    """Softmax in which each entry counts as often as its weight says.
+    """Computes a softmax in which each entry is weighted by its multiplicity.
 
         p[s] = w[s] e^z[s] / sum_s w[s] e^z[s]
 
@@ -33,12 +34,11 @@ def masked_softmax(
 
 
 def zero_masked(
-    x: Float[Array, "B T N H"], mask: Bool[Array, "B T"] | None
+    x: Float[Array, "B T N H"], mask: Bool[Array | np.ndarray, "B T"] | None
 ) -> Float[Array, "B T N H"]:
-    """Replaces what masked tokens hold by 0, so that not even NaN or inf reaches a result.
+    """Replaces the values of masked tokens by 0, so that not even NaN or inf reaches a result.
 
-    A score that is multiplied by a weight of 0 is not enough: 0 times NaN is NaN, in the output
-    and in the gradients.
+    A weight of 0 is not enough, because 0 times NaN is NaN, in the output and in the gradients.
 
     Args:
       x: Queries, keys, values or outputs.

@@ -60,7 +60,7 @@ def load_weights(
 
 
 def _load_shards(source: Source, index: Path, load: Callable[[Path], _Content]) -> _Content:
-    """Loads all shards that an index lists, and checks that they hold what it says."""
+    """Loads all shards that an index lists, and checks that they hold the tensors it lists."""
     weight_map = _parse_index(index)
     shards = sorted(set(weight_map.values()))
     paths = {name: source.get(name) for name in shards}

@@ -1,7 +1,7 @@
 """Converts parameter names between PyTorch's dotted names and the paths of a linen tree.
 
-The conversion is a table from the last level of a linen path to PyTorch's word and a change of
-axes. All other levels stay and are joined by dots:
+The conversion is a table from the last level of a linen path to PyTorch's name for it and a change
+of axes. All other levels stay and are joined by dots:
 
     linen            PyTorch     array
     x/kernel         x.weight    dense layer: [in, out] becomes [out, in]; convolution:
@@ -55,13 +55,13 @@ def _unchanged(array: np.ndarray) -> np.ndarray:
 UNCHANGED = Transform(_unchanged, _unchanged)
 TRANSPOSED = Transform(_kernel_to_weight, _weight_to_kernel)
 
-# The last level of a linen path -> (PyTorch's word, transform).
+# The last level of a linen path -> (PyTorch's name for it, transform).
 LINEN_TO_TORCH: dict[str, tuple[str, Transform]] = {
     r"kernel": ("weight", TRANSPOSED),
     r"embedding|scale": ("weight", UNCHANGED),
 }
 
-# Names in older PyTorch files -> today's. None drops the tensor: a buffer that is no parameter.
+# Names in older PyTorch files -> current names. None drops a buffer, which is not a parameter.
 OLD_TORCH_NAMES: dict[str, str | None] = {
     r"(LayerNorm|layer_norm)\.gamma$": r"\1.weight",
     r"(LayerNorm|layer_norm)\.beta$": r"\1.bias",
@@ -76,7 +76,7 @@ _POOLER = re.compile(r"^(bert/)?pooler/(kernel|bias)$")
 
 
 def _conversion(path: Path) -> tuple[str, Transform]:
-    """Returns PyTorch's word for the last level of a linen path, and the transform."""
+    """Returns PyTorch's name for the last level of a linen path, and the transform."""
     for pattern, conversion in LINEN_TO_TORCH.items():
         if re.fullmatch(pattern, path[-1]):
             return conversion
@@ -232,7 +232,7 @@ def _expected_name(
 
 
 def _current_name(name: str) -> str | None:
-    """Returns today's form of a PyTorch name, or None for a buffer."""
+    """Returns the current form of a PyTorch name, or None for a buffer."""
     for pattern, replacement in OLD_TORCH_NAMES.items():
         if re.search(pattern, name):
             return None if replacement is None else re.sub(pattern, replacement, name)

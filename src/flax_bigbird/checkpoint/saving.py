@@ -7,14 +7,15 @@ disk. They are then moved into place in an order in which a single step changes 
 1. the shards, under names that no file has yet (`model-00001-of-00002.safetensors`, or
    `model-2-00001-of-00002.safetensors` if an earlier save uses that name), so that the shards of
    the old index stay;
-2. the documents, `config.json` last;
-3. the head: `model.safetensors`, `flax_model.msgpack`, or the index of the shards. This is the
-   decisive step, unless an earlier save left heads that `loading` prefers. In that case the head
-   is moved before the documents, and the decisive step is the removal of the most preferred head;
-4. removal of what else earlier saves left: first heads, then their shards.
+2. the text files, `config.json` last;
+3. the entry file, which `loading` looks for: `model.safetensors`, `flax_model.msgpack`, or the
+   index of the shards. This step commits the save, unless an earlier save left entry files that
+   `loading` prefers. In that case the entry file is moved before the text files, and the step that
+   commits the save is the removal of the most preferred entry file;
+4. removal of what else earlier saves left: first entry files, then their shards.
 
-The decisive step directly follows the move of `config.json`. Only a crash between these two steps
-leaves the old weights beside the new configuration.
+The step that commits the save directly follows the move of `config.json`. Only a crash between
+these two steps leaves the old weights beside the new configuration.
 
 Only files that this module writes are removed. A `pytorch_model.bin` stays, because `loading`
 prefers the new weights to it.
@@ -37,7 +38,7 @@ from flax_bigbird.checkpoint import names
 from flax_bigbird.checkpoint.atomic import flush_to_disk
 from flax_bigbird.checkpoint.errors import CheckpointError
 
-_HEADS = (  # in the order in which `loading` prefers them
+_ENTRY_FILES = (  # in the order in which `loading` prefers them
     "model.safetensors",
     "model.safetensors.index.json",
     "flax_model.msgpack",
@@ -55,11 +56,11 @@ _Writer = Callable[[Path], Any]
 class _Plan(NamedTuple):
     """The files that weights are saved to.
 
-    `head` is the file that `loading` looks for, `files` holds the content of every weight file by
-    name, and `shard_index` is the content of the head if the weights are sharded.
+    `entry_file` is the file that `loading` looks for, `files` holds the content of every weight
+    file by name, and `shard_index` is the content of the entry file if the weights are sharded.
     """
 
-    head: str
+    entry_file: str
     files: dict[str, dict[Any, np.ndarray]]
     shard_index: dict[str, Any] | None
 
@@ -67,7 +68,7 @@ class _Plan(NamedTuple):
 def save_checkpoint(
     folder: str | os.PathLike[str],
     flat: Mapping[names.Path, Any],
-    documents: Mapping[str, str],
+    text_files: Mapping[str, str],
     *,
     max_shard_size: int | str = "10GB",
     safe_serialization: bool = True,
@@ -77,7 +78,7 @@ def save_checkpoint(
     Args:
       folder: the target, which is created if necessary.
       flat: the parameters by path, as NumPy or fully addressable JAX arrays.
-      documents: the content of text files by name, in the order in which they are put in place.
+      text_files: the content of text files by name, in the order in which they are moved.
       max_shard_size: the size above which weights are split, in bytes or as text such as "5GB".
       safe_serialization: True writes `model.safetensors` with PyTorch's names, False
         `flax_model.msgpack`.
@@ -94,16 +95,17 @@ def save_checkpoint(
     path = prepare_directory(folder)
     leaves = {key: np.asarray(leaf) for key, leaf in flat.items()}
     tensors = names.to_torch(leaves) if safe_serialization else leaves
-    head, files, index = _plan(path, tensors, max_shard_size, safe_serialization)
+    entry_file, files, index = _plan(path, tensors, max_shard_size, safe_serialization)
     write = _write_safetensors if safe_serialization else _write_msgpack
     weights = {file: (lambda to, part=part: write(to, part)) for file, part in files.items()}
-    texts = {name: _text_writer(text) for name, text in documents.items()}
+    texts = {name: _text_writer(text) for name, text in text_files.items()}
     shards = {} if index is None else weights
-    heads = weights if index is None else {head: _text_writer(_to_json(index))}
-    preferred = [name for name in _HEADS[: _HEADS.index(head)] if (path / name).exists()]
-    stages = [shards, heads, texts] if preferred else [shards, texts, heads]
+    entry = weights if index is None else {entry_file: _text_writer(_to_json(index))}
+    before = _ENTRY_FILES[: _ENTRY_FILES.index(entry_file)]
+    preferred = [name for name in before if (path / name).exists()]
+    stages = [shards, entry, texts] if preferred else [shards, texts, entry]
     _publish(path, stages, preferred)
-    written = [*shards, *texts, *heads]
+    written = [*shards, *texts, *entry]
     _remove_earlier_saves(path, set(written))
     return written
 
@@ -125,7 +127,7 @@ def prepare_directory(folder: str | os.PathLike[str]) -> Path:
             f"a model is saved to a writable folder; {path} {reason}: choose another, or free "
             "some space"
         ) from error
-    folders = [name for name in (*_HEADS, "config.json") if (path / name).is_dir()]
+    folders = [name for name in (*_ENTRY_FILES, "config.json") if (path / name).is_dir()]
     if folders:
         raise CheckpointError(
             f"{path} has folders in the place of files ({', '.join(folders)}): remove them, or "
@@ -136,11 +138,11 @@ def prepare_directory(folder: str | os.PathLike[str]) -> Path:
 
 def weight_file_patterns() -> list[str]:
     """Returns glob patterns of every weight file that a save may leave or replace."""
-    return [*_HEADS, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
+    return [*_ENTRY_FILES, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
 
 
 def _check_leaves(flat: Mapping[names.Path, Any]) -> None:
-    """Raises `ValueError` for leaves that are no arrays, before any is copied off a device."""
+    """Raises `ValueError` for leaves that are not arrays, before any is copied off a device."""
     wrong = [
         f"{'/'.join(path)} is {type(leaf).__name__}"
         for path, leaf in flat.items()
@@ -204,8 +206,8 @@ def _unused_names(folder: Path, shards: list[str]) -> Callable[[str], str]:
 def _publish(folder: Path, stages: list[dict[str, _Writer]], preferred: list[str]) -> None:
     """Writes all files to a staging directory and moves them into place, stage by stage.
 
-    Then removes `preferred`, older heads that `loading` prefers to the new one, the most preferred
-    of them last.
+    Then removes `preferred`, older entry files that `loading` prefers to the new one, the most
+    preferred of them last.
     """
     unlisted: list[Path] = []  # shards that are in place before an index lists them
     try:
@@ -217,7 +219,7 @@ def _publish(folder: Path, stages: list[dict[str, _Writer]], preferred: list[str
                     if _SHARD.fullmatch(file):
                         unlisted.append(folder / file)
                     os.replace(staging / file, folder / file)
-                    if file in _HEADS:
+                    if file in _ENTRY_FILES:
                         unlisted.clear()
                 if stage is stages[0]:
                     flush_to_disk(folder)
@@ -247,14 +249,14 @@ def _write_stages(staging: Path, stages: list[dict[str, _Writer]]) -> None:
 
 def _remove_earlier_saves(folder: Path, written: set[str]) -> None:
     """Removes the weights of earlier saves, and staging directories of saves that were killed."""
-    heads = [name for name in reversed(_HEADS) if name not in written]
+    entry_files = [name for name in reversed(_ENTRY_FILES) if name not in written]
     shards = [
         path.name
         for path in folder.iterdir()
         if _SHARD.fullmatch(path.name) and path.name not in written
     ]
     try:
-        for name in heads:
+        for name in entry_files:
             (folder / name).unlink(missing_ok=True)
         flush_to_disk(folder)
         for name in shards:

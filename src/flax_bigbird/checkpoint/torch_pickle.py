@@ -1,9 +1,10 @@
 """Loads `pytorch_model.bin` without PyTorch and without running the code in it.
 
 Such a file is a pickle that describes tensors, and their values beside it: in a zip archive
-(PyTorch 1.6 and later), or after it in one stream (earlier versions). A pickle is a program. Ours
-may name only the few types below; every other name is refused before it is looked up. The objects
-that it builds have no attributes to set, and a tensor cannot read memory outside its own storage.
+(PyTorch 1.6 and later), or after it in one stream (earlier versions). A pickle is a program. The
+unpickler here accepts only the few types below and refuses every other name before it is looked up.
+The objects that it builds have no attributes to set, and a tensor cannot read memory outside its
+own storage.
 """
 
 import io
@@ -40,7 +41,7 @@ _REMEDY = (
 
 
 class _StorageType(NamedTuple):
-    """What `torch.FloatStorage` and its siblings stand for in a pickle."""
+    """Replaces `torch.FloatStorage` and its siblings in a pickle."""
 
     dtype: Any
 
@@ -79,21 +80,21 @@ class _Tensor(NamedTuple):
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_hooks: Any) -> _Tensor:
-    """Stands for `torch._utils._rebuild_tensor_v2`."""
+    """Replaces `torch._utils._rebuild_tensor_v2`."""
     integers = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride):
         raise pickle.UnpicklingError("a tensor's storage, shape and stride do not fit")
     if not all(type(n) is int and n >= 0 for n in integers):
         raise pickle.UnpicklingError(
-            "a tensor's offset, shape or stride is no non-negative integer"
+            "a tensor's offset, shape or stride is not a non-negative integer"
         )
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
 def _rebuild_parameter(data: Any, *_hooks: Any) -> _Tensor:
-    """Stands for `torch._utils._rebuild_parameter`."""
+    """Replaces `torch._utils._rebuild_parameter`."""
     if not isinstance(data, _Tensor):
-        raise pickle.UnpicklingError("a parameter is no tensor")
+        raise pickle.UnpicklingError("a parameter is not a tensor")
     return data
 
 
@@ -155,7 +156,7 @@ def load_torch_pickle(path: Path) -> dict[str, np.ndarray]:
         elif head == _STREAM_START:
             state = _load_stream(path)
         else:
-            raise pickle.UnpicklingError("it is truncated, or no PyTorch file")
+            raise pickle.UnpicklingError("it is truncated, or not a PyTorch file")
         return _tensors(state)
     except Exception as error:  # the bytes of a broken or hostile file can raise anything
         raise CheckpointError(

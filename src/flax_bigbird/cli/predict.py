@@ -39,7 +39,9 @@ def predict_command() -> Callable[..., None]:
     parameters = [
         argument("model", str, "The directory, shipped name or Hub id of the model."),
         argument(
-            "files", list[str], "JSONL, CSV, TSV or Parquet files, or directories of text files."
+            "files",
+            list[str],
+            "JSONL, CSV, TSV or Parquet files, or directories of text files; - is standard input.",
         ),
         *inference_flags("predict", {}, flags),
     ]

@@ -1,42 +1,58 @@
 """Loads files and `datasets` ids as `datasets.Dataset`, splits them, and checks their columns."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data import files
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.row_cache import ORIGIN, cached_dataset
 from flax_bigbird.data.types import Dataset
 
 SPLIT_NAMES = {"train": "training data", "validation": "validation data", "test": "data"}
 """What the splits are called in messages."""
 
 
-def load_files(paths: Sequence[str]) -> Dataset:
+def load_files(
+    paths: Sequence[str],
+    columns: Mapping[str, ColumnKind] | None = None,
+    split: str = "train",
+    *,
+    separator: str | None = None,
+) -> Dataset:
     """Loads the rows of files of one format, in order.
 
     A folder stands for the text files below it. Text files are one document each, in the column
-    `text`. Columns have the types that `datasets` infers.
+    `text`. The rows have a further column, `ORIGIN`, with the place of each row for messages.
+
+    Args:
+      paths: The files.
+      columns: The columns that are needed and what they hold. Others are not read. None reads all
+        columns, with the types that their values have.
+      split: The split of the rows, a key of `SPLIT_NAMES`.
+      separator: The character between the fields of CSV files; None finds it.
 
     Raises:
-      DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken. The
-        message names the line.
+      DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken, if a
+        column is missing, or if a value cannot be used. The message names the line.
     """
-    format, paths_found = files.expand_paths(paths)
-    options: dict[str, Any] = {"sample_by": "document"} if format == "text" else {}
-    if format == "csv":
-        options["sep"] = files.column_separator(paths_found[0])
-    # `datasets` may skip or guess where a file is broken, so the files are checked first.
-    files.check_files(paths_found, format)
-    names = [str(file) for file in paths_found]
-    try:
-        return _datasets().load_dataset(format, data_files=names, split="train", **options)
-    except Exception as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError):
-            raise cause from error  # for example a full disk, whose own message is clearer
+    format, found = files.expand_paths(paths)
+    files.check_separator(separator, format)
+
+    def iterate_rows() -> Iterator[FileRow]:
+        return files.iterate_rows(found, format, columns=columns, separator=separator)
+
+    if next(iterate_rows(), None) is None:
         raise DataError(
-            f"data files must be readable as {format}; {', '.join(names[:3])}: {_one_line(error)}"
-        ) from error
+            f"the {SPLIT_NAMES[split]} must have rows; {', '.join(map(str, found[:3]))} "
+            "has none: check the files"
+        )
+    if columns is not None:
+        _check_columns_exist(iterate_rows(), columns, found, format, split, separator)
+    contents = [(str(file), files.content_hash(file)) for file in found]
+    return cached_dataset(iterate_rows, columns, format == "csv", (contents, separator))
 
 
 def load_dataset_split(name: str, configuration: str | None, split: str) -> Dataset:
@@ -50,6 +66,12 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
     Raises:
       DataError: if `datasets` cannot load it.
     """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and set(str(folder.resolve())) & set("*?[]"):
+        raise DataError(
+            "the path of a folder that `datasets` loads must not hold *, ?, [ or ], which it takes "
+            f"for patterns; got {folder.resolve()}: rename it, or give its files instead"
+        )
     try:
         return _datasets().load_dataset(name, configuration, split=split)
     except Exception as error:  # of many libraries: files, network, splits
@@ -87,6 +109,21 @@ def train_validation_split(
     return parts["train"], parts["test"]
 
 
+def row_location(rows: Dataset, index: int, split: str) -> str:
+    """Returns where a row is, for messages: its file and line, whatever the order of the rows.
+
+    Rows that do not come from files have only their number.
+
+    Args:
+      rows: The rows.
+      index: The index of the row.
+      split: The split of the rows, a key of `SPLIT_NAMES`.
+    """
+    if ORIGIN in rows.column_names:
+        return str(rows[index][ORIGIN])
+    return f"row {index + 1} of the {SPLIT_NAMES[split]}"
+
+
 def require_columns(rows: Dataset, names: Iterable[str], split: str) -> None:
     """Checks that columns exist.
 
@@ -100,11 +137,7 @@ def require_columns(rows: Dataset, names: Iterable[str], split: str) -> None:
     """
     for name in names:
         if name not in rows.column_names:
-            raise DataError(
-                f"the {SPLIT_NAMES[split]} must have a column {name!r}; got "
-                f"{', '.join(rows.column_names)}: name the right one with an option such as "
-                "text_column or label_column"
-            )
+            raise _missing_column(name, [n for n in rows.column_names if n != ORIGIN], split)
 
 
 def require_texts(rows: Dataset, names: Iterable[str], split: str) -> list[str]:
@@ -140,22 +173,48 @@ def _check_texts(rows: Dataset, name: str, split: str) -> list[str]:
             "another column"
         )
     missing, empty = [], []
-    for row, text in enumerate(iterate_column(rows, name), 1):
+    for index, text in enumerate(iterate_column(rows, name)):
         if text is None:
-            missing.append(row)
+            missing.append(index)
         elif not text or text.isspace():
-            empty.append(row)
+            empty.append(index)
     if missing:
         raise DataError(
-            f"column {name!r} of the {SPLIT_NAMES[split]} must hold a text in every row; row "
-            f"{missing[0]} has none ({len(missing)} in all): fill or remove them"
+            f"column {name!r} of the {SPLIT_NAMES[split]} must hold a text in every row; "
+            f"{row_location(rows, missing[0], split)} has none ({len(missing)} in all): fill or "
+            "remove them"
         )
     if not empty:
         return []
     return [
-        f"{len(empty):,} texts in column {name!r} of the {SPLIT_NAMES[split]} are empty, row "
-        f"{empty[0]} first"
+        f"{len(empty):,} texts in column {name!r} of the {SPLIT_NAMES[split]} are empty, "
+        f"{row_location(rows, empty[0], split)} first"
     ]
+
+
+def _check_columns_exist(
+    rows: Iterable[FileRow],
+    columns: Iterable[str],
+    found: Sequence[Path],
+    format: str,
+    split: str,
+    separator: str | None,
+) -> None:
+    """Raises `DataError` if no row has one of the columns."""
+    missing = set(columns)
+    for row in rows:
+        missing -= row.keys()
+        if not missing:
+            return
+    names = files.column_names(found, format, separator=separator)
+    raise _missing_column(next(name for name in columns if name in missing), names, split)
+
+
+def _missing_column(name: str, names: Sequence[str], split: str) -> DataError:
+    return DataError(
+        f"the {SPLIT_NAMES[split]} must have a column {name!r}; got {', '.join(names)}: name the "
+        "right one with an option such as text_column or label_column"
+    )
 
 
 def _datasets() -> Any:

@@ -95,7 +95,7 @@ def _initial_beams(batch: int, options: DecodingOptions) -> Beams:
     return Beams(
         num_new=jnp.zeros((), jnp.int32),
         running=empty,
-        # All beams are equal before the first token: only one of them counts.
+        # All beams are equal before the first token, so all but one are excluded.
         running_scores=excluded.at[:, 0].set(0),
         finished=empty,
         finished_scores=excluded,
@@ -126,7 +126,7 @@ def _extend(
     vocab_size = scores.shape[-1]
     total = scores.reshape(batch, num_beams, vocab_size) + beams.running_scores[..., None]
 
-    # Enough candidates that K remain if every end token takes one from each beam.
+    # With this many candidates, K remain even if every end token ends each beam once.
     num_candidates = max(2, 1 + len(options.eos_token_ids)) * num_beams
     total, choice = lax.top_k(total.reshape(batch, -1), min(num_candidates, num_beams * vocab_size))
     parent, token = choice // vocab_size, (choice % vocab_size).astype(jnp.int32)
@@ -228,5 +228,5 @@ def _penalty(excluded: Bool[Array, "B C"]) -> Float[Array, "B C"]:
 
 
 def _take(x: Shaped[Array, "B C ..."], order: Int[Array, "B J"]) -> Shaped[Array, "B J ..."]:
-    """Selects entries of the second axis, for each example its own."""
+    """Selects entries of the second axis, with separate indices for each example."""
     return jax.vmap(lambda entries, indices: entries[indices])(x, order)

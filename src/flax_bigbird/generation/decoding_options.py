@@ -1,4 +1,4 @@
-"""`DecodingOptions`: what a generation program is compiled for, and the values that are traced."""
+"""`DecodingOptions`, the static options of a decoding program, and the option values it traces."""
 
 import dataclasses
 from typing import Any
@@ -22,7 +22,7 @@ _ID_OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class DecodingOptions:
-    """The static options of a program; options of `GenerationConfig` have their name there.
+    """The static options of a program, under the names that `GenerationConfig` uses.
 
     Attributes:
       begin_index: The index of the first generated token that is not forced.

@@ -5,14 +5,17 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.standard_input import STANDARD_INPUT, standard_input_as_file
 from flax_bigbird.data.types import Row
+from flax_bigbird.inference.kept_values import json_value
 from flax_bigbird.inference.parquet import jsonl_to_parquet
 from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.pretrained import local_path
@@ -79,7 +82,8 @@ def predict_files(
 
     Args:
       predictor: The model and its task.
-      files: JSONL, CSV, TSV or Parquet files, text files, or folders of text files.
+      files: JSONL, CSV, TSV or Parquet files, text files, or folders of text files; or `-` alone,
+        which stands for rows of JSON or CSV from standard input.
       output: The file to write; its name must end in `.jsonl` or `.parquet`.
       keep: The columns of the input that the output repeats.
       overwrite: Whether to replace an existing output and discard an unfinished one.
@@ -97,32 +101,43 @@ def predict_files(
     """
     target = Path(output).expanduser()
     _check_output(target, overwrite)
-    kind, paths = data_files.expand_paths(files)
-    data_files.check_files(paths, kind)
-    _check_keep(keep, paths, kind)
-    num_rows = data_files.count_rows(paths, kind)
-    partial = PartialOutput.of(target)
-    rows_done, size = _start_or_resume(partial, _job(predictor, paths, keep), overwrite)
-    on_start(rows_done, num_rows)
-    with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
-        # A chunk that was interrupted while it was being written is written again.
-        stream.truncate(size)
-        stream.seek(size)
-        remaining = itertools.islice(data_files.iterate_rows(paths, kind), rows_done, None)
-        rows, rows_to_answer = itertools.tee(remaining)
-        for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
-            for answer in answers:
-                line = _output_row(next(rows), keep, answer)
-                stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-            rows_done += len(answers)
-            done = {"rows": rows_done, "bytes": stream.tell()}
-            atomic_write_text(partial.done, json.dumps(done))
-            on_progress(rows_done)
-            if should_stop() and rows_done < num_rows:
-                raise PredictionInterrupted(rows_done)
-    _publish(partial, target)
+    with standard_input_as_file(files) as inputs:
+        kind, paths = data_files.expand_paths(inputs)
+        separator = predictor.options.separator
+        data_files.check_separator(separator, kind)
+        _check_keep(keep, paths, kind, separator)
+        columns = _needed_columns(predictor, paths, kind, keep)
+
+        def iterate_rows() -> Iterator[FileRow]:
+            return data_files.iterate_rows(
+                paths, kind, columns=columns, separator=separator, missing=""
+            )
+
+        # This reads all rows, so that wrong ones are reported before anything is written.
+        num_rows = sum(1 for _ in iterate_rows())
+        partial = PartialOutput.of(target)
+        job = _job(predictor, paths, keep, is_standard_input=inputs is not files)
+        rows_done, size = _start_or_resume(partial, job, overwrite)
+        on_start(rows_done, num_rows)
+        with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
+            # A chunk that was interrupted while it was being written is written again.
+            stream.truncate(size)
+            stream.seek(size)
+            remaining = itertools.islice(iterate_rows(), rows_done, None)
+            rows, rows_to_answer = itertools.tee(remaining)
+            for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
+                for answer in answers:
+                    line = _output_row(next(rows), keep, answer)
+                    stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+                rows_done += len(answers)
+                done = {"rows": rows_done, "bytes": stream.tell()}
+                atomic_write_text(partial.done, json.dumps(done))
+                on_progress(rows_done)
+                if should_stop() and rows_done < num_rows:
+                    raise PredictionInterrupted(rows_done)
+        _publish(partial, target)
     return rows_done
 
 
@@ -141,23 +156,42 @@ def _check_output(target: Path, overwrite: bool) -> None:
         )
 
 
-def _check_keep(keep: Sequence[str], paths: list[Path], kind: str) -> None:
-    first_row = next(data_files.iterate_rows(paths, kind), {})
+def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
+    if not keep:
+        return
+    if kind == "parquet":  # whose first row may hold a value that cannot be read
+        names = data_files.column_names(paths[:1], kind)
+    else:
+        names = list(next(data_files.iterate_rows(paths, kind, separator=separator), {}))
     for name in keep:
-        if name not in first_row:
+        if name not in names:
             raise DataError(
-                f"keep must name columns of the input; got {name!r}: there are "
-                f"{', '.join(first_row)}"
+                f"keep must name columns of the input; got {name!r}: there are {', '.join(names)}"
             )
 
 
-def _output_row(row: Row, keep: Sequence[str], answer: Row) -> Row:
+def _needed_columns(
+    predictor: Predictor, paths: list[Path], kind: str, keep: Sequence[str]
+) -> set[str] | None:
+    """Returns the columns that are read from Parquet files; None reads all of them."""
+    columns = predictor.task.columns(predictor.options)
+    if columns is None or kind != "parquet":
+        return None
+    needed = {*columns, getattr(predictor.options, "text_column", "text")}
+    names = set(data_files.column_names(paths, kind))
+    # If all are missing, the error message lists the columns that exist.
+    return needed.union(keep) if needed & names else None
+
+
+def _output_row(row: FileRow, keep: Sequence[str], answer: Row) -> Row:
     """Returns the kept columns and the answer; an answer's key that clashes gets a prefix."""
-    kept = {name: row.get(name) for name in keep}
+    kept = {name: json_value(row.get(name), name, row.origin) for name in keep}
     return kept | {f"predicted_{k}" if k in kept else k: value for k, value in answer.items()}
 
 
-def _job(predictor: Predictor, paths: list[Path], keep: Sequence[str]) -> dict[str, Any]:
+def _job(
+    predictor: Predictor, paths: list[Path], keep: Sequence[str], is_standard_input: bool
+) -> dict[str, Any]:
     """Returns everything that the answers depend on."""
     folder = Path(local_path(predictor.name))
     weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
@@ -167,14 +201,15 @@ def _job(predictor: Predictor, paths: list[Path], keep: Sequence[str]) -> dict[s
         "weights": [_fingerprint(path) for path in weights],
         "options": predictor.options.as_dict(),
         "dtype": str(predictor.model.dtype),
-        "inputs": [_fingerprint(path) for path in paths],
+        "inputs": [
+            _fingerprint(path, STANDARD_INPUT if is_standard_input else None) for path in paths
+        ],
         "keep": list(keep),
     }
 
 
-def _fingerprint(path: Path) -> list[Any]:
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
+def _fingerprint(path: Path, name: str | None = None) -> list[Any]:
+    return [name or str(path.resolve()), path.stat().st_size, data_files.content_hash(path)]
 
 
 def _start_or_resume(

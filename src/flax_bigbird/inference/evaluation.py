@@ -57,7 +57,9 @@ def evaluate(
     if resolved.dataset:
         rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
     else:
-        rows = load_files(resolved.files)
+        rows = load_files(
+            resolved.files, task_class.columns(resolved), "test", separator=resolved.separator
+        )
     tokenizer = load_tokenizer(name)
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides

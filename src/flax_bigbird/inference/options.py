@@ -79,9 +79,9 @@ def evaluate_options(task: str, **options: Any) -> Any:
 def saved_option_names(task: str, command: Command) -> frozenset[str]:
     """Returns the options of a command whose defaults are the values of the training run.
 
-    These are the options that training has too. Prediction does not take over the dtype: it
-    computes in float32 unless it is told otherwise.
+    These are the options that training has too, but for the separator, which belongs to the files.
+    Prediction does not take over the dtype: it computes in float32 unless it is told otherwise.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
-    return frozenset(names - {"dtype"} if command == "predict" else names)
+    return frozenset(names - {"separator"} - ({"dtype"} if command == "predict" else set()))

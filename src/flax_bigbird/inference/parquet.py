@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flax_bigbird.data.columns import ColumnBuilder
+from flax_bigbird.data.errors import DataError
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -18,7 +21,40 @@ def jsonl_to_parquet(source: Path, target: Path) -> None:
 
     The schema is that of all rows together: a column may be empty in one row group and hold numbers
     in the next, and a row may lack columns that others have.
+
+    Raises:
+      DataError: if the values of a column do not have one type. The message names column and row.
     """
+    import pyarrow
+
+    try:
+        _write_parquet(source, target)
+    except (pyarrow.ArrowException, OverflowError) as error:
+        _check_types(source)
+        raise DataError(
+            f"the rows must fit in a Parquet file; they do not ({error}): write a .jsonl file"
+        ) from error
+
+
+def _check_types(source: Path) -> None:
+    """Raises `DataError` if the values of a column do not have one type."""
+    builders: dict[str, ColumnBuilder] = {}
+    with source.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            for name, value in json.loads(line).items():
+                builder = builders.setdefault(name, ColumnBuilder(name, "any", is_csv=False))
+                builder.append(value, f"row {number} of the output")
+            if number % ROWS_PER_GROUP == 0:
+                for builder in builders.values():
+                    builder.flush()
+    try:
+        for builder in builders.values():
+            builder.flush()
+    except DataError as error:
+        raise DataError(f"{error}, write a .jsonl file, or leave it out of keep") from error
+
+
+def _write_parquet(source: Path, target: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 

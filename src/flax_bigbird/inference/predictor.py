@@ -120,7 +120,8 @@ class Predictor:
             try:
                 windows = self.task.encode(row)
             except DataError as error:
-                raise DataError(f"row {number}: {error}") from error
+                origin = getattr(row, "origin", f"row {number}")  # rows of files know theirs
+                raise DataError(f"{origin}: {error}") from error
             chunk.append((row, windows))
             num_tokens += sum(len(window.input_ids) for window in windows)
             if len(chunk) >= MAX_ROWS_PER_CHUNK or num_tokens >= max_tokens:

@@ -17,7 +17,7 @@ from flax_bigbird.models.parameterized import ParameterizedModel, ParamsLike, mi
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """The arguments of a model's call that are not inputs of its tokens.
+    """The arguments of a model's call other than the input arrays.
 
     `FlaxBigBirdPreTrainedModel.__call__` documents them. Options that are None have the values
     that the configuration sets.

@@ -1,7 +1,7 @@
-"""Checks of single arguments of a call, which raise an error before any work is done.
+"""Checks the individual arguments of a call, and raises an error before any work is done.
 
-The values of arrays on a device, or under `jit`, cannot be read without stalling the device: only
-the shapes and dtypes of such arrays are checked.
+Only the shapes and dtypes of arrays on a device, or under `jit`, are checked: to read their values
+would stall the device.
 """
 
 from typing import Any
@@ -114,7 +114,7 @@ def head_mask(x: Any, num_layers: int, num_heads: int) -> Float[Array, "L N"] | 
     """Returns the factor of every head in every layer, or None.
 
     Args:
-      x: `[num_heads]` for all layers, or `[num_layers, num_heads]`; 1 keeps a head, 0 silences it.
+      x: `[num_heads]` for all layers, or `[num_layers, num_heads]`; 1 keeps a head, 0 masks it.
       num_layers: The number of layers.
       num_heads: The number of heads.
     """
@@ -160,7 +160,7 @@ def question_lengths(x: Any, batch: int, length: int) -> Int[Array, "B 1"]:
 
 
 def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
-    """Returns the positions whose logits are wanted, each in `0..length-1`."""
+    """Returns the positions whose logits are requested, each in `0..length-1`."""
     x = array("logits_positions", x)
     if x.ndim != 2 or x.shape[0] != batch or not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(

@@ -73,7 +73,7 @@ class FlaxBigBirdPreTrainedModel(PretrainedModel):
             cache, `[B, max_length]` over its slots. The default is all ones.
           token_type_ids: The default is all zeros.
           position_ids: The default is 0..T-1, counted from the next slot of the cache.
-          head_mask: `[heads]` or `[layers, heads]`; 1 keeps a head, 0 silences it.
+          head_mask: `[heads]` or `[layers, heads]`; 1 keeps a head, 0 masks it.
           encoder_hidden_states: `[B, S, D]`, for models with `config.add_cross_attention`.
           encoder_attention_mask: `[B, S]`. The default is all ones.
           params: The parameters. The default is the model's own.
@@ -91,12 +91,12 @@ class FlaxBigBirdPreTrainedModel(PretrainedModel):
             tokens attend to, in the shape of input_ids. The whole block of such a token becomes
             global, at most `config.max_user_global_blocks` (8) blocks per example. It changes
             nothing where attention is full.
-          segment_ids: `[B, T]`, which packs several examples into a row: the number of the example
-            that a token belongs to, 0 at padding. Each example starts at a multiple of
+          segment_ids: `[B, T]`, which packs several examples into a row: the positive id of the
+            example that each token belongs to, 0 at padding. Each example starts at a multiple of
             `config.block_size`, attends only to itself, and has the outputs that it has alone. An
-            encoder takes packed examples of up to 5 + 2R blocks, which it reads in full. Position
-            ids start at 0 in every example by default. Only models with one output per token take
-            them.
+            encoder takes packed examples of up to 5 + 2R blocks, which attend in full. By default,
+            position ids start at 0 in every example. Only models with one output per token take
+            segment ids.
 
         Returns:
           The output dataclass of the task, or its `to_tuple()` if `return_dict` is False.

@@ -36,7 +36,7 @@ def next_slot(cache: Any) -> Int[Array, ""]:
 
 
 def is_known_empty(cache: Any) -> bool:
-    """Returns whether the cache is known to be empty; under `jit`, nothing is known."""
+    """Returns whether the cache is known to be empty, which is never known under `jit`."""
     used = next_slot(cache)
     return not isinstance(used, Tracer) and int(used) == 0
 
@@ -57,8 +57,8 @@ def check_size(cache: Any, batch: int, length: int) -> int:
     cache_batch, size = _first_leaf(cache, "cached_key").shape[:2]
     if cache_batch != batch:
         raise ValueError(
-            f"past_key_values was made for a batch of {cache_batch}; input_ids has {batch}: make "
-            f"it with model.init_cache({batch}, {size})"
+            f"past_key_values was created for a batch of {cache_batch}; input_ids has {batch}: "
+            f"create it with model.init_cache({batch}, {size})"
         )
     if length > size:
         raise ValueError(
@@ -78,7 +78,7 @@ def init_cache(
       variables: The variables of the module, or their shapes.
       batch: The batch size.
       length: The number of slots.
-      encoder_length: The number of encoder states for whose keys and values there is room; 0 if
+      encoder_length: The number of encoder states whose keys and values are cached; 0 if
         the module has no cross-attention.
     """
     ids = jax.ShapeDtypeStruct((batch, length), "int32")

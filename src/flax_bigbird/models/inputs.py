@@ -46,7 +46,7 @@ class ModelInputs:
       encoder_hidden_states: The states that cross-attention reads.
       encoder_attention_mask: True at the encoder's real tokens.
       logits_mask: True where no answer may start or end; question answering only.
-      logits_positions: The positions whose logits are wanted; language models only.
+      logits_positions: The positions whose logits are requested; language models only.
       global_attention_mask: True at the tokens that the user makes global.
       segment_ids: The segments of packed rows, 0 at padding.
     """

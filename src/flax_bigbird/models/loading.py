@@ -35,7 +35,7 @@ def resolve_config(
     config: Any,
     overrides: dict[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
-    """Returns the configuration of a checkpoint, and the fields of the module that were given.
+    """Returns the configuration of a checkpoint, and the module fields among the overrides.
 
     Args:
       cls: The class of the model.
@@ -218,7 +218,7 @@ def _warn_about_another_task(model: ParameterizedModel) -> None:
 
 def _warn(message: str) -> None:
     """Gives a warning that points to the caller of `from_pretrained`."""
-    # Checkers of annotations wrap functions, and their frames stand in between.
+    # Runtime type checkers wrap functions, which adds frames in between.
     skipped = {"flax_bigbird", "jaxtyping", "beartype"}
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in skipped:

@@ -173,7 +173,7 @@ class FlaxBigBirdForQuestionAnsweringModelOutput(ModelOutput):
 class FlaxGenerationOutput(ModelOutput):
     """The output of generation: `sequences`, which hold prompts, continuations and padding.
 
-    There is one sequence for every example and returned sequence, `[B * num_return_sequences, S]`.
+    The shape is `[B * num_return_sequences, S]`.
     """
 
     sequences: Int[Array, "sequences S"]

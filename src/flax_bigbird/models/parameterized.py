@@ -114,7 +114,7 @@ class ParameterizedModel:
 
     @property
     def sparsity(self) -> SparsityConfig:
-        """What the configuration says about attention."""
+        """The configuration of attention, which follows from `config`."""
         return SparsityConfig.from_hf(self._config)
 
     @property
@@ -147,8 +147,8 @@ class ParameterizedModel:
         """The parameters, a nested dict. The setter refuses a tree that lacks parameters."""
         if self._params is None:
             raise ValueError(
-                "this model holds no parameters (it was made with _do_init=False): pass params= "
-                "to the call, or make them with model.init_weights(key, model.input_shape)"
+                "this model holds no parameters (it was created with _do_init=False): pass params= "
+                "to the call, or initialize them with model.init_weights(key, model.input_shape)"
             )
         return self._params
 
@@ -156,7 +156,7 @@ class ParameterizedModel:
     def params(self, params: ParamsLike) -> None:
         if not self._is_initialized:
             raise ValueError(
-                "params cannot be set on a model made with _do_init=False: keep them outside "
+                "params cannot be set on a model created with _do_init=False: keep them outside "
                 "and pass params= to every call"
             )
         tree = unfreeze(params)
@@ -170,7 +170,7 @@ class ParameterizedModel:
         self._params = tree
 
     def _adopt_params(self, params: ParamsLike) -> None:
-        """Sets the parameters of a model that was made without them."""
+        """Sets the parameters of a model that was created without them."""
         self._is_initialized = True
         self.params = params
 
@@ -195,7 +195,7 @@ class ParameterizedModel:
         Args:
           rng: A random key.
           input_shape: The shape of the input that the parameters are initialized with.
-          params: Parameters that are kept; only those that they lack are drawn.
+          params: Existing parameters, which are kept; only missing ones are initialized.
         """
         fresh = jax.jit(functools.partial(self._random_params, shape=tuple(input_shape)))(rng)
         if params is None:

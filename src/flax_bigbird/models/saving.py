@@ -73,13 +73,13 @@ def save(
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__.removeprefix("Flax")]
     vars(config).pop(SparsityConfig.IMPLEMENTATION_KEY, None)
-    documents = {"config.json": config.to_json_string()}
+    text_files = {"config.json": config.to_json_string()}
     if generation_config is not None:
-        documents = {"generation_config.json": generation_config.to_json_string()} | documents
+        text_files = {"generation_config.json": generation_config.to_json_string()} | text_files
     return checkpoint.save_checkpoint(
         folder,
         flatten_dict(unfreeze(params)),
-        documents,
+        text_files,
         max_shard_size=weights.max_shard_size,
         safe_serialization=weights.safe_serialization,
     )

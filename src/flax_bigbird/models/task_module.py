@@ -1,4 +1,4 @@
-"""`TaskModule`: the base class of the modules with a head, which call the backbone in one place."""
+"""`TaskModule`: the base class of the modules with a head, which calls the backbone for them."""
 
 from typing import Any
 

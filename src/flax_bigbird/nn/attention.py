@@ -45,7 +45,7 @@ def full_attention_probabilities(
 
 
 class BigBirdSelfAttention(nn.Module):
-    """The query, key and value projections, and attention itself.
+    """The query, key and value projections, and the attention between them.
 
     Attributes:
       layer: The index of the layer, which selects its random blocks.
@@ -205,7 +205,7 @@ class BigBirdSelfAttention(nn.Module):
         return jnp.einsum("bnts,bsnh->btnh", probabilities, v), probabilities
 
     def _attend_with_cache(self, q, k, v, mask, options: CallOptions):
-        """Appends the new keys and values to the cache, and attends to all that it holds.
+        """Appends the new keys and values to the cache, and attends to the whole cache.
 
         `mask` is `[B, S]`, over the slots of the cache.
         """
@@ -216,7 +216,7 @@ class BigBirdSelfAttention(nn.Module):
                 "(got is_decoder=False)"
             )
         updated = decoding.append(self, k, v)
-        if updated is None:  # only the shape of the cache is wanted
+        if updated is None:  # the call only creates the cache
             return jnp.zeros_like(q), None
         keys, values, start = updated
         size = keys.shape[1]

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Int
 class CallOptions:
     """Static options of one call.
 
-    The class is a pytree without leaves, so that `jax.checkpoint` and other transformations pass it
-    on as static data, wherever it stands among the arguments.
+    The class is a pytree without leaves, so that `jax.checkpoint` and other transformations treat
+    it as static, in any argument position.
 
     Attributes:
       deterministic: Whether to disable dropout and to use the evaluation pattern.

@@ -75,7 +75,7 @@ class BigBirdLayer(nn.Module):
     def _feed_forward(self, x: Float[Array, "B T D"], options: CallOptions):
         """Computes the feed-forward block, in chunks of tokens on a CPU.
 
-        Chunks make it a tenth faster there, because the wide states stay in the processor's cache.
+        Chunks make it about 10% faster there, because the wide states stay in the CPU's cache.
         """
         batch, length, width = x.shape
         num_chunks = batch * length // TOKENS_PER_CHUNK
@@ -110,8 +110,8 @@ class EncoderOutput(NamedTuple):
     Attributes:
       last_hidden_state: The output of the last layer.
       hidden_states: The embeddings and the output of every layer.
-      attentions: The self-attention probabilities `[B, N, T, S]` of every layer, or None each.
-      cross_attentions: The cross-attention probabilities of every layer, or None each.
+      attentions: The self-attention probabilities `[B, N, T, S]` of each layer, or None.
+      cross_attentions: The cross-attention probabilities of each layer, or None.
     """
 
     last_hidden_state: Float[Array, "B T D"]

@@ -43,7 +43,7 @@ def gather_targets(
     Args:
       labels: `[B, T]`, token ids, and `IGNORED_LABEL` (-100) where nothing is predicted.
       limit: P, the maximum number of labels per example. By default, and only for labels that are
-        not traced, it is the largest number in any example. Give the same value in a whole run, a
+        not traced, it is the largest number in any example. Pass the same value in the whole run, a
         little above `mlm_probability * T`, so that the training step compiles once.
 
     Returns:
@@ -83,7 +83,7 @@ def cross_entropy(
 ) -> Float[Array, ""]:
     """Returns the mean of `-log softmax(logits)[label]` over the labels, in float32.
 
-    Labels that are `IGNORED_LABEL` do not count. Without any others the loss is 0.
+    Labels that are `IGNORED_LABEL` do not count. If there are no other labels, the loss is 0.
 
     Args:
       logits: `[..., V]`.

@@ -1,4 +1,4 @@
-"""The attention pattern of a layer in one call, from the sparsity configuration and the length."""
+"""Builds the attention pattern of a layer for one call, and selects its random blocks' rule."""
 
 from typing import Any
 
@@ -41,12 +41,13 @@ def call_pattern(
       user_global: True at tokens whose blocks are global, too.
       segment_ids: Which example each token of a packed row belongs to, 0 for none.
       train: Whether the call trains.
-      key: Redraws the random blocks; see `layer_pattern`.
+      key: A key that redraws the random blocks; see `layer_pattern`.
 
     Returns:
-      The pattern, and in which rows of the batch the results are undefined, or None if that cannot
-      happen: rows with more marked blocks than `max_user_global_blocks`, and packed rows in which
-      an example does not start at a block or is longer than `max_packed_blocks`.
+      The pattern; and whether the results of each batch row are undefined, or None if that cannot
+      happen. They are undefined for rows with more marked blocks than `max_user_global_blocks`,
+      and for packed rows in which an example does not start at a block or is longer than
+      `max_packed_blocks`.
     """
     if segment_ids is not None:
         return _packed_pattern(sparsity, layer, segment_ids, train=train, key=key)
@@ -77,16 +78,17 @@ def layer_pattern(
     Args:
       sparsity: The configuration.
       layer: The index of the layer.
-      length: T, in tokens; the last block may be part full.
-      train: Whether the call trains: the "hf" rule has random blocks only then.
-      key: Redraws the random blocks inside the traced step, whatever the rule.
+      length: T, in tokens, which need not be a multiple of the block size.
+      train: Whether the call trains. In evaluation, the "hf" rule lists block 0 in place of every
+        random block.
+      key: A key that redraws the random blocks inside the traced step, whatever the rule.
       num_blocks: The number of blocks of each example of an encoder, traced. What an example reads
         then depends neither on what it is batched with nor on how far it is padded. By default all
         examples are as long as the input, and the pattern is static unless there is a `key`.
 
     Raises:
-      ValueError: If the "hf" rule is to train with a window or global blocks that it is not
-        defined for.
+      ValueError: If the "hf" rule is used in training with a window or with global blocks that it
+        is not defined for.
     """
     size = sparsity.block_size
     max_blocks = -(-length // size)
@@ -116,7 +118,7 @@ def _random_blocks(
     key: Array | None,
     num_blocks: Int[Array, " B"] | None,
 ) -> tuple[Any, int]:
-    """Returns the random blocks that the rule gives, and how many more times block 0 counts."""
+    """Returns the random blocks of the configured rule, and `extra_first` of `bigbird_pattern`."""
     num_random, heads = sparsity.num_random_blocks, sparsity.num_heads
     counted = max_blocks if num_blocks is None else num_blocks
     rule, causal, layout = sparsity.random_attention, sparsity.causal, sparsity.layout

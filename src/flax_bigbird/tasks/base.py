@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from flax_bigbird.data.columns import ColumnKind, find_surrogate
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks.options import TaskOptions
@@ -101,6 +102,16 @@ class Task(abc.ABC):
         self.config = config
 
     # Before there is a model.
+
+    @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind] | None:
+        """Returns the columns that training and evaluation read, and what each of them holds.
+
+        Files are read for these columns only, so that others cannot stop the reading. None, the
+        default, reads all columns with the types that their values have.
+        """
+        del options
+        return None
 
     @classmethod
     @abc.abstractmethod
@@ -267,5 +278,10 @@ def get_text(row: Row, column: str) -> str:
         raise DataError(
             f"column {column!r} must hold a text; got {value!r}; there are "
             f"{', '.join(map(str, row)) or 'no columns'}: name the right column"
+        )
+    if surrogate := find_surrogate(value):
+        raise DataError(
+            f"column {column!r} must hold Unicode text; got the lone surrogate {surrogate}: remove "
+            "it, or write the whole pair"
         )
     return value

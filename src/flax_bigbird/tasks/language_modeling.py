@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
 from flax_bigbird.data.masking import WORD_START
@@ -40,6 +41,10 @@ class LanguageModeling(Task):
     lower_is_better: ClassVar[frozenset[str]] = frozenset(
         {"loss", "perplexity", "bits_per_token", "bits_per_character"}
     )
+
+    @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind]:
+        return {options.text_column: "text"}
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.data.batching import stack
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
+from flax_bigbird.data.loading import (
+    SPLIT_NAMES,
+    require_columns,
+    require_texts,
+    row_location,
+)
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
     column_array,
@@ -43,17 +49,24 @@ class MultipleChoice(Task):
     options_class = MultipleChoiceOptions
 
     @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind]:
+        columns: dict[str, ColumnKind] = dict.fromkeys(_text_columns(options), "text")
+        columns[options.choices_column] = "texts"
+        columns[options.label_column] = "label"
+        return columns
+
+    @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         columns = _text_columns(options)
         require_columns(rows, [*columns, options.choices_column, options.label_column], split)
         messages = require_texts(rows, columns, split)
-        for index, row in enumerate(rows, 1):
+        for index, row in enumerate(rows):
             values: Any = row
             try:
                 choices = _get_choices(values, options.choices_column)
                 _right_choice(choices, values[options.label_column])
             except DataError as error:
-                raise DataError(f"row {index} of the {SPLIT_NAMES[split]}: {error}") from error
+                raise DataError(f"{row_location(rows, index, split)}: {error}") from error
         return messages
 
     @classmethod

@@ -110,6 +110,12 @@ class Options(pydantic.BaseModel):
 class TaskOptions(Options):
     """The options that every task has. The options class of a task adds its own."""
 
+    separator: str | None = option(
+        None,
+        help="The character between the fields of CSV files. By default, it is a comma, or a "
+        "semicolon if the first line has semicolons and no comma, and a tab in TSV files.",
+        panel=DATA,
+    )
     max_length: int | None = option(
         None,
         help="The maximum number of tokens of an input; longer documents are truncated or split "
@@ -136,6 +142,16 @@ class TaskOptions(Options):
         panel=MODEL,
         choices=("float32", "bfloat16"),
     )
+
+    @pydantic.model_validator(mode="after")
+    def _check_separator(self) -> "TaskOptions":
+        separator = self.separator
+        if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+            raise OptionError(
+                f"separator must be one character that is no quote or line end; got {separator!r}: "
+                "give one such as ;"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _check_tokens_per_batch(self) -> "TaskOptions":

@@ -7,8 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
+from flax_bigbird.data.loading import (
+    SPLIT_NAMES,
+    require_columns,
+    require_texts,
+    row_location,
+)
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
@@ -41,14 +47,18 @@ class QuestionAnswering(Task):
     options_class = QuestionAnsweringOptions
 
     @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind]:
+        return {"question": "text", "context": "text", "answers": "answers"}
+
+    @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         require_columns(rows, ["question", "context", "answers"], split)
         messages = require_texts(rows, ["question", "context"], split)
-        for row, answers in enumerate(rows["answers"], 1):
+        for index, answers in enumerate(rows["answers"]):
             if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
                 raise DataError(
-                    "answers must hold the lists text and answer_start, as in SQuAD; row "
-                    f"{row} of the {SPLIT_NAMES[split]} has {str(answers)[:60]}: correct it"
+                    "answers must hold the lists text and answer_start, as in SQuAD; "
+                    f"{row_location(rows, index, split)} has {str(answers)[:60]}: correct it"
                 )
         return messages
 
@@ -78,7 +88,7 @@ class QuestionAnswering(Task):
                 batch["question"], batch["context"], batch["answers"], indices, strict=True
             )
             for question, context, answers, index in questions:
-                answer = _first_answer(context, answers, index, split)
+                answer = _first_answer(context, answers, rows, index, split)
                 for window in self._windows(question, context):
                     start, end = _answer_positions(window, answer)
                     values = {
@@ -211,7 +221,7 @@ class QuestionAnswering(Task):
 
 
 def _first_answer(
-    context: str, answers: dict[str, list[Any]], index: int, split: Split
+    context: str, answers: dict[str, list[Any]], rows: Dataset, index: int, split: Split
 ) -> tuple[int, int] | None:
     """Returns the characters `[start, end)` of the first answer; None if there is no answer.
 
@@ -223,9 +233,9 @@ def _first_answer(
     text, start = answers["text"][0], answers["answer_start"][0]
     if context[start : start + len(text)] != text or not text:
         raise DataError(
-            f"an answer must be in its context where answer_start says; row {index + 1} of the "
-            f"{SPLIT_NAMES[split]} has {text[:40]!r} at {start}, where the context has "
-            f"{context[start : start + len(text)][:40]!r}: correct it"
+            f"an answer must be in its context where answer_start says; "
+            f"{row_location(rows, index, split)} has {text[:40]!r} at {start}, where the context "
+            f"has {context[start : start + len(text)][:40]!r}: correct it"
         )
     return start, start + len(text)
 

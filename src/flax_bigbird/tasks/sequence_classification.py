@@ -8,8 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
+from flax_bigbird.data.loading import (
+    SPLIT_NAMES,
+    require_columns,
+    require_texts,
+    row_location,
+)
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
     column_array,
@@ -71,6 +77,12 @@ class SequenceClassification(Task):
         self.label_indices = label_indices(config)
 
     @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind]:
+        columns: dict[str, ColumnKind] = dict.fromkeys(_text_columns(options), "text")
+        columns[options.label_column] = "label"
+        return columns
+
+    @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         columns = _text_columns(options)
         require_columns(rows, [*columns, options.label_column], split)
@@ -84,7 +96,7 @@ class SequenceClassification(Task):
         require_columns(rows, [options.text_column, column], "train")
         labels = _get_labels(options, rows, "train")
         kind = options.problem_type or _infer_problem_type(labels[0])
-        _check_label_types(labels, kind, "train")
+        _check_label_types(labels, kind, rows, "train")
         if kind == REGRESSION:
             return label_config(["value"]) | {"problem_type": kind}
         distinct = [str(label) for label in _distinct_labels(labels, kind)]
@@ -112,8 +124,8 @@ class SequenceClassification(Task):
         label_column, columns = options.label_column, _text_columns(options)
         rows = _with_class_names(rows, label_column)
         labels = _get_labels(options, rows, split)
-        _check_label_types(labels, self.problem_type, split)
-        self._check_known_labels(labels, split)
+        _check_label_types(labels, self.problem_type, rows, split)
+        self._check_known_labels(labels, rows, split)
 
         def encode_batch(batch: Batch, indices: list[int]) -> Batch:
             encoded: Batch = {"input_ids": [], "length": [], label_column: []}
@@ -259,7 +271,7 @@ class SequenceClassification(Task):
             return -jax.nn.log_sigmoid(signed).mean(-1)
         return classification_losses(logits, labels)
 
-    def _check_known_labels(self, labels: list[Any], split: Split) -> None:
+    def _check_known_labels(self, labels: list[Any], rows: Dataset, split: Split) -> None:
         if self.problem_type == REGRESSION:
             return
         for index, value in enumerate(labels):
@@ -268,9 +280,9 @@ class SequenceClassification(Task):
                     names = self.label_names
                     shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
                     raise DataError(
-                        f"labels must be among those of the training data ({shown}); row "
-                        f"{index + 1} of the {SPLIT_NAMES[split]} has {label!r}: add examples of "
-                        "it, or remove the row"
+                        f"labels must be among those of the training data ({shown}); "
+                        f"{row_location(rows, index, split)} has {label!r}: add examples of it, or "
+                        "remove the row"
                     )
 
 
@@ -290,7 +302,8 @@ def _get_labels(options: Any, rows: Dataset, split: Split) -> list[Any]:
     if missing:
         raise DataError(
             f"column {options.label_column!r} of the {SPLIT_NAMES[split]} must hold a label in "
-            f"every row; row {missing[0] + 1} has none ({len(missing)} in all): fill or remove them"
+            f"every row; {row_location(rows, missing[0], split)} has none ({len(missing)} in all): "
+            "fill or remove them"
         )
     if not labels:
         raise DataError(f"the {SPLIT_NAMES[split]} must have rows; it has none: check the files")
@@ -303,7 +316,7 @@ def _infer_problem_type(label: Any) -> str:
     return REGRESSION if isinstance(label, float) else SINGLE_LABEL
 
 
-def _check_label_types(labels: list[Any], kind: str, split: Split) -> None:
+def _check_label_types(labels: list[Any], kind: str, rows: Dataset, split: Split) -> None:
     """Raises `DataError` if a label does not have the type that the problem type needs."""
     is_valid = {
         REGRESSION: lambda x: isinstance(x, int | float) and not isinstance(x, bool),
@@ -313,9 +326,9 @@ def _check_label_types(labels: list[Any], kind: str, split: Split) -> None:
     for index, label in enumerate(labels):
         if not is_valid(label):
             raise DataError(
-                f"labels must be {_EXPECTED_LABELS[kind]} for the problem_type {kind}; row "
-                f"{index + 1} of the {SPLIT_NAMES[split]} has {label!r}: correct it, or give "
-                "another problem_type"
+                f"labels must be {_EXPECTED_LABELS[kind]} for the problem_type {kind}; "
+                f"{row_location(rows, index, split)} has {label!r}: correct it, or give another "
+                "problem_type"
             )
 
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.loading import SPLIT_NAMES, require_columns
+from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, row_location
 from flax_bigbird.data.tokenization import (
     column_array,
     map_cached,
@@ -49,20 +50,24 @@ class TokenClassification(Task):
         self.label_indices = label_indices(config)
 
     @classmethod
+    def columns(cls, options: Any) -> dict[str, ColumnKind]:
+        return {options.words_column: "texts", options.tags_column: "labels"}
+
+    @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         words_column, tags_column = options.words_column, options.tags_column
         require_columns(rows, [words_column, tags_column], split)
         pairs = zip(rows[words_column], rows[tags_column], strict=True)
-        for row, (words, tags) in enumerate(pairs, 1):
+        for index, (words, tags) in enumerate(pairs):
             if not isinstance(words, list) or not isinstance(tags, list):
                 raise DataError(
                     f"{words_column} and {tags_column} must be lists, of words and of their tags; "
-                    f"row {row} of the {SPLIT_NAMES[split]} has {str(words)[:40]!r} and "
+                    f"{row_location(rows, index, split)} has {str(words)[:40]!r} and "
                     f"{str(tags)[:40]!r}: correct it, or name other columns"
                 )
             if len(words) != len(tags):
                 raise DataError(
-                    f"every word must have one tag; row {row} of the {SPLIT_NAMES[split]} has "
+                    f"every word must have one tag; {row_location(rows, index, split)} has "
                     f"{len(words)} words and {len(tags)} tags: correct it"
                 )
         return []
@@ -211,12 +216,12 @@ class TokenClassification(Task):
         return indices
 
     def _check_known_tags(self, rows: Dataset, indices: dict[Any, int], split: Split) -> None:
-        for row, tags in enumerate(rows[self.options.tags_column], 1):
+        for index, tags in enumerate(rows[self.options.tags_column]):
             for tag in tags:
                 if tag not in indices:
                     raise DataError(
                         "tags must be among those of the training data "
-                        f"({', '.join(self.label_names)}); row {row} of the {SPLIT_NAMES[split]} "
+                        f"({', '.join(self.label_names)}); {row_location(rows, index, split)} "
                         f"has {tag!r}: add examples of it, or remove the row"
                     )
 

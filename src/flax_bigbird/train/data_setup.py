@@ -50,7 +50,7 @@ class SplitData:
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding}
 
 
-def load_rows(options: TrainingArguments) -> tuple[Dataset, Dataset | None]:
+def load_rows(options: TrainingArguments, task: type[Task]) -> tuple[Dataset, Dataset | None]:
     """Returns the training rows, and the validation rows or None.
 
     Without validation data, `validation_fraction` of the rows are held out at random.
@@ -58,14 +58,17 @@ def load_rows(options: TrainingArguments) -> tuple[Dataset, Dataset | None]:
     Raises:
       DataError: if the data cannot be loaded, or there is only one row to hold out from.
     """
+    columns = task.columns(options)
     if options.dataset:
         train_rows = load_dataset_split(
             options.dataset, options.dataset_config, options.train_split
         )
     else:
-        train_rows = load_files(options.train_files)
+        train_rows = load_files(options.train_files, columns, separator=options.separator)
     if options.validation_files:
-        return train_rows, load_files(options.validation_files)
+        return train_rows, load_files(
+            options.validation_files, columns, "validation", separator=options.separator
+        )
     if options.dataset and options.validation_split:
         return train_rows, load_dataset_split(
             options.dataset, options.dataset_config, options.validation_split

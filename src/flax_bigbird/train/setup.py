@@ -66,7 +66,7 @@ def prepare_run(
     initial_model = resolve_initial_model(options, task_class)
     given_options, options = options, resolve_max_length(options, initial_model)
 
-    train_rows, validation_rows = load_rows(options)
+    train_rows, validation_rows = load_rows(options, task_class)
     task_config = task_class.infer_config(options, train_rows)
     directory.create(given_options)
 

@@ -2,9 +2,9 @@
 
 One XLA custom call reads q, k and v in place, keeps tiles of scores in cache (online softmax,
 Milakov and Gimelshein 2018, arXiv 1805.02867) and writes the output and the log-sum-exp. Another
-computes the three gradients from those. Threads are XLA's own, and the results have the same bits
-for any number of them. The library is built when the package is installed on a machine with a
-compiler; without it this implementation declines.
+computes the three gradients from those. It runs on XLA's thread pool, and results are bitwise
+identical for any number of threads. The library is built when the package is installed on a machine
+with a compiler; without it, this implementation declines.
 """
 
 import ctypes
@@ -84,11 +84,11 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
     instructions: str = "",
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference, except that the last row may be part full.
+    """Follows the contract of the reference, except that T need not be a multiple of W.
 
     Args:
       instructions: One of `instruction_sets()`; "" means the fastest.
@@ -109,7 +109,7 @@ def full_attention(
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
     *,
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     causal: bool = False,
     scale: float,
     instructions: str = "",
@@ -181,7 +181,7 @@ _attend.defvjp(_forward_rule, _backward_rule)
 
 
 def _call(target: str, shapes, static: _Static, *operands):
-    """Makes one custom call. Axes that vmap adds stay in front; the library sees more examples."""
+    """Makes one custom call. The library sees the leading axes that vmap adds as more examples."""
     call = jax.ffi.ffi_call(target, shapes, vmap_method="broadcast_all")
     return call(
         *operands,

@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import self_test
@@ -29,7 +30,7 @@ def full_attention(
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
     *,
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     causal: bool = False,
     scale: float,
 ) -> Float[Array, "B T N H"]:
@@ -46,7 +47,7 @@ def full_attention(
     return _run(q, k, v, mask=mask, causal=causal, scale=scale)
 
 
-def check_call(q: Array, k: Array, mask: Array | None) -> None:
+def check_call(q: Array, k: Array, mask: Array | np.ndarray | None) -> None:
     """Raises `NotImplementedError` for a call that cuDNN's kernel does not support."""
     if q.dtype.name not in _DTYPES:
         raise NotImplementedError(
@@ -83,7 +84,7 @@ def _run(q, k, v, *, mask, causal: bool, scale: float) -> Array:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
 
     def expected(q, k, v, mask):
         return jax.nn.dot_product_attention(

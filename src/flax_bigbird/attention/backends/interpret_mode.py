@@ -1,4 +1,4 @@
-"""Whether the Pallas kernels are interpreted, so that they run on any device."""
+"""A switch that interprets the Pallas kernels, so that they run on any device."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ def is_enabled() -> bool:
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """Runs "triton" and "mosaic_tpu" on this device while it is active: slowly, for tests.
+    """Interprets "triton" and "mosaic_tpu" on this device inside the `with` block.
 
-    It is not safe with several threads.
+    This is slow, meant for tests, and not thread-safe.
     """
     global _enabled
-    before, _enabled = _enabled, True
+    previous, _enabled = _enabled, True
     try:
         yield
     finally:
-        _enabled = before
+        _enabled = previous

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import interpret_mode, self_test
@@ -35,7 +36,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
     return self_test.block_sparse_failure(_run)
 
 
@@ -45,10 +46,10 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference. T must be M*W.
+    """Follows the contract of the reference. T must be M*W.
 
     Raises:
       NotImplementedError: If there is no TPU, if the dtype or the sizes do not fit its tiles, or if
@@ -87,7 +88,7 @@ def _run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
 
 
 def _run_halves(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
-    """Runs one half of the heads, or of the examples, after the other: the lists are shorter."""
+    """Runs the heads, or the examples, in two halves, each of which has shorter lists."""
     examples, heads = pattern.blocks.shape[:2]
     if max(examples, heads) == 1:
         raise NotImplementedError(

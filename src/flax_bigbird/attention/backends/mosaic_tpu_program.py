@@ -1,4 +1,4 @@
-"""What the three TPU kernels share: the scalar lists, one step of the grid, and the launch.
+"""Code that the three TPU kernels share: the scalar lists, one step of the grid, and the launch.
 
 All arrays are `[B, N, T, H]`.
 """
@@ -20,7 +20,7 @@ from flax_bigbird.attention.numerics import MASKED_SCORE
 
 
 class KernelShape(NamedTuple):
-    """What the kernels are compiled for."""
+    """The static parameters that the kernels are compiled for."""
 
     scale: float
     causal: bool
@@ -42,7 +42,7 @@ class ScalarWorkList:
       state: `[#B * #N * I]`: 4 times the number of used sources, plus 1 in the first item of a
         target, plus 2 in its last. With a mask it differs by example where the rest does not.
       sources, counts: `[#B * #N * I * C]`.
-      strides, state_strides: The distance of the items of the next example, and of the next head.
+      strides, state_strides: The distance to the items of the next example, and of the next head.
       num_items: I.
     """
 
@@ -90,11 +90,11 @@ class ScalarWorkList:
         return self.sources.size // self.target.size
 
     def index(self, example, head, item) -> Any:
-        """Returns where an item stands in the tables."""
+        """Returns the index of an item in the tables."""
         return example * self.strides[0] + head * self.strides[1] + item
 
     def state_index(self, example, head, item) -> Any:
-        """Returns where an item stands in `state`."""
+        """Returns the index of an item in `state`."""
         return example * self.state_strides[0] + head * self.state_strides[1] + item
 
 
@@ -140,7 +140,7 @@ class Step(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What one launch computes.
+    """The definition of a kernel.
 
     Attributes:
       name: The name in profiles.
@@ -237,7 +237,7 @@ def launch(
 
 
 def _block_spec(shape: KernelShape, x, block_at: Callable[..., Any]) -> pl.BlockSpec:
-    """Gives a step one block of tokens of an array, the one that `block_at` returns."""
+    """Returns a block spec that gives a step the block of tokens that `block_at` returns."""
     if x.ndim == 5:  # a row for each example, head and block
 
         def row(example, head, *rest):

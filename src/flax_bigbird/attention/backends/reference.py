@@ -4,6 +4,7 @@ It builds `[B, N, T, T]` arrays, so it is meant for tests and short inputs, neve
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.inspection import attention_probabilities
@@ -17,7 +18,7 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
     """Computes `attention_probabilities` times the values. T must be M*W."""

@@ -1,4 +1,4 @@
-"""Whether an accelerator's attention works on this machine: one small trial call.
+"""Tests whether an accelerator kernel works on this machine, with one small trial call.
 
 A kernel may fail to compile on a driver, a chip or a release of JAX that it was never run on. It
 then declines with the reason, and another implementation takes the call.
@@ -21,7 +21,7 @@ _TOLERANCE = 0.1  # of the largest entry; bfloat16 on random inputs stays below 
 
 
 def block_sparse_failure(run: Callable[..., Array]) -> str:
-    """Returns what is wrong with an implementation of block-sparse attention, or `""`."""
+    """Returns why the trial call of a block-sparse implementation failed, or `""`."""
     pattern = bigbird_pattern(8, 16)
 
     def attend(run, q, k, v, mask):

@@ -14,6 +14,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import interpret_mode, self_test
@@ -49,7 +50,7 @@ def unavailable() -> str:
 
 @functools.cache
 def _failure() -> str:
-    """Returns what the trial call found, once per process."""
+    """Returns why the trial call failed, or `""`. The call runs once per process."""
     return self_test.block_sparse_failure(_run)
 
 
@@ -59,10 +60,10 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference, except that the last row may be part full.
+    """Follows the contract of the reference, except that T need not be a multiple of W.
 
     Raises:
       NotImplementedError: If there is no such GPU, or it does not support the dtype or the sizes.

@@ -1,4 +1,4 @@
-"""What the three Triton kernels share: tiles, loads and stores, the walk over a list, the launch.
+"""Code that the three Triton kernels share: tiles, loads and stores, list traversal, the launch.
 
 The kernels are written in Pallas for its Triton backend. Its successor for Hopper, Mosaic GPU, is
 faster there at its best, but changes its interface with every release of JAX from 0.10 to 0.12,
@@ -27,7 +27,7 @@ _MAX_TILE = 64  # tokens of a target or a source that are held at once
 
 
 class KernelShape(NamedTuple):
-    """What the kernels are compiled for."""
+    """The static parameters that the kernels are compiled for."""
 
     scale: float
     causal: bool
@@ -86,11 +86,11 @@ class KernelShape(NamedTuple):
 
 
 class TokenRange(NamedTuple):
-    """Consecutive tokens of one block.
+    """A range of consecutive tokens in one block.
 
     Attributes:
       block: The position of the block's first token.
-      offset: Where in the block the range starts.
+      offset: The offset of the range in the block.
       tokens: The number of tokens.
     """
 
@@ -104,7 +104,7 @@ class TokenRange(NamedTuple):
 
 
 class Program:
-    """A kernel: what it does with the tiles of a target and with each source, and its launch.
+    """The base class of the kernels: a loop over the sources of a target, and its launch.
 
     Subclasses define what is accumulated. Inside a launch `arrays`, `mask` and `work` are
     references to what was passed.
@@ -316,7 +316,7 @@ def _load(at, exists: Array) -> Array:
 
 
 def _array_spec(shape: KernelShape, x) -> pl.BlockSpec:
-    """Gives a program its example and head of an array, whole."""
+    """Returns a block spec that gives a program the whole array of its example and head."""
     heads = shape.heads
     if x.ndim == 2:  # the mask
         return pl.BlockSpec((None, shape.length), lambda i, pair: (lax.div(pair, heads), 0))
@@ -332,7 +332,7 @@ def _array_spec(shape: KernelShape, x) -> pl.BlockSpec:
 
 
 def _work_spec(shape: KernelShape, x) -> pl.BlockSpec:
-    """Gives a program the lists of its example and head; axes of size 1 are shared."""
+    """Returns a block spec for the lists of an example and head; axes of size 1 are shared."""
     heads, per_example, per_head = shape.heads, x.shape[0] > 1, x.shape[1] > 1
     rest = (0,) * (x.ndim - 2)
 
@@ -344,12 +344,12 @@ def _work_spec(shape: KernelShape, x) -> pl.BlockSpec:
 
 
 def _partial_spec(x) -> pl.BlockSpec:
-    """Gives a program the slot of its partial result, `[B*N, P, ...]`."""
+    """Returns a block spec for the slot of a partial result, `[B*N, P, ...]`."""
     rest = (0,) * x.ndim
     return pl.BlockSpec((None, None, *x.shape), lambda slot, pair: (pair, slot, *rest))
 
 
 def _all_partials_spec(x) -> pl.BlockSpec:
-    """Gives a program all partial results of its example and head."""
+    """Returns a block spec for all partial results of an example and head."""
     rest = (0,) * (x.ndim - 1)
     return pl.BlockSpec((None, *x.shape[1:]), lambda i, pair: (pair, *rest))

@@ -1,9 +1,9 @@
-"""The work of a pattern in items of equal size: what the accelerator kernels walk through.
+"""Work lists, which cut a pattern into work items of equal size for the accelerator kernels.
 
 A target (a row of queries; in the backward pass also a block of keys) is combined with a list of
 sources. The lists differ in length: a global row reads every block, and every row reads the global
 blocks. They are cut into work items of C sources each, so that no program of a kernel runs long
-after the rest. Each target has at least one item, and its items stand side by side:
+after the rest. Each target has at least one item, and its items are adjacent:
 
     target      0        1    2    3        (0 and 3 read all eight blocks, C = 4)
     item        0    1   2    3    4    5
@@ -25,10 +25,10 @@ class WorkList(NamedTuple):
 
     Attributes:
       first_item: `[#B, #N, M + 1]`, the first item of each target, and the number of items.
-      target: `[#B, #N, I]`; items past the last one name the last target.
+      target: `[#B, #N, I]`; unused items past the last one repeat the last target.
       sources: `[#B, #N, I, C]` block ids.
       counts: `[#B, #N, I, C]`, how often the source counts; 0 marks one that is not read.
-      num_used: `[#B, #N, I]`, how many of the C sources are to be visited; the rest is not read.
+      num_used: `[#B, #N, I]`, how many of the C sources the kernel visits; it skips the rest.
     """
 
     first_item: IntArray
@@ -41,8 +41,8 @@ class WorkList(NamedTuple):
     def extra_items(self) -> IntArray:
         """`[#B, #N, I - M]`: the items that are not the first of their target.
 
-        The extra items of target j stand at `first_item[j] - j` to `first_item[j + 1] - j - 1`.
-        Entries past the last extra item name the last item that there is room for.
+        Those of target j have the indices `range(first_item[j] - j, first_item[j + 1] - j - 1)`
+        here. Entries past the last extra item name unused items.
         """
         xp = _namespace(self.first_item)
         targets = self.first_item.shape[-1] - 1
@@ -110,7 +110,7 @@ def column_work(pattern: BlockPattern, size: int) -> WorkList:
 
 
 def skip_padding(work: WorkList, mask: Bool[Array, "B T"], block_size: int) -> WorkList:
-    """Returns the work without the visits whose target, or all that comes after, is padding."""
+    """Returns a copy whose `num_used` excludes padding targets and trailing padding sources."""
     padding = -mask.shape[1] % block_size
     live = jnp.pad(mask, ((0, 0), (0, padding))).reshape(len(mask), 1, -1, block_size).any(-1)
     sources = jnp.asarray(work.sources)
@@ -122,7 +122,7 @@ def skip_padding(work: WorkList, mask: Bool[Array, "B T"], block_size: int) -> W
 
 
 def _pairs(pattern: BlockPattern) -> list[Any]:
-    """Returns every pair that a row and a block may form, `(column, row, counts)`, `[#B, #N, P]`.
+    """Returns the pairs of a row and a key block, `(column, row, counts)`, `[#B, #N, P]` each.
 
     The pairs of global rows come first, so that the other rows are in order and padding is last.
     """
@@ -160,11 +160,11 @@ def _finish(first_item: Any, target: Any, sources: Any, counts: Any) -> WorkList
 
 
 def _split(num_items: Any, max_items: int) -> tuple[Any, Any, Any]:
-    """Numbers the items, given how many each target has.
+    """Assigns items to targets, given how many items each target has.
 
     Returns:
-      `(first_item, target, part)`: the first item of each target, and of each item its target and
-      which of the target's items it is.
+      `(first_item, target, part)`: the first item of each target; the target of each item; and
+      the index of each item among those of its target.
     """
     xp = _namespace(num_items)
     end = xp.cumsum(num_items, -1).astype(np.int32)
@@ -200,7 +200,7 @@ def _count_ids(ids: Any, num_ids: int) -> Any:
 
 
 def _take(x: Any, at: Any, axis: int = 2) -> Any:
-    """Does `take_along_axis` with batch and head axes that broadcast; later axes stay whole."""
+    """Applies `take_along_axis`; batch and head axes broadcast, and axes after `at`'s are kept."""
     xp = np if isinstance(x, np.ndarray) and isinstance(at, np.ndarray) else jnp
     lead = np.broadcast_shapes(x.shape[:2], at.shape[:2])
     x = xp.broadcast_to(x, (*lead, *x.shape[2:]))

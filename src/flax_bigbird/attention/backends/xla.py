@@ -1,15 +1,16 @@
 """Block-sparse attention in plain JAX, for every device: time and memory are linear in T.
 
-A loop visits the rows in chunks. A chunk gathers the keys that its rows list, so that the copy is
-as large as a chunk and not as the sequence. Global rows read the keys in place. The backward pass
-visits the same chunks and recomputes their probabilities from the saved log-sum-exp (Dao et al.
-2022, arXiv 2205.14135, section 3.1): nothing that was gathered is kept.
+A loop visits the rows in chunks. A chunk gathers the keys that its rows list, so that the size of
+the copy is that of a chunk and not of the sequence. Global rows read the keys in place. The
+backward pass visits the same chunks and recomputes their probabilities from the saved log-sum-exp
+(Dao et al. 2022, arXiv 2205.14135, section 3.1): gathered keys are not saved.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -17,7 +18,7 @@ from flax_bigbird.attention.backends.xla_rows import (
     LoopConfig,
     gather,
     global_scores,
-    is_first_mention,
+    is_first_occurrence,
     join_rows,
     log_sum_exp,
     put_global_rows,
@@ -40,10 +41,10 @@ def block_sparse_attention(
     v: Float[Array, "B T N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B T"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Has the contract of the reference. T must be M*W."""
+    """Follows the contract of the reference. T must be M*W."""
     size, num_blocks = pattern.block_size, pattern.num_blocks
     batch, _, heads, width = q.shape
     q, k, v = (zero_masked(x, mask) for x in (q, k, v))
@@ -60,7 +61,7 @@ def block_sparse_attention(
 
 
 def _rows_per_step(scores_per_row: int) -> int:
-    """Returns how many rows fill an accelerator, or still fit into the cache of a CPU."""
+    """Returns how many rows saturate an accelerator, or fit into the cache of a CPU."""
     budget = 2**18 if jax.default_backend() == "cpu" else 2**27
     return max(1, budget // max(scores_per_row, 1))
 
@@ -166,7 +167,7 @@ def _backward_rule(config, saved, d_out):
         d_q = put_global_rows(
             d_q, rows, rows_d_q.reshape(*k.shape[:2], -1, *k.shape[3:]).astype(d_q.dtype)
         )
-        once = is_first_mention(config, rows)
+        once = is_first_occurrence(config, rows)
         q_rows, d_rows = jnp.where(once, q_rows, 0), jnp.where(once, d_rows, 0)
         d_k += product("bncws,bncwh->bncsh", d_scores, q_rows).reshape(k.shape)
         d_v += product("bncws,bncwh->bncsh", weights, d_rows).reshape(k.shape)

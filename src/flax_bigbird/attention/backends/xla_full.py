@@ -6,6 +6,7 @@ pass.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
@@ -19,7 +20,7 @@ def full_attention(
     k: Float[Array, "B S N H"],
     v: Float[Array, "B S N H"],
     *,
-    mask: Bool[Array, "B S"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     causal: bool = False,
     scale: float,
 ) -> Float[Array, "B T N H"]:

@@ -1,4 +1,4 @@
-"""How the plain JAX backend visits rows: in chunks, each with a copy of the keys that it reads.
+"""Helpers of the plain JAX backend, which visits rows in chunks and gathers the keys of each.
 
 Arrays are `[B, N, M, W, H]`, so that blocks are contiguous. A chunk holds C rows.
 """
@@ -15,7 +15,7 @@ from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 
 class LoopConfig(NamedTuple):
-    """What the loops are compiled for."""
+    """The static parameters that the loops are compiled for."""
 
     scale: float
     causal: bool
@@ -41,8 +41,8 @@ def split_rows(config: LoopConfig, pattern: BlockPattern) -> tuple[Array, Array,
     """Cuts the pattern into the steps of the loop.
 
     Returns:
-      `(rows, blocks, counts)`, `[steps, C]` and twice `[steps, #B, #N, C, K]`. A filler is the last
-      row with counts of 0, as are the lists of global rows.
+      `(rows, blocks, counts)`, `[steps, C]` and twice `[steps, #B, #N, C, K]`. Fillers repeat the
+      last row. The counts of fillers and of global rows are 0.
     """
     indices = _row_indices(config, pattern)
     rows = np.minimum(indices, pattern.num_blocks - 1)
@@ -62,7 +62,7 @@ def split_rows(config: LoopConfig, pattern: BlockPattern) -> tuple[Array, Array,
 
 
 def join_rows(config: LoopConfig, pattern: BlockPattern, x: Array) -> Array:
-    """Puts `[steps, B, N, C, ...]` back to `[B, N, M, ...]`; rows of no step are arbitrary."""
+    """Converts `[steps, B, N, C, ...]` to `[B, N, M, ...]`; rows of no step are arbitrary."""
     x = jnp.moveaxis(x, 0, 2)
     x = x.reshape(*x.shape[:2], -1, *x.shape[4:])
     indices = _row_indices(config, pattern).ravel()
@@ -172,11 +172,11 @@ def put_global_rows(x: Array, rows: Any, value: Array) -> Array:
     return jax.vmap(lambda x, rows, value: x.at[:, rows].set(value))(x, jnp.asarray(rows), value)
 
 
-def is_first_mention(config: LoopConfig, rows: Any) -> Array:
-    """Returns False at the queries of a global row that is listed before, `[#B, 1, 1, G*W, 1]`.
+def is_first_occurrence(config: LoopConfig, rows: Any) -> Array:
+    """Returns False at the queries of repeated global rows, `[#B, 1, 1, G*W, 1]`.
 
-    The first and the last block of a short example may be one row, whose gradient must reach the
-    keys once.
+    The first and the last block of a short example may be the same row, whose gradient must be
+    added to the keys once.
     """
     repeated = jnp.tril(rows[:, :, None] == rows[:, None, :], -1).any(-1)
     return jnp.repeat(~repeated, config.block_size, -1)[:, None, None, :, None]
@@ -190,5 +190,5 @@ def softmax_parts(scores: Array) -> tuple[Array, Array, Array]:
 
 
 def log_sum_exp(total: Array, row_max: Array) -> Array:
-    """Returns the log-sum-exp of a row; 0 if it reads nothing: its weights are 0 all the same."""
+    """Returns the log-sum-exp of a row, or 0 for a row that reads nothing (its weights are 0)."""
     return jnp.where(total > 0, row_max + jnp.log(jnp.where(total > 0, total, 1)), 0)

@@ -1,7 +1,7 @@
 """`BlockPattern`: which key blocks each row of query blocks reads, and how often."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,10 @@ import numpy as np
 from jaxtyping import Array, Int
 
 IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
+if TYPE_CHECKING:
+    Leaf = IntArray
+else:
+    Leaf = Any  # tree transformations such as `jax.vmap` build patterns of other leaves
 
 
 @jax.tree_util.register_dataclass
@@ -31,9 +35,9 @@ class BlockPattern:
       causal: Whether a query reads no key after itself (inside a block, too).
     """
 
-    blocks: IntArray
-    counts: IntArray
-    global_rows: IntArray
+    blocks: Leaf
+    counts: Leaf
+    global_rows: Leaf
     block_size: int = dataclasses.field(metadata={"static": True})
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
 
@@ -44,7 +48,7 @@ class BlockPattern:
 
     @property
     def row_width(self) -> int:
-        """K, the number of entries that a row has room for."""
+        """K, the maximum number of entries of a row."""
         return self.blocks.shape[3]
 
     @classmethod
@@ -120,7 +124,7 @@ def multiplicities(
 
     Args:
       pattern: The pattern.
-      rows: The rows that are wanted; by default all M.
+      rows: The rows to return; by default all M.
     """
     rows = np.arange(pattern.num_blocks) if rows is None else rows
     blocks, counts = (jnp.asarray(x)[:, :, rows] for x in (pattern.blocks, pattern.counts))

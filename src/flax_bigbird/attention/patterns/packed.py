@@ -1,4 +1,4 @@
-"""Patterns for rows of a batch that hold several examples, each of which reads itself alone.
+"""Patterns for rows of a batch that hold several examples, each of which attends only to itself.
 
 three examples of 2, 1 and 2 blocks in a row of 6
   k 0 1 2 3 4 5
@@ -28,7 +28,7 @@ def block_segment_ids(
       block_size: W, in tokens.
 
     Returns:
-      The segment id of each block, 0 for none, and in which rows of the batch a block holds tokens
+      The segment id of each block, 0 for none; and whether a block of each batch row holds tokens
       of two segments.
     """
     padded = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block_size)))
@@ -57,8 +57,8 @@ def packed_full_pattern(
       causal: Whether a block reads its segment up to itself only.
 
     Returns:
-      A traced pattern of `max_blocks` entries per row, without global rows, and which rows of the
-      batch hold a longer segment: the results of those are undefined.
+      A traced pattern of `max_blocks` entries per row, without global rows; and whether each
+      batch row holds a longer segment, in which case its results are undefined.
     """
     row = np.arange(segments.shape[1], dtype=np.int32)
     start = _first_blocks(segments)

@@ -30,7 +30,7 @@ def read_short_examples_in_full(
     Args:
       pattern: The pattern of each example, from `bigbird_pattern`.
       num_blocks: The number of blocks of each example, traced.
-      max_full_blocks: The examples of at most so many blocks read every block of theirs, once.
+      max_full_blocks: Examples of at most this many blocks attend once to each of their blocks.
 
     Returns:
       A traced pattern of at most max(K, max_full_blocks) entries per row.

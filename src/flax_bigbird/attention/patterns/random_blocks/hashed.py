@@ -105,7 +105,7 @@ def _pick(words: Any, eligible: Any, causal: bool, layout: Layout) -> Any:
     return xp.where(valid, nth_eligible(rank, row, causal, layout), -1).astype(xp.int32)
 
 
-def _mix(word: np.ndarray | np.uint64) -> np.ndarray:
+def _mix(word: np.ndarray | np.uint64) -> Any:
     """SplitMix64's finalizer (Steele, Lea and Flood 2014): a bijection of 64-bit words."""
     with np.errstate(over="ignore"):
         word = np.asarray(word, np.uint64) + np.uint64(0x9E3779B97F4A7C15)

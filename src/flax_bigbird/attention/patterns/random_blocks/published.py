@@ -1,7 +1,8 @@
-"""The "google" and "hf" rules: the random blocks of the published implementations, index by index.
+"""The "google" rule, and the "hf" rule in training: the published implementations' random blocks.
 
-Both draw from NumPy's legacy generator, seeded with the index of the layer, in the order in which
-the original code does. The generator is a private one: no global random state is touched.
+In evaluation, the "hf" rule draws no blocks; see `flax_bigbird.nn.patterns`. Both rules draw from
+NumPy's legacy generator, seeded with the index of the layer, in the order in which the original
+code does. The generator is a private one: no global random state is touched.
 """
 
 import functools
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-PAPER_LENGTHS = (1024, 2048, 3072, 4096)  # tokens; the authors pretrained at these lengths
-_PAPER_SPAN = 1024  # tokens that those lengths draw their random blocks from
-_PAPER_TABLE = 4096  # tokens of the pattern that those lengths are cut from
+PAPER_LENGTHS = (1024, 2048, 3072, 4096)  # tokens; the paper's pretraining lengths
+_PAPER_SPAN = 1024  # tokens; at those lengths, blocks come from the first 1,024
+_PAPER_TABLE = 4096  # tokens; at those lengths, patterns are cut from this one
 
 
 def google(
@@ -26,7 +27,7 @@ def google(
     *,
     max_blocks: int | None = None,
     causal: bool = False,
-) -> Int[np.ndarray, "N M R"] | Int[Array, "B N M R"]:
+) -> Int[np.ndarray, "N M R"] | Int[Array, "#B N M R"]:
     """Returns the random blocks of the authors' TensorFlow code (google-research/bigbird).
 
     Args:
@@ -66,7 +67,7 @@ def hf_training(
     table_length: int,
     *,
     max_blocks: int | None = None,
-) -> Int[np.ndarray, "N M R"] | Int[Array, "B N M R"]:
+) -> Int[np.ndarray, "N M R"] | Int[Array, "#B N M R"]:
     """Returns the random blocks that HF-Torch draws in training mode.
 
     They differ from `google` at 2,048 tokens, which are treated as any other length, and by the
@@ -160,7 +161,7 @@ def _rows_of_any_length(num_blocks: int, block_size: int, num_random: int) -> in
     """Returns a number of rows whose first `num_blocks` are those of every ordinary length.
 
     Past 2R + 5 blocks a row does not depend on how many rows there are, except for the last one and
-    at the lengths that the paper treats by themselves.
+    at the paper's lengths.
     """
     rows = max(num_blocks, 2 * num_random + 5) + 1
     return rows + (rows * block_size in PAPER_LENGTHS)
@@ -172,8 +173,8 @@ def _per_example(
     block_size: int,
     num_random: int,
     draw: Callable[[int], np.ndarray],
-) -> Int[Array, "B N M R"]:
-    """Selects the rows of each example, by its length where the paper treats that by itself."""
+) -> Int[Array, "#B N M R"]:
+    """Selects the rows of each example, which depend on its length only at the paper's lengths."""
     any_length = draw(_rows_of_any_length(max_blocks, block_size, num_random))[:, :max_blocks]
     out = jnp.asarray(any_length)[None]
     for length in PAPER_LENGTHS:

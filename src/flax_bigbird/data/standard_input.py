@@ -1,0 +1,47 @@
+"""Copies standard input to a file, so that it can be read more than once."""
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from flax_bigbird.data.errors import DataError, OptionError
+
+STANDARD_INPUT = "-"
+"""The path that stands for standard input."""
+
+
+@contextlib.contextmanager
+def standard_input_as_file(paths: Sequence[str | Path]) -> Iterator[Sequence[str | Path]]:
+    """Copies standard input to a temporary file if it is among paths.
+
+    The name of the file tells its format: JSON if the input starts with a brace or bracket, and
+    otherwise CSV. Errors in the data name "standard input" instead of the file.
+
+    Yields:
+      The paths, or that of the file instead of `-`.
+
+    Raises:
+      OptionError: if there are other paths beside it.
+    """
+    if STANDARD_INPUT not in map(str, paths):
+        yield paths
+        return
+    if len(paths) > 1:
+        raise OptionError(
+            f"standard input must be the only input; got {len(paths)} inputs: give - alone"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "input")
+        with copy.open("wb") as stream:
+            shutil.copyfileobj(sys.stdin.buffer, stream)
+        with copy.open("rb") as stream:
+            start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+        is_json = start.startswith((b"{", b"["))
+        file = copy.rename(copy.with_suffix(".jsonl" if is_json else ".csv"))
+        try:
+            yield [file]
+        except DataError as error:
+            raise DataError(str(error).replace(str(file), "standard input")) from error

@@ -1,0 +1,47 @@
+"""Turns the values of kept columns into values that JSON can hold."""
+
+import datetime
+import decimal
+import math
+from typing import Any
+
+from flax_bigbird.data.columns import find_surrogate
+from flax_bigbird.data.errors import DataError
+
+
+def json_value(value: Any, column: str, origin: str) -> Any:
+    """Returns a value as JSON holds it.
+
+    Dates and times become ISO 8601 texts, decimals become texts, and NaN and infinity become null.
+
+    Args:
+      value: The value, as a reader yields it.
+      column: The name of its column, for messages.
+      origin: The place of its row, for messages.
+
+    Raises:
+      DataError: if JSON cannot hold the value.
+    """
+    if isinstance(value, str):
+        if surrogate := find_surrogate(value):
+            raise DataError(
+                f"kept columns must hold Unicode text; {origin} holds the lone surrogate "
+                f"{surrogate} in column {column!r}: correct it, or leave the column out of keep"
+            )
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [json_value(item, column, origin) for item in value]
+    if isinstance(value, dict):
+        return {str(key): json_value(item, column, origin) for key, item in value.items()}
+    raise DataError(
+        "kept columns must hold texts, numbers, booleans, dates, or lists and objects of them; "
+        f"{origin} holds {type(value).__name__} in column {column!r}: leave it out of keep"
+    )
