@@ -1,4 +1,4 @@
-"""The options of a training run: those of every task, and a class that adds a task's own.
+"""`TrainingArguments`, the options of a training run, and functions that add those of a task.
 
 The names are those of `TrainingArguments` and of the example scripts in `transformers` where those
 have one. This module is imported without JAX.
@@ -169,7 +169,9 @@ class TrainingArguments(TaskOptions):
     output_dir: str = option(
         REQUIRED, help="The directory of the run and of the trained model.", panel=RUN
     )
-    overwrite_output_dir: bool = option(False, help="Replace another run in output_dir.", panel=RUN)
+    overwrite_output_dir: bool = option(
+        False, help="Replace an earlier run in output_dir.", panel=RUN
+    )
     seed: int = option(
         0,
         help="The seed of new parameters, the order of examples, masking and dropout.",
@@ -203,12 +205,12 @@ class TrainingArguments(TaskOptions):
 
     @property
     def has_validation_data(self) -> bool:
-        """Whether the run evaluates."""
+        """Whether the run has validation data, and therefore evaluates."""
         given = bool(self.validation_files) or self.validation_split is not None
         return given or self.validation_fraction > 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the options as plain values, the name of the task first."""
+        """Returns the options as plain values, starting with the name of the task."""
         return {"task": self.task, **super().as_dict()}
 
     @pydantic.model_validator(mode="after")
@@ -277,7 +279,7 @@ class TrainingArguments(TaskOptions):
         """Raises `OptionError` if `random_attention` would have no effect.
 
         Args:
-          attention_type: That of the model, if it is known.
+          attention_type: The attention type of the model, if it is known.
         """
         if attention_type == "original_full" and self._is_changed("random_attention"):
             raise OptionError(

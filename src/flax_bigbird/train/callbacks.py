@@ -1,4 +1,4 @@
-"""Callbacks of a training run: the interface, and those that write its metrics to files."""
+"""The callback interface of a training run, and the callbacks that write metrics to files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from flax_bigbird.train.tensorboard import TensorBoardWriter
 
 
 class TrainerCallback:
-    """What a run calls as it proceeds; every method does nothing until a subclass overrides it."""
+    """The base class of callbacks; its methods do nothing, and subclasses override them."""
 
     def on_message(self, text: str) -> None:
         """Called with a sentence for the user, such as how many texts are empty."""
@@ -34,7 +34,7 @@ class TrainerCallback:
     def on_evaluate(
         self, state: TrainerState, metrics: Mapping[str, int | float], is_best: bool
     ) -> None:
-        """Called after every evaluation; `is_best` says whether the metrics are the best so far."""
+        """Called after every evaluation; `is_best` is True if the metrics are the best so far."""
         del state, metrics, is_best
 
     def on_save(self, state: TrainerState) -> None:
@@ -46,12 +46,15 @@ class TrainerCallback:
         del state
 
     def should_stop(self) -> bool:
-        """Asked after every step; True saves the run and raises `Interrupted`."""
+        """Called after every step.
+
+        If it returns True, the run is saved and `TrainingInterrupted` is raised.
+        """
         return False
 
 
 class CallbackList(TrainerCallback):
-    """Calls several callbacks in order; the run stops if one of them asks for it."""
+    """Calls several callbacks in order; the run stops if `should_stop` of one of them is True."""
 
     def __init__(self, callbacks: Sequence[TrainerCallback]):
         self.callbacks = list(callbacks)
@@ -98,7 +101,7 @@ class MetricsFileCallback(TrainerCallback):
 
     def on_train_begin(self, state: TrainerState) -> None:
         _remove_later_steps(self._path, state.global_step)
-        # Without a buffer nothing is left to be written when the disk is full.
+        # Unbuffered, so that a full disk raises here and not at close.
         self._file = self._path.open("ab", buffering=0)
 
     def on_log(self, state: TrainerState, logs: Mapping[str, int | float]) -> None:
@@ -148,12 +151,12 @@ class TensorBoardCallback(TrainerCallback):
 
 
 def _remove_later_steps(path: Path, step: int) -> None:
-    """Removes the lines after `step` from a metrics.jsonl, if there is one."""
+    """Removes the lines of steps after `step` from a metrics.jsonl file, if it exists."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if _step_of_line(line) <= step]
-    atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+    earlier = [line for line in lines if _step_of_line(line) <= step]
+    atomic_write_text(path, "".join(f"{line}\n" for line in earlier))
 
 
 def _step_of_line(line: str) -> int | float:

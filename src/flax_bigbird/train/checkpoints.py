@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, by Orbax: everything that the next step depends on."""
+"""Saves and restores the checkpoints of a training run with Orbax."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import jax
 
 
 class RunCheckpoint(NamedTuple):
-    """Everything a run resumes from.
+    """Everything that a run resumes from.
 
     Attributes:
-      arrays: A pytree: parameters and optimizer state.
-      state: Plain values: `TrainerState.to_dict`.
+      arrays: The pytree of the parameters and the optimizer state.
+      state: The plain values of `TrainerState.to_dict`.
     """
 
     arrays: Any
@@ -21,8 +21,8 @@ class RunCheckpoint(NamedTuple):
 class RunCheckpointManager:
     """Keeps the newest checkpoint of a run in a directory.
 
-    A checkpoint replaces the one before only when it is complete: a save that is interrupted leaves
-    the older one.
+    A checkpoint replaces the previous one only when it is complete: a save that is interrupted
+    leaves the previous one.
     """
 
     def __init__(self, directory: Path):

@@ -1,4 +1,4 @@
-"""The training and validation data of a run: rows, examples, buckets."""
+"""Loads and encodes the training and validation data of a run, and assigns it to buckets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class SplitData:
     """The encoded examples of a split, assigned to buckets.
 
     Attributes:
-      encoded: The examples, and what the task remembers of the rows they were made from.
+      encoded: The examples, and the source rows that the metrics need.
       lengths: `[examples]`, their lengths in tokens.
       buckets: The buckets, whose indices refer to `rows`.
       rows: The rows of batches: the examples, or rows into which short ones are packed.
@@ -41,13 +41,13 @@ class SplitData:
         return int(self.lengths.sum())
 
     @property
-    def padding(self) -> float:
+    def padding_fraction(self) -> float:
         """The fraction of the tokens of all padded rows that is padding."""
         return padding_fraction(self.lengths, self.buckets)
 
     def summary(self) -> dict[str, int | float]:
         """Returns the entry of report.json."""
-        return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding}
+        return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding_fraction}
 
 
 def load_rows(options: TrainingArguments, task: type[Task]) -> tuple[Dataset, Dataset | None]:
@@ -90,7 +90,7 @@ def setup_split(
       task: The task.
       rows: The rows.
       split: "train" or "validation", for messages.
-      callback: Gets the messages.
+      callback: The callback that receives the messages.
     """
     encoded = task.encode_dataset(rows, split)
     for message in encoded.messages:
@@ -110,7 +110,7 @@ def pack_split(
       options: The options of the run, with a `max_length`.
       data: The examples.
       config: The model's configuration.
-      callback: Gets a message that says how many there are.
+      callback: The callback that receives a message with their number.
     """
     rows_per_batch = max(1, options.tokens_per_batch // options.length)
     packed = pack_examples(
@@ -124,7 +124,7 @@ def pack_split(
     )
     num_packed = sum(len(pack) for pack in packed.packs)
     callback.on_message(
-        f"{num_packed:,} documents are packed into {len(packed.packs):,} rows of "
+        f"{num_packed:,} examples are packed into {len(packed.packs):,} rows of "
         f"{options.length:,} tokens; {len(data.lengths) - num_packed:,} are too long to be packed."
     )
     return SplitData(data.encoded, data.lengths, packed.buckets, packed)

@@ -1,4 +1,4 @@
-"""The tokenizer and the model that a run starts from, loaded or new."""
+"""Loads or creates the tokenizer and the model that a run starts from."""
 
 import shutil
 import warnings
@@ -102,7 +102,7 @@ def setup_model(
 ) -> tuple[Any, list[str]]:
     """Returns the model to train.
 
-    Position embeddings are tiled up to the `max_position_embeddings` of `config_overrides`.
+    Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`.
 
     Args:
       options: The options of the run, with a `max_length`.

@@ -28,7 +28,7 @@ def learning_rate_schedule(arguments: TrainingArguments, max_steps: int) -> opta
     }[arguments.lr_scheduler_type]()
     if not warmup_steps:
         return after_warmup
-    # It starts at peak / warmup_steps: with a rate of 0 the first step would change nothing.
+    # The warmup starts at peak / warmup_steps: a rate of 0 would make the first step useless.
     warmup = optax.linear_schedule(peak / warmup_steps, peak, max(1, warmup_steps - 1))
     return optax.join_schedules([warmup, after_warmup], [warmup_steps])
 

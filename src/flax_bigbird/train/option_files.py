@@ -1,4 +1,4 @@
-"""Options of a training run in YAML files."""
+"""Reads and writes the options of a training run as YAML."""
 
 import typing
 from pathlib import Path
@@ -22,7 +22,7 @@ def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
 
     Raises:
       OptionError: if the file is missing or not a mapping, names another task than `task`, or holds
-        a key that is no option.
+        a key that is not an option.
     """
     values = _load_mapping(path)
     named = values.get("task", task)
@@ -42,7 +42,7 @@ def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
             try:
                 values[name] = float(value)
             except ValueError:
-                continue  # the check of the options says what is wrong
+                continue  # the options class raises the error
     return values
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: report.json, a loss curve and a model card."""
+"""Writes report.json, the figures and the model card of a finished run."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,9 @@ _MAX_CLASSES = 40  # a larger confusion matrix is not legible
 
 
 def write_report(directory: RunDirectory, run: PreparedRun, report: dict[str, Any]) -> None:
-    """Writes the pictures, the model card and report.json, which is last: it ends the run.
+    """Writes the figures, the model card and report.json.
+
+    report.json is written last, because it marks the run as finished.
 
     Args:
       directory: The run directory.

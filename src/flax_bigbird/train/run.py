@@ -1,4 +1,4 @@
-"""A training run from its options to a saved model: `train`."""
+"""`train` runs a training run, from its options to the saved model."""
 
 import shutil
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ from flax_bigbird.train.trainer import Trainer
 def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
     """Trains a model and saves it in `options.output_dir`.
 
-    If the directory holds the same run, interrupted, it resumes from the last checkpoint; if it
-    holds the same run, finished, its report is returned and nothing is trained.
+    If `output_dir` holds an interrupted run with the same options, training resumes from its last
+    checkpoint; if that run is finished, its report is returned (see `open_run_directory`).
 
     Args:
       options: The options, from `train_options`.
-      callbacks: What the run calls as it proceeds.
+      callbacks: The callbacks of the run.
 
     Returns:
-      The content of `report.json`: the metrics of the best model, its step, and facts about data,
-      model and speed.
+      The content of `report.json`: the metrics of the best model, its step, and figures on the
+      data, the model and the throughput.
 
     Raises:
       OptionError: if the options cannot be used. Nothing was trained.
       DataError: if the data cannot be used. Nothing was trained.
-      TrainingInterrupted: if a callback asked the run to stop. The run is saved.
+      TrainingInterrupted: if a callback stopped the run, which is saved.
       TrainingError: if the loss is not finite.
       OSError: if the disk is full. The last checkpoint is complete.
     """
@@ -50,7 +50,7 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
     writers = [MetricsFileCallback(directory.metrics), TensorBoardCallback(directory.tensorboard)]
     callback = CallbackList([*writers, *callbacks])
     if directory.is_finished() and not options.overwrite_output_dir:
-        callback.on_message(f"{directory.root} holds this run, finished.")
+        callback.on_message(f"{directory.root} already holds this run, which is finished.")
         return directory.load_report()
 
     run = prepare_run(options, directory, callback)
@@ -68,10 +68,10 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
 def _evaluate_best_model(
     run: PreparedRun, trainer: Trainer, directory: RunDirectory
 ) -> tuple[Any, dict[str, Any]]:
-    """Returns the model to save, and the report about it.
+    """Returns the model to save, and its report.
 
-    With validation data it is the best one, loaded from the disk: the metrics are those of the
-    model that users load.
+    With validation data, this is the best model, loaded from the disk, so that the metrics are
+    those of the model that users load.
     """
     state = trainer.state
     if run.validation_data is None:

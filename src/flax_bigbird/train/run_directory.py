@@ -1,4 +1,4 @@
-"""The directory of a training run: its files, and whether a run may start or resume in it."""
+"""The files of a run directory, and the check whether a run may start or resume in it."""
 
 import contextlib
 import errno
@@ -57,14 +57,14 @@ class RunDirectory:
         return self.root / "report.json"
 
     def is_started(self) -> bool:
-        """Whether the directory holds a checkpoint of the run, or the finished run."""
+        """Returns whether the directory holds a checkpoint of the run, or the finished run."""
         has_checkpoint = self.checkpoints.is_dir() and any(
             path.name.isdigit() for path in self.checkpoints.iterdir()
         )
         return has_checkpoint or self.is_finished()
 
     def is_finished(self) -> bool:
-        """Whether the run is finished: its report is written last."""
+        """Returns whether the run is finished: its report, which is written last, exists."""
         return self.report.exists()
 
     def load_report(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class RunDirectory:
         atomic_write_text(self.options, to_yaml(options))
 
     def remove_resume_files(self) -> None:
-        """Removes what only a run that is not finished needs."""
+        """Removes the directories that only an unfinished run needs."""
         for directory in (self.checkpoints, self.best, self.tokenizer):
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -112,10 +112,10 @@ class RunDirectory:
 
 
 def open_run_directory(options: TrainingArguments) -> RunDirectory:
-    """Returns the run's directory: one that is new, empty, or of this same run. Writes nothing.
+    """Returns the run's directory, which must be new, empty, or of this same run. Writes nothing.
 
     Raises:
-      OptionError: if the directory cannot be written, or holds anything else than this run.
+      OptionError: if the directory cannot be written, or holds anything other than this run.
     """
     directory = RunDirectory(Path(options.output_dir).expanduser())
     root = directory.root
@@ -145,7 +145,7 @@ def open_run_directory(options: TrainingArguments) -> RunDirectory:
 
 @contextlib.contextmanager
 def explain_full_disk(directory: RunDirectory, state: TrainerState) -> Iterator[None]:
-    """Turns an error of a full disk into one that says how to resume the run."""
+    """Re-raises a disk-full error with a message that says how to resume the run."""
     try:
         yield
     except Exception as error:
@@ -176,7 +176,7 @@ def _check_same_options(directory: RunDirectory, options: TrainingArguments) -> 
 
 
 def _load_options(path: Path) -> dict[str, Any]:
-    """Returns the options that a run saved, by their present names."""
+    """Returns the options that a run saved, by their current names."""
     import yaml
 
     try:
@@ -192,6 +192,9 @@ def _load_options(path: Path) -> dict[str, Any]:
 
 
 def _is_disk_full(error: BaseException) -> bool:
-    """Whether an error means a full disk; native libraries say so only in their message."""
+    """Returns whether an error means a full disk.
+
+    The errors of native libraries show it only in their message.
+    """
     is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return is_full or os.strerror(errno.ENOSPC) in str(error)

@@ -1,4 +1,4 @@
-"""From options to everything that a training run needs: task, model, data, number of steps."""
+"""Prepares a training run: task, model, data and number of steps."""
 
 import math
 from dataclasses import dataclass
@@ -55,11 +55,11 @@ def prepare_run(
 
     Args:
       options: The options, from `train_options`.
-      directory: Where the run is kept.
-      callback: Gets messages about the data and the model.
+      directory: The run directory.
+      callback: The callback that receives messages about the data and the model.
 
     Raises:
-      OptionError: if the options do not fit each other, the model or the disk.
+      OptionError: if the options contradict each other or the model, or the disk is too full.
       DataError: if the data cannot be used.
     """
     task_class: type[Task] = get_task(str(options.task))
@@ -91,7 +91,7 @@ def prepare_run(
         callback.on_message(message)
     callback.on_message(
         f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, padding "
-        f"{train_data.padding:.0%}, for {max_steps:,} steps."
+        f"{train_data.padding_fraction:.0%}, for {max_steps:,} steps."
     )
     return PreparedRun(
         options, initial_model, task, model, train_data, validation_data, max_steps, eval_steps
@@ -99,7 +99,7 @@ def prepare_run(
 
 
 def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int, int]:
-    """Returns the number of optimizer steps of a run, and of those between two evaluations."""
+    """Returns the number of optimizer steps of a run, and the number between two evaluations."""
     batches = batches_per_epoch(train_data.buckets)
     steps_per_epoch = batches / options.gradient_accumulation_steps
     max_steps = options.max_steps or max(1, math.ceil(options.num_train_epochs * steps_per_epoch))

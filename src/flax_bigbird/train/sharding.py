@@ -1,4 +1,4 @@
-"""Data parallelism: how a batch is placed on the devices."""
+"""Data parallelism: distributes the examples of a batch over the devices."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class BatchSharding:
-    """Splits batches by examples over all devices; on a single device batches stay as they are."""
+    """Splits batches by examples over all devices; on a single device, batches do not change."""
 
     def __init__(self) -> None:
         self._num_devices = jax.device_count()

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-# Checkpoints of interrupted runs from before these fields had the names of `transformers`.
+# Former field names in the checkpoints of older runs.
 _RENAMED = {
     "step": "global_step",
     "data": "data_iterator",
@@ -22,10 +22,10 @@ class TrainerState:
     Attributes:
       max_steps: The optimizer step at which the run ends.
       eval_steps: The number of optimizer steps between two evaluations.
-      global_step: Optimizer steps completed, those of earlier processes included.
+      global_step: Completed optimizer steps, including those of earlier processes.
       data_iterator: The state of the batch iterator at the last checkpoint.
       num_input_tokens_seen: Tokens trained on, without padding.
-      train_seconds: Seconds spent in training steps, those of earlier processes included.
+      train_seconds: Seconds spent in training steps, including those of earlier processes.
       losses: One (step, mean training loss since the previous entry) per log.
       evaluations: One dictionary per evaluation: its step and its metrics.
       best_metric: The best value of `metric_for_best_model`; None before the first evaluation.
@@ -50,17 +50,17 @@ class TrainerState:
         return dataclasses.asdict(self)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Takes over the history of a checkpoint; `max_steps` and `eval_steps` stay as they are."""
+        """Restores the history of a checkpoint; `max_steps` and `eval_steps` do not change."""
         for name, value in saved.items():
             name = _RENAMED.get(name, name)
             if name not in ("max_steps", "eval_steps"):
                 setattr(self, name, value)
 
     def is_finished(self, early_stopping_patience: int | None) -> bool:
-        """Whether the last step is done, or so many evaluations were no better than the best."""
+        """Returns whether the last step is done, or the early-stopping patience is exhausted."""
         patience = early_stopping_patience
-        out_of_patience = patience is not None and self.evaluations_since_best >= patience
-        return self.global_step >= self.max_steps or out_of_patience
+        is_exhausted = patience is not None and self.evaluations_since_best >= patience
+        return self.global_step >= self.max_steps or is_exhausted
 
     def record_evaluation(
         self, metrics: dict[str, float], metric_name: str, lower_is_better: bool
@@ -69,7 +69,7 @@ class TrainerState:
 
         Args:
           metrics: All metrics of the evaluation.
-          metric_name: The one that decides which model is the best.
+          metric_name: The metric that decides which model is the best.
           lower_is_better: Whether a lower value of it is better.
 
         Returns:

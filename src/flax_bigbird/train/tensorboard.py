@@ -11,8 +11,8 @@ _FLUSH_SECONDS = 10
 class TensorBoardWriter:
     """Writes scalars by step.
 
-    `tensorboardX.SummaryWriter` writes in a thread of its own, whose errors (a full disk) nobody
-    would see; this class uses its event file directly.
+    `tensorboardX.SummaryWriter` writes in a thread of its own, whose errors, such as a full disk,
+    would be lost. This class therefore uses the event file directly.
     """
 
     def __init__(self, directory: Path, first_step: int):
@@ -20,8 +20,8 @@ class TensorBoardWriter:
 
         Args:
           directory: The directory of event files; it is created if it does not exist.
-          first_step: The step that the process resumes from. TensorBoard hides what an earlier
-            process wrote from there on. 0 for a new run.
+          first_step: The step that the process resumes from, 0 for a new run. TensorBoard hides
+            what an earlier process wrote for this step and later ones.
         """
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore

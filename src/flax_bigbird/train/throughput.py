@@ -1,4 +1,4 @@
-"""Model FLOPs utilization: the FLOPs of a training token, and those this machine can do."""
+"""Model FLOPs utilization: the FLOPs per training token, and the measured peak of this machine."""
 
 import functools
 import time
@@ -38,8 +38,8 @@ def training_flops_per_token(
 ) -> float:
     """Returns the FLOPs of the forward and backward pass per token; only matmuls count.
 
-    6 FLOPs per token and weight (Kaplan et al., 2020), and in every layer 12 `D` per key that a
-    query attends to.
+    These are 6 FLOPs per token and weight (Kaplan et al., 2020), and in every layer 12 `D` FLOPs
+    per key that a query attends to.
 
     Args:
       config: The model's configuration.
@@ -59,7 +59,7 @@ def training_flops_per_token(
 
 
 def keys_per_query(config: Any, length: int) -> int:
-    """Returns how many keys are read for an ordinary query; keys that a mask hides count too.
+    """Returns how many keys a non-global query attends to; keys that a mask hides count too.
 
     In block-sparse attention these are the keys of its window, of the global blocks and of its
     random blocks.

@@ -26,11 +26,11 @@ Arrays = dict[str, Any]
 
 
 class TrainingError(RuntimeError):
-    """A run cannot continue; the message says what happened, at which step, and the remedy."""
+    """Raised when a run cannot continue; the message states problem, step and remedy."""
 
 
 class TrainingInterrupted(Exception):
-    """A callback asked the run to stop; the run is saved.
+    """Raised when a callback stops the run, after it is saved.
 
     Attributes:
       step: The last optimizer step that is saved.
@@ -51,8 +51,7 @@ class Trainer:
     Attributes:
       state: The `TrainerState`; it changes as the run proceeds.
       params: The parameters after the last step.
-      tokens_per_second_at_peak: The throughput if this machine did nothing but matmuls: the
-        denominator of `mfu`.
+      tokens_per_second_at_peak: The throughput at the peak matmul rate, the denominator of `mfu`.
     """
 
     def __init__(self, run: PreparedRun, directory: RunDirectory, callback: TrainerCallback):
@@ -60,8 +59,8 @@ class Trainer:
 
         Args:
           run: Options, task, model and data.
-          directory: Where checkpoints and the best model are saved.
-          callback: What the trainer calls as it proceeds.
+          directory: The run directory, where checkpoints and the best model are saved.
+          callback: The callback that the trainer calls.
         """
         self.options, self.task, self.model = run.options, run.task, run.model
         self.validation_data = run.validation_data
@@ -112,7 +111,7 @@ class Trainer:
         """Trains up to the last step, or until early stopping.
 
         Raises:
-          TrainingInterrupted: if a callback asked for it; the run is saved.
+          TrainingInterrupted: if a callback stopped the run, which is saved.
           TrainingError: if the loss is not finite.
         """
         try:
@@ -218,7 +217,7 @@ class Trainer:
         self.callback.on_evaluate(self.state, metrics, is_best)
 
     def _train_step(self) -> tuple[Any, Any]:
-        """Runs an optimizer step: `gradient_accumulation_steps` batches and one update.
+        """Runs one optimizer step: `gradient_accumulation_steps` batches and one update.
 
         Returns:
           The sum of the losses and the number of targets, which may not be computed yet.
@@ -266,20 +265,20 @@ class Trainer:
         return optax.apply_updates(params, updates), optimizer_state, (value, num_targets)
 
     def _compute_step(self, params: Any, optimizer_state: Any, batch: Arrays, key: Any):
-        """A whole optimizer step on one batch."""
+        """Computes one optimizer step from one batch."""
         return self._apply_gradient(
             params, optimizer_state, self._compute_gradient(params, batch, key)
         )
 
     def _mean_loss(self, losses: list[tuple[Any, Any]]) -> float:
-        """Returns the mean loss per target of some steps; waits for the device."""
+        """Returns the mean loss per target of several steps; waits for the device."""
         sums = np.sum([[float(value), float(targets)] for value, targets in losses], axis=0)
         mean = float(sums[0] / max(1.0, sums[1]))
         if not math.isfinite(mean):
             raise TrainingError(
                 f"the loss must be finite; it is {mean} in the {len(losses)} steps up to "
-                f"{self.state.global_step}: lower learning_rate or raise warmup_ratio; everything "
-                "that was saved before is kept"
+                f"{self.state.global_step}: lower learning_rate or raise warmup_ratio; the last "
+                "checkpoint and the best model so far are not affected"
             )
         return mean
 
