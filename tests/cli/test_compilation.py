@@ -12,9 +12,9 @@ from flax_bigbird.cli import compilation
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from flax_bigbird.attention import bigbird_pattern, block_sparse_attention
-from flax_bigbird.cli.compilation import keep_compiled_programs
+from flax_bigbird.cli.compilation import enable_compilation_cache
 
-assert keep_compiled_programs() is not None
+assert enable_compilation_cache() is not None
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
@@ -60,7 +60,7 @@ def settings():
 
 def test_a_configured_directory_is_left_alone(settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-    assert compilation.keep_compiled_programs() == tmp_path / "mine"
+    assert compilation.enable_compilation_cache() == tmp_path / "mine"
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
 
 
@@ -69,5 +69,5 @@ def test_without_a_writable_directory_there_is_no_cache(settings, tmp_path, monk
     jax.config.update("jax_compilation_cache_dir", None)
     (tmp_path / "flax-bigbird").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compilation.keep_compiled_programs() is None
+    assert compilation.enable_compilation_cache() is None
     assert jax.config.jax_compilation_cache_dir is None

@@ -25,7 +25,7 @@ def test_new_empty_and_earlier_folders_are_accepted(tmp_path):
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"made_by": "someone"}'])
 def test_folders_with_other_files_are_refused(tmp_path, content):
     (tmp_path / REPORT_FILE).write_text(content)
-    with pytest.raises(CommandError, match="holds other files: name another"):
+    with pytest.raises(CommandError, match="holds other files: choose another"):
         check_output(tmp_path)
 
 

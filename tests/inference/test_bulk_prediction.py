@@ -99,7 +99,7 @@ def test_csv_and_text_files(classify, tmp_path):
     ("change", "message"),
     [
         ({"output": "out.csv"}, "output must end in .jsonl or .parquet; got 'out.csv'"),
-        ({"output": "none/out.jsonl"}, "output must lie in a folder that exists"),
+        ({"output": "none/out.jsonl"}, "output must be in a directory that exists"),
         ({"output": "in.jsonl"}, "output must be new; .*in.jsonl exists"),
         ({"keep": ["name"]}, "keep must name columns of the input; got 'name': there are id, text"),
         ({"inputs": ["in.docx"]}, "data files must exist; .*in.docx does not"),

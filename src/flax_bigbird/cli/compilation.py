@@ -10,14 +10,14 @@ def cache_directory() -> Path:
     return Path(home) / "flax-bigbird" / "compiled"
 
 
-def keep_compiled_programs() -> Path | None:
-    """Turns the persistent compilation cache on.
+def enable_compilation_cache() -> Path | None:
+    """Enables the persistent compilation cache.
 
-    A cache that `JAX_COMPILATION_CACHE_DIR` or the process has configured is left alone.
+    A cache that `JAX_COMPILATION_CACHE_DIR` or the process has configured is not changed.
 
     Returns:
-      The directory of the cache; None if it cannot be written, in which case programs are compiled
-      again, as without a cache.
+      The directory of the cache; None if it cannot be written, in which case programs are not
+      cached.
     """
     import jax
 
@@ -31,6 +31,6 @@ def keep_compiled_programs() -> Path | None:
     if not os.access(directory, os.W_OK | os.X_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # Programs that compile faster than this (by default 1 s) are not worth a file.
+    # Programs that compile faster than this (by default 1 s) are not cached.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return directory

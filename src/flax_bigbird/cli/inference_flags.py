@@ -1,7 +1,7 @@
-"""The flags of `bigbird predict` and `bigbird evaluate`: those of every task, and of single tasks.
+"""The common and task-specific flags of `bigbird predict` and `bigbird evaluate`.
 
 Both commands take the task from the checkpoint, so their help lists the options of all tasks; those
-of one task have a panel of their own.
+of a single task have their own panel.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from flax_bigbird.tasks.registry import task_names
 
 
 def task_fields(command: Command) -> dict[str, tuple[FieldInfo, tuple[str, ...]]]:
-    """Returns the options that a command has for any task, each with the tasks that have it."""
+    """Returns the options that a command has for at least one task, each with its tasks."""
     owners: dict[str, list[str]] = {}
     fields: dict[str, FieldInfo] = {}
     for task in task_names():
@@ -31,13 +31,13 @@ def inference_flags(
     more_flags: Iterable[inspect.Parameter],
     without: Collection[str] = (),
 ) -> list[inspect.Parameter]:
-    """Returns the flags of a command: first those of all tasks, then those of some, then of one.
+    """Returns the common flags of a command, followed by its task-specific flags.
 
     Args:
       command: The command.
-      more_fields: Further options of the command, which do not depend on the task.
-      more_flags: Flags that are not options of an options class.
-      without: The names of fields that are no flags.
+      more_fields: Additional options of the command, which do not depend on the task.
+      more_flags: Additional flags, which are not fields of an options class.
+      without: The names of fields without a flag.
     """
     tasks = task_names()
     every = {name: (field, tasks) for name, field in more_fields.items()} | task_fields(command)

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from flax_bigbird._version import __version__
-from flax_bigbird.cli.compilation import keep_compiled_programs
+from flax_bigbird.cli.compilation import enable_compilation_cache
 
 _PACKAGES = ("jax", "jaxlib", "flax", "transformers", "safetensors", "sentencepiece")
 
@@ -38,6 +38,6 @@ def lines() -> list[str]:
         for kind, reasons in implementations.items()
         for name, reason in reasons.items()
     ]
-    directory = keep_compiled_programs()
-    cache = f"compiled programs: {directory or 'not kept (there is no writable directory)'}"
+    directory = enable_compilation_cache()
+    cache = f"compiled programs: {directory or 'not cached (there is no writable directory)'}"
     return [*versions, *devices, *attention, cache]

@@ -1,4 +1,4 @@
-"""Ctrl-C that takes effect between two steps of the work."""
+"""Defers Ctrl-C until the current step is done."""
 
 import signal
 import threading
@@ -8,15 +8,15 @@ from types import FrameType
 
 
 @contextmanager
-def held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C back, and yields a function that tells whether it was pressed.
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Defers Ctrl-C, and yields a function that returns whether it was pressed.
 
     A second Ctrl-C takes effect at once. Without this, KeyboardInterrupt could be raised inside a
     callback (of JAX, or of an import) and be lost there.
     """
     pressed: list[int] = []
 
-    def hold(signal_number: int, frame: FrameType | None) -> None:
+    def defer(signal_number: int, frame: FrameType | None) -> None:
         del frame
         if pressed:
             raise KeyboardInterrupt
@@ -25,7 +25,7 @@ def held_interrupt() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # Only the main thread may set signal handlers.
         return
-    previous = signal.signal(signal.SIGINT, hold)
+    previous = signal.signal(signal.SIGINT, defer)
     try:
         yield lambda: bool(pressed)
     finally:

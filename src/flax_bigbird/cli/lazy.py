@@ -19,7 +19,7 @@ def lazy_command(
 ) -> type[TyperCommand]:
     """Returns a command class for `Typer.command(cls=...)`.
 
-    The function that is registered with it is never called; its docstring is the help.
+    The function that is registered with the class is never called; its docstring is the help.
 
     Args:
       load: Returns the function of the command, whose signature declares the options.

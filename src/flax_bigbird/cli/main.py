@@ -1,4 +1,4 @@
-"""The `bigbird` command: parses the command line, and reports every failure in one line."""
+"""The `bigbird` command: parses the command line and reports every failure in one line."""
 
 import functools
 import sys
@@ -14,7 +14,7 @@ from flax_bigbird.cli.lazy import lazy_command
 from flax_bigbird.tasks.registry import task_names, task_summary
 
 FAILED = 2  # The exit code of every error.
-INTERRUPTED = 130  # The exit code after Ctrl-C, as shells have it.
+INTERRUPTED = 130  # The exit code after Ctrl-C, by shell convention.
 
 
 class MainGroup(TyperGroup):
@@ -29,7 +29,7 @@ class MainGroup(TyperGroup):
 
 
 class TrainGroup(TyperGroup):
-    """Names the tasks if none is given."""
+    """Lists the tasks in an error message if none is given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args:
@@ -170,8 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(args=arguments, prog_name="bigbird", standalone_mode=False)
     except CommandError as error:
         return _fail(str(error))
-    except InterruptedWork as stop:
-        typer.echo(f"bigbird: {stop}", err=True)
+    except InterruptedWork as error:
+        typer.echo(f"bigbird: {error}", err=True)
         return INTERRUPTED
     except KeyboardInterrupt:
         return _interrupted()

@@ -1,4 +1,4 @@
-"""`bigbird predict`: an answer for every row of files."""
+"""`bigbird predict`: writes an answer for every row of data files."""
 
 from collections.abc import Callable
 from typing import Any
@@ -66,17 +66,17 @@ def run_prediction(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from flax_bigbird.cli.compilation import keep_compiled_programs
-    from flax_bigbird.cli.interrupts import held_interrupt
+    from flax_bigbird.cli.compilation import enable_compilation_cache
+    from flax_bigbird.cli.interrupts import deferred_interrupt
     from flax_bigbird.inference import PredictionInterrupted, load_predictor, predict_files
 
     if output is None:
         raise CommandError("output must be given; got none: add --output FILE.jsonl")
     if any(name.endswith(".parquet") for name in (*files, output)):
         require("pyarrow", "train")
-    keep_compiled_programs()
+    enable_compilation_cache()
     columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
-    with held_interrupt() as is_interrupted, Progress(*columns, console=Console()) as progress:
+    with deferred_interrupt() as is_interrupted, Progress(*columns, console=Console()) as progress:
         bar = progress.add_task("", total=None)
         try:
             fields = {name: field for name, (field, _) in task_fields("predict").items()}
@@ -92,9 +92,9 @@ def run_prediction(
             )
         except (OptionError, DataError) as error:
             raise CommandError(str(error)) from error
-        except PredictionInterrupted as stop:
+        except PredictionInterrupted as error:
             raise InterruptedWork(
-                f"interrupted after {stop.rows:,} rows, which are saved; the same command resumes "
+                f"interrupted after {error.rows:,} rows, which are saved; the same command resumes "
                 "the prediction"
-            ) from stop
+            ) from error
     progress.console.print(f"{rows:,} rows: {output}", highlight=False)

@@ -20,7 +20,7 @@ class ProgressBarCallback(TrainerCallback):
 
     Args:
       console: Where the bar is shown.
-      should_stop: Asked after every step; the run is saved and interrupted if it returns True.
+      should_stop: Called after every step; if it returns True, the run is saved and interrupted.
     """
 
     def __init__(self, console: Console, should_stop: Callable[[], bool] = lambda: False):

@@ -1,4 +1,4 @@
-"""The output directory of the demo: checked before the work, and filled once all of it is done."""
+"""Checks the output directory of the demo, and fills it when the whole demo has succeeded."""
 
 import contextlib
 import json
@@ -21,12 +21,12 @@ def check_output(directory: Path) -> None:
       CommandError: unless the directory is writable, and new, empty or that of an earlier demo.
     """
     if directory.exists() and not directory.is_dir():
-        raise CommandError(f"--output must be a folder; {directory} is a file: name another")
+        raise CommandError(f"--output must be a directory; {directory} is a file: choose another")
     try:
         if directory.exists() and any(directory.iterdir()) and not _is_demo(directory):
             raise CommandError(
-                f"--output must be new, empty or an earlier demo's folder; {directory} holds other "
-                "files: name another"
+                "--output must be new, empty or the directory of an earlier demo; "
+                f"{directory} holds other files: choose another"
             )
         parents = (path for path in directory.absolute().parents if path.exists())
         for path in [next(parents), *([directory] if directory.exists() else [])]:
@@ -34,8 +34,8 @@ def check_output(directory: Path) -> None:
                 pass
     except OSError as error:
         raise CommandError(
-            f"--output must be writable, as must the folder that contains it; {directory} is not "
-            f"({error.strerror}): name another"
+            "--output must be writable, as must the directory that contains it; "
+            f"{directory} is not ({error.strerror}): choose another"
         ) from error
 
 
@@ -51,7 +51,7 @@ def _is_demo(directory: Path) -> bool:
 def staging_directory(directory: Path) -> Iterator[Path]:
     """Yields a temporary directory whose files move to `directory` if the block succeeds.
 
-    After an error or Ctrl-C, `directory` is as it was. Files in it that have other names stay.
+    After an error or Ctrl-C, `directory` is unchanged. Files with other names stay in it.
     """
     directory = directory.absolute()
     parent = directory.parent

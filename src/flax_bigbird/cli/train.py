@@ -1,4 +1,4 @@
-"""`bigbird train TASK`: flags from the options of the task, and a run with a progress bar."""
+"""`bigbird train TASK`: builds flags from the options of the task, and trains."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,26 +49,26 @@ def train_command(task: str) -> Callable[..., None]:
 
 
 def _in_help_order(fields: Mapping[str, FieldInfo]) -> dict[str, FieldInfo]:
-    """Returns the fields with those first that users look for first within their panel.
+    """Orders the fields so that the most used options come first in each panel.
 
     These are the options of `TrainingArguments` in the panels of data and model (where the columns
-    and the dtype come later), and those of the task in the others.
+    and the dtype come later), and those of the task in the other panels.
     """
 
-    def comes_later(name: str) -> bool:
+    def is_secondary(name: str) -> bool:
         is_general = name in TrainingArguments.__annotations__
         return is_general != (field_metadata(fields[name])["panel"] in (DATA, MODEL))
 
-    return {name: fields[name] for name in sorted(fields, key=comes_later)}
+    return {name: fields[name] for name in sorted(fields, key=is_secondary)}
 
 
 def gather_options(task: str, config: Path | None, flags: Mapping[str, Any]) -> TrainingArguments:
-    """Returns the options that the flags give, and for the rest those of the YAML file.
+    """Merges the flags with the options of the YAML file; flags take precedence.
 
     Args:
       task: The name of the task.
       config: The YAML file.
-      flags: The values of the flags; None and [] stand for flags that were not given.
+      flags: The values of the flags; flags that were not given are None or [].
 
     Raises:
       CommandError: if an option is missing, unknown or invalid.
@@ -93,27 +93,27 @@ def run_training(options: TrainingArguments) -> None:
     """
     from rich.console import Console
 
-    from flax_bigbird.cli.compilation import keep_compiled_programs
-    from flax_bigbird.cli.interrupts import held_interrupt
+    from flax_bigbird.cli.compilation import enable_compilation_cache
+    from flax_bigbird.cli.interrupts import deferred_interrupt
 
     for module in REQUIRED_MODULES:
         require(module, "train")
-    keep_compiled_programs()
+    enable_compilation_cache()
     from flax_bigbird.cli.progress import ProgressBarCallback
     from flax_bigbird.train import TrainingError, TrainingInterrupted, train
 
     console = Console()
-    with held_interrupt() as is_interrupted:
+    with deferred_interrupt() as is_interrupted:
         progress_bar = ProgressBarCallback(console, is_interrupted)
         try:
             report = train(options, [progress_bar])
         except (OptionError, DataError, TrainingError) as error:
             raise CommandError(str(error)) from error
-        except TrainingInterrupted as stop:
+        except TrainingInterrupted as error:
             raise InterruptedWork(
-                f"interrupted after step {stop.step}, which is saved; the same command resumes the "
-                "run"
-            ) from stop
+                f"interrupted after step {error.step}, which is saved; the same command resumes "
+                "the run"
+            ) from error
         finally:
             progress_bar.close()
     for name, value in report["metrics"].items():

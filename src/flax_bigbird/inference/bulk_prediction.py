@@ -152,7 +152,7 @@ def _check_output(target: Path, overwrite: bool) -> None:
         )
     if not target.parent.is_dir():
         raise OptionError(
-            f"output must lie in a folder that exists; got {target}: create the folder"
+            f"output must be in a directory that exists; got {target}: create the directory"
         )
 
 
