@@ -26,7 +26,7 @@ def test_without_short_documents_nothing_is_packed():
     lengths = np.array([64, 60, 57])
     buckets = assign_buckets(lengths, [32, 64], 64)
     packed = pack_examples([{}] * 3, lengths, buckets, 64, 1, block_size=8, max_blocks=None)
-    assert packed.packs == []
+    assert packed.packed_rows == []
     assert packed.buckets == buckets
 
 
@@ -35,7 +35,7 @@ def test_documents_are_packed_up_to_the_maximum_number_of_blocks():
     documents = [{"length": int(length)} for length in lengths]
     buckets = assign_buckets(lengths, [32, 64], 64)
     packed = pack_examples(documents, lengths, buckets, 64, 2, block_size=8, max_blocks=3)
-    assert packed.packs == [[2, 0]]
+    assert packed.packed_rows == [[2, 0]]
     assert packed[4] == {"documents": [{"length": 17}, {"length": 8}]}
     assert packed[3] == {"length": 30}
     assert len(packed) == 5

@@ -13,7 +13,7 @@ CollateFn = Callable[[dict[str, Any], int, np.random.Generator], Arrays]
 
 READ_THREADS = 2
 PREFETCHED_BATCHES = 8
-_REPEATED_EXAMPLES = 2**40  # grain's mix overflows on its own "repeat forever"
+_REPEATED_EXAMPLES = 2**40  # `repeat(None)` overflows in `grain.MapDataset.mix`
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ def padding_fraction(lengths: Sequence[int] | np.ndarray, buckets: Sequence[Buck
 
 
 def batches_per_epoch(buckets: Sequence[Bucket]) -> float:
-    """Returns the number of batches in which every example occurs once."""
+    """Returns the number of batches per epoch, which may be fractional."""
     return sum(len(bucket.indices) / bucket.batch_size for bucket in buckets)
 
 
@@ -77,14 +77,14 @@ def training_batches(
 ) -> Any:
     """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 
-    Every epoch of a bucket has another random order. The batches of the buckets are interleaved in
-    proportion to their numbers. The random generator of an example depends only on `seed` and on
-    how many examples of its bucket came before.
+    Every epoch of a bucket has a different random order. The batches of the buckets are interleaved
+    in proportion to the number of batches of each bucket. The random generator of an example
+    depends only on `seed` and on how many examples of its bucket came before.
 
     Args:
       examples: The examples.
       buckets: The buckets of the examples.
-      collate: The function that makes the arrays of an example.
+      collate: The function that returns the arrays of an example.
       seed: The seed of the order and of the random generators of the examples.
     """
     import grain
@@ -120,7 +120,7 @@ def evaluation_batches(
     Args:
       examples: The examples.
       buckets: The buckets of the examples.
-      collate: The function that makes the arrays of an example.
+      collate: The function that returns the arrays of an example.
       seed: The seed of the random generators of the examples.
 
     Yields:
@@ -144,7 +144,7 @@ def stack(collated: Sequence[Arrays]) -> Arrays:
 
 
 class _Subset:
-    """Some of the examples by index, as grain reads them."""
+    """A subset of examples as a random-access data source for grain."""
 
     def __init__(self, examples: Examples, indices: np.ndarray):
         self._examples, self._indices = examples, indices

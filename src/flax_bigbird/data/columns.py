@@ -24,12 +24,12 @@ _ANSWERS = "answers must hold the lists text and answer_start, as in SQuAD"
 class ColumnBuilder:
     """Collects the values of a column and converts them.
 
-    Texts stay as they are written. The type of labels follows from all values: in JSON and Parquet
+    Texts are not changed. The type of labels follows from all values: in JSON and Parquet
     it is that of the values; in CSV, they are integers or floats if all of them are written as
     such, without leading zeros, and otherwise texts.
 
     Attributes:
-      type: The Arrow type of the values so far; None if none of them has shown it yet.
+      type: The Arrow type of the values so far; None if they do not determine it yet.
     """
 
     def __init__(self, name: str, kind: ColumnKind, is_csv: bool):
@@ -53,7 +53,7 @@ class ColumnBuilder:
         self._origins.append(origin)
 
     def flush(self) -> Array:
-        """Returns the values as an array, and forgets them. It may change `type`.
+        """Returns the values as an array, and clears them. It may change `type`.
 
         Raises:
           DataError: if the values do not have one type. The message names the first that differs.
@@ -126,10 +126,10 @@ def find_surrogate(text: str) -> str | None:
 
 
 class _WrongValue(Exception):
-    """A value that its column must not hold.
+    """Raised for a value that its column must not hold.
 
     Attributes:
-      message: The message, with `{column}`, `{origin}` and `{got}` left open.
+      message: The message, with the fields `{column}`, `{origin}` and `{got}`.
     """
 
     def __init__(self, message: str):
@@ -253,12 +253,12 @@ def _infer_type(values: Sequence[Any]) -> "DataType":
     import pyarrow
 
     kind = pyarrow.infer_type(values)
-    pyarrow.array(values, kind)  # which fails where the type does not hold the values
+    pyarrow.array(values, kind)  # raises an error if the type cannot hold the values
     return kind
 
 
 def _unify(first: "DataType", second: "DataType") -> "DataType":
-    """Returns the type of values of both types; numbers may be joined, and nothing else."""
+    """Returns a type that holds the values of both types; only numeric types may differ."""
     import pyarrow
 
     if first.equals(second):
@@ -273,5 +273,5 @@ def _shorten(value: Any) -> str:
 
 
 def _brace(value: Any) -> str:
-    """Returns a value in short, to be a part of a format string."""
+    """Returns a shortened value, escaped for a format string."""
     return _shorten(value).replace("{", "{{").replace("}", "}}")

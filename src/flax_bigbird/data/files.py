@@ -1,4 +1,4 @@
-"""Lists data files, and reads their rows one by one, whatever their format is."""
+"""Lists data files, and reads their rows one by one in any supported format."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -24,9 +24,9 @@ FORMATS = {
 
 
 def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
-    """Lists the files that paths stand for. A folder stands for the text files below it.
+    """Expands paths to files. A directory is expanded to the text files below it.
 
-    Paths are taken literally: `*` and `[` are characters like any other.
+    Paths are taken literally: `*` and `[` have no special meaning.
 
     Returns:
       The format of the files, one of the values of `FORMATS`, and the files.
@@ -47,7 +47,7 @@ def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
 
 
 def check_separator(separator: str | None, format: str) -> None:
-    """Raises `OptionError` if there is a separator for files that have none."""
+    """Raises `OptionError` if a separator is given for files that are not CSV."""
     if separator is not None and format != "csv":
         raise OptionError(
             f"separator belongs to CSV files; got {separator!r} for files of the format {format}: "
@@ -69,7 +69,7 @@ def iterate_rows(
       files: The files.
       format: Their format.
       columns: The columns that are needed; rows may have others. None needs all of them.
-      separator: The character between the fields of CSV files; None finds it.
+      separator: The character between the fields of CSV files; None detects it.
       missing: The value of an empty field of a CSV file.
 
     Raises:
@@ -86,7 +86,7 @@ def iterate_rows(
 
 
 def column_names(files: Iterable[Path], format: str, *, separator: str | None = None) -> list[str]:
-    """Returns the names of the columns of files, in the order in which they occur first."""
+    """Returns the names of the columns of files, in the order of their first occurrence."""
     names: dict[str, None] = {}
     for file in files:
         if format == "csv":

@@ -1,4 +1,4 @@
-"""Builds a `datasets.Dataset` from rows of files, and keeps it under a hash of their content."""
+"""Builds a `datasets.Dataset` from rows of files, and caches it under a hash of their content."""
 
 import contextlib
 import hashlib
@@ -13,15 +13,15 @@ from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.types import Dataset
 
 ORIGIN = "__origin__"
-"""The column with the place of each row in its file."""
+"""The column with the file and the line or row that each row comes from."""
 
-FORMAT_VERSION = 1  # of the readers; a new one leaves cached rows of older ones unread
+FORMAT_VERSION = 1  # of the readers; a new version ignores the cached rows of older ones
 MAX_ROWS = 1000  # rows that are converted at once
 MAX_CHARACTERS = 2**25  # of their origins and texts, roughly
 
 
 class _TypesChanged(Exception):
-    """Later rows have another type than those that are already written."""
+    """Raised if later rows have other types than those that are already written."""
 
 
 def cached_dataset(
@@ -36,10 +36,10 @@ def cached_dataset(
       iterate_rows: Starts an iteration over the rows.
       columns: The columns to take and what they hold; None takes all columns as they are.
       is_csv: Whether numbers are written as texts.
-      key: All that the rows depend on.
+      key: Everything that the rows depend on.
 
     Raises:
-      DataError: if a value cannot be used. The message names its place.
+      DataError: if a value cannot be used. The message names its line or row.
     """
     import datasets.config
 
@@ -62,11 +62,11 @@ def _write(
     is_csv: bool,
     path: Path,
 ) -> None:
-    """Writes the rows to an Arrow file, all or nothing."""
+    """Writes the rows to an Arrow file atomically."""
     kinds: dict[str, ColumnKind] = dict(columns or {})
     builders = {name: ColumnBuilder(name, kind, is_csv) for name, kind in kinds.items()}
     takes_all = columns is None
-    while True:  # until the types of the first rows are those of all
+    while True:  # until the types of the first batch hold all rows
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".rows-")
         os.close(handle)
         try:

@@ -17,14 +17,14 @@ STANDARD_INPUT = "-"
 def standard_input_as_file(paths: Sequence[str | Path]) -> Iterator[Sequence[str | Path]]:
     """Copies standard input to a temporary file if it is among paths.
 
-    The name of the file tells its format: JSON if the input starts with a brace or bracket, and
+    The suffix of the file is its format: JSON if the input starts with a brace or bracket, and
     otherwise CSV. Errors in the data name "standard input" instead of the file.
 
     Yields:
       The paths, or that of the file instead of `-`.
 
     Raises:
-      OptionError: if there are other paths beside it.
+      OptionError: if there are other paths as well.
     """
     if STANDARD_INPUT not in map(str, paths):
         yield paths

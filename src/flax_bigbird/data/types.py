@@ -1,7 +1,7 @@
 """The types that the annotations of `data` and `tasks` share.
 
 `datasets` is an optional dependency, and `transformers` is slow to import, so neither is imported
-to annotate a function. Type checkers see the real classes; at run time the names stand for `Any`.
+to annotate a function. Type checkers see the real classes; at run time the names are `Any`.
 """
 
 from collections.abc import MutableMapping
@@ -11,7 +11,7 @@ Row = dict[str, Any]
 """One row of the input, from the names of columns to values."""
 
 Batch = MutableMapping[str, list[Any]]
-"""Several rows by column, as `datasets.Dataset.map` passes and takes them."""
+"""Several rows by column, as `datasets.Dataset.map` passes and returns them."""
 
 Arrays = dict[str, Any]
 """The arrays of an example or a batch, by name: NumPy arrays, or JAX arrays on the device."""

@@ -122,9 +122,9 @@ def pack_split(
         block_size=config.block_size,
         max_blocks=SparsityConfig.from_hf(config).max_packed_blocks,
     )
-    num_packed = sum(len(pack) for pack in packed.packs)
+    num_packed = sum(len(row) for row in packed.packed_rows)
     callback.on_message(
-        f"{num_packed:,} examples are packed into {len(packed.packs):,} rows of "
+        f"{num_packed:,} examples are packed into {len(packed.packed_rows):,} rows of "
         f"{options.length:,} tokens; {len(data.lengths) - num_packed:,} are too long to be packed."
     )
     return SplitData(data.encoded, data.lengths, packed.buckets, packed)

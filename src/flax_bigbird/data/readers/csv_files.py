@@ -2,8 +2,8 @@
 
 A field is quoted if it begins with `"` and if the next `"` that is not doubled is followed by a
 separator or the end of a line. It then may hold separators and line ends, and `""` stands for `"`.
-In all other fields, quotes are characters like any other. Fields stay as they are written; a field
-without a character is missing.
+In all other fields, quotes have no special meaning. Fields are not changed; an empty field is
+missing.
 """
 
 import collections
@@ -16,7 +16,7 @@ from flax_bigbird.data.readers.lines import iterate_lines
 from flax_bigbird.data.readers.rows import FileRow
 
 MAX_QUOTED_FIELD = 2**28  # characters
-MAX_KNOWN_VALUES = 256  # of a column, by which lines that look like rows are recognized
+MAX_KNOWN_VALUES = 256  # per column, to recognize lines that look like rows
 MAX_KNOWN_LENGTH = 64
 
 _INSIDE_QUOTES = re.compile(r'(?:[^"]++|"")*+')
@@ -34,8 +34,8 @@ def read_csv(
 
     Args:
       file: The file.
-      separator: The character between fields; None finds it, see `find_separator`.
-      missing: The value of a field without a character.
+      separator: The character between fields; None detects it, see `find_separator`.
+      missing: The value of an empty field.
 
     Raises:
       DataError: if the file is not UTF-8, if a row has another number of fields than the first
@@ -139,7 +139,7 @@ class _CsvReader:
     def _parse_lines(
         self, first: Line, start: str, fields: list[str | None], width: int
     ) -> tuple[Line, str] | None:
-        """Parses a quoted field that goes on in the next lines, and appends it to `fields`.
+        """Parses a quoted field that continues in the next lines, and appends it to `fields`.
 
         Args:
           first: The line in which the field starts.
@@ -149,7 +149,7 @@ class _CsvReader:
 
         Returns:
           The last line of the field, and what follows the field in it; None if the field does not
-          end as a quoted field must. It is not quoted then.
+          end as a quoted field must, and is therefore not quoted.
         """
         following: list[Line] = []
         parts, size = [start, first[2]], 0
@@ -185,7 +185,7 @@ class _CsvReader:
             )
 
     def _looks_like_row(self, text: str, column: int, width: int) -> bool:
-        """Returns whether a line without regard to quotes is a row.
+        """Returns whether a line, if quotes are ignored, is a row.
 
         It must have as many fields as a row. Commas and semicolons occur in prose too, so for them
         the fields beside the quoted one must also be numbers, or values of earlier rows.

@@ -73,7 +73,7 @@ def _array_rows(file: Path) -> Iterator[FileRow]:
                     )
                 yield FileRow(row, f"{file}, row {number}")
         except UnicodeDecodeError:
-            for _ in iterate_lines(file):  # which names the line
+            for _ in iterate_lines(file):  # raises an error that names the line
                 pass
             raise
         except (_ArrayError, RecursionError) as error:
@@ -83,7 +83,7 @@ def _array_rows(file: Path) -> Iterator[FileRow]:
 
 
 class _ArrayError(ValueError):
-    """An array is not JSON."""
+    """Raised if an array is not valid JSON."""
 
 
 def _iterate_array(stream: io.TextIOWrapper) -> Iterator[Any]:
@@ -94,7 +94,7 @@ def _iterate_array(stream: io.TextIOWrapper) -> Iterator[Any]:
     is_first = True
 
     def more() -> bool:
-        """Reads on, as much again as is not parsed yet; returns whether there was more."""
+        """Reads at least as much as is not parsed yet; returns whether there was more."""
         nonlocal buffer, position, lines_before
         lines_before += buffer.count("\n", 0, position)
         buffer, position = buffer[position:], 0

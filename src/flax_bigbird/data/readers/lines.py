@@ -39,9 +39,9 @@ def open_binary(file: Path) -> Iterator[IO[bytes]]:
 
 
 def iterate_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yields the lines of a file with their numbers, from 1; line ends are kept.
+    """Yields the lines of a file with their numbers, from 1; they include their line ends.
 
-    A byte-order mark at the start is left out.
+    A byte-order mark at the start is removed.
 
     Raises:
       DataError: if the file is not UTF-8. The message names the line.

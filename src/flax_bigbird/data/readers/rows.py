@@ -1,4 +1,4 @@
-"""The rows that readers yield, which know their place in a file."""
+"""`FileRow`, a row that readers yield, with the file and line that it comes from."""
 
 from typing import Any
 
