@@ -10,14 +10,14 @@ from flax_bigbird.data.errors import DataError
 
 
 def json_value(value: Any, column: str, origin: str) -> Any:
-    """Returns a value as JSON holds it.
+    """Returns a value as JSON can represent it.
 
     Dates and times become ISO 8601 texts, decimals become texts, and NaN and infinity become null.
 
     Args:
       value: The value, as a reader yields it.
       column: The name of its column, for messages.
-      origin: The place of its row, for messages.
+      origin: The file and line of its row, for messages.
 
     Raises:
       DataError: if JSON cannot hold the value.

@@ -19,7 +19,7 @@ ROWS_PER_GROUP = 4096
 def jsonl_to_parquet(source: Path, target: Path) -> None:
     """Writes the rows of a JSONL file as a Parquet file, and flushes it to the disk.
 
-    The schema is that of all rows together: a column may be empty in one row group and hold numbers
+    The schema covers all rows: a column may be empty in one row group and hold numbers
     in the next, and a row may lack columns that others have.
 
     Raises:

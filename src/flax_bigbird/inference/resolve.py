@@ -1,4 +1,4 @@
-"""Finds out what a checkpoint is for: its task, and the options that it was trained with."""
+"""Resolves the task of a checkpoint and the options that it was trained with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
       model: The folder, shipped name or Hub id of the model.
 
     Raises:
-      OptionError: if there is no such task, or if the checkpoint does not tell its task.
+      OptionError: if there is no such task, or if the checkpoint does not identify its task.
     """
     return get_task(task or load_saved_options(model).get("task") or task_for_config(config, model))
 
@@ -35,7 +35,7 @@ def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
 def resolve_options(
     task: str, command: Command, model: str, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the options that are given, and for the rest those of the model's training run.
+    """Merges the given options with those of the model's training run; given ones take precedence.
 
     Args:
       task: The name of the task.
@@ -50,7 +50,7 @@ def resolve_options(
     saved = {key: value for key, value in load_saved_options(model).items() if key in names}
     options = saved | dict(given)
     if "tokens_per_batch" in saved and "tokens_per_batch" not in given:
-        # A longer max_length than that of the run needs a batch that holds one such document.
+        # If max_length exceeds that of the run, a batch must hold one example of that length.
         longest = given.get("max_length") or 0
         options["tokens_per_batch"] = max(options["tokens_per_batch"], longest)
     return options

@@ -121,7 +121,7 @@ class MultipleChoice(Task):
     def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
         """Returns `input_ids` and `attention_mask`, `[C, length]`, and which choices exist, `[C]`.
 
-        The first choice stands for those that do not exist.
+        The first choice pads missing choices.
         """
         choices, num_choices = example["choices"], example["num_choices"]
         inputs = [self.pad(ids, length) for ids in choices]
@@ -206,7 +206,7 @@ def _right_choice(choices: list[str], label: Any) -> int:
     """Returns the index of the right choice.
 
     Raises:
-      DataError: if the label is none of the choices.
+      DataError: if the label is not one of the choices.
     """
     if isinstance(label, str) and label in choices:
         return choices.index(label)

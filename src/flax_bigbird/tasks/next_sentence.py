@@ -144,7 +144,7 @@ class NextSentence(MaskedLM):
 def split_in_parts(ids: list[int], size: int) -> Iterator[list[int]]:
     """Splits a document into two or more parts of at most `size` tokens.
 
-    There are no parts of a document that is too short, and no part that is.
+    A document that is too short has no parts, and no part is too short.
     """
     if len(ids) < 2 * MIN_TOKENS:
         return

@@ -1,4 +1,4 @@
-"""Explains names that are not options: those of other tasks, former names, and misspellings."""
+"""Explains unknown option names: those of other tasks, former names, and misspellings."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -93,9 +93,9 @@ def check_option_names(
 
 
 def translate_saved_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the options that a run saved to the present names and values.
+    """Translates the options that a run saved to the current names and values.
 
-    Options of other tasks than the run's, which used to be saved too, are left out.
+    Options of other tasks, which older versions saved too, are left out.
 
     Args:
       values: The content of the run's `options.yaml`.
@@ -123,7 +123,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _find_owners(name: str) -> dict[str, list[str]]:
-    """Returns the tasks that have an option of this name, and the commands that use it there."""
+    """Returns the tasks that have an option, and the commands of those tasks that accept it."""
     owners = {}
     for task in registry.task_names():
         field = registry.get_options_class(task).model_fields.get(name)

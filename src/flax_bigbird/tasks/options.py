@@ -215,7 +215,7 @@ def command_options(task: str, command: Command, *bases: type[Options]) -> type[
 
 
 def _option_error(options_class: type[Options], error: pydantic.ValidationError) -> OptionError:
-    """Returns the first error that pydantic reports, in the form of our messages."""
+    """Returns the first error that pydantic reports as an `OptionError`."""
     first = error.errors(include_url=False)[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, OptionError):

@@ -13,7 +13,7 @@ from flax_bigbird.data.errors import OptionError
 
 
 class TaskEntry(NamedTuple):
-    """One line of the table.
+    """One entry of the table.
 
     Attributes:
       task: The task's class, a subclass of `Task`, or its import string `"module:Class"`.
@@ -75,7 +75,7 @@ def task_names() -> tuple[str, ...]:
 
 
 def task_summary(name: str) -> str:
-    """Returns the line that describes a task in the help of the command line."""
+    """Returns the one-line summary of a task."""
     return _get_entry(name).summary
 
 
@@ -103,7 +103,7 @@ def get_options_class(name: str) -> type[Any]:
 def register_task(
     name: str, task: str | type[Any], summary: str, *, options: str | None = None
 ) -> None:
-    """Adds a task, which `bigbird` and the Python API then treat as they treat the built-in ones.
+    """Adds a task, which `bigbird` and the Python API then treat like the built-in ones.
 
         class Reversal(MaskedLM):
             name = "reversal"

@@ -13,7 +13,7 @@ class Span(NamedTuple):
 
     Attributes:
       start: The first character of the span in the context.
-      end: One past its last character.
+      end: The index after its last character.
       score: The sum of the start logit and the end logit.
     """
 
@@ -55,7 +55,7 @@ def best_span(
     )
     best = np.unravel_index(scores.argmax(), scores.shape)
     if not np.isfinite(scores[best]):
-        # None of the candidates is a span, so it is the most likely span of one token.
+        # No candidate pair forms a span, so the answer is the most likely span of one token.
         token = int((starts + ends).argmax())
         return Span(offsets[token][0], offsets[token][1], float(starts[token] + ends[token]))
     first, last = top_starts[best[0]], top_ends[best[1]]

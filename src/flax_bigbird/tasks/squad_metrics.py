@@ -17,7 +17,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(predicted: str, answers: Sequence[str]) -> float:
-    """Returns 1 if the prediction is one of the answers; without answers, if it is ""."""
+    """Returns 1 if the prediction is one of the answers; without answers, 1 if it is ""."""
     normalized = normalize_answer(predicted)
     return max(float(normalized == normalize_answer(answer)) for answer in answers or [""])
 
@@ -36,7 +36,7 @@ def squad_metrics(
     Args:
       predicted: The best span of each question.
       no_answer: `[num_questions]`, the log odds of no answer against that span.
-      answers: The answers of each question, none for those that cannot be answered.
+      answers: The answers of each question, an empty list for unanswerable questions.
 
     Returns:
       `exact` and `f1`, where "" is predicted if `no_answer` is above 0. If some questions have no
@@ -57,7 +57,7 @@ def squad_metrics(
     if not unanswerable.all():
         metrics["has_answer_f1"] = 100 * float(final_f1[~unanswerable].mean())
     metrics["no_answer_exact"] = 100 * float(abstained[unanswerable].mean())
-    # From no answered question on, each threshold answers one question more.
+    # Starts with no question answered; each further threshold answers one more.
     order = np.argsort(no_answer, kind="stable")
     gains = np.where(unanswerable[order], -1.0, f1[order])
     totals = unanswerable.sum() + np.concatenate([[0.0], np.cumsum(gains)])
