@@ -13,7 +13,7 @@ from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_directory
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.tokenization import check_vocabulary_fits, load_tokenizer, num_token_ids
 from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
@@ -30,13 +30,14 @@ def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) ->
     """Returns the name of the model to start from; None for a new model.
 
     Raises:
-      OptionError: if `vocab_size` or `random_attention` would have no effect on that model, or its
-        configuration cannot be loaded.
+      OptionError: if `vocab_size`, `resize_vocabulary` or `random_attention` would have no effect
+        on that model, or its configuration cannot be loaded.
     """
     overrides = options.config_overrides
     wants_new = task_class.is_pretraining or options.tokenizer or overrides
     model = options.model or (None if wants_new else DEFAULT_MODEL)
     options.check_vocab_size(model)
+    options.check_resize_vocabulary(model)
     if model is not None:
         default = load_config(model).attention_type
         options.check_random_attention(overrides.get("attention_type", default))
@@ -102,7 +103,12 @@ def setup_model(
 ) -> tuple[Any, list[str]]:
     """Returns the model to train.
 
+<<<<<<< HEAD
     Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`.
+=======
+    Position embeddings are tiled up to the `max_position_embeddings` of `config_overrides`, and
+    token embeddings are added for a larger tokenizer if `resize_vocabulary` is set.
+>>>>>>> 34d1692 (A tokenizer fits its model, knows its texts, and normalizes them as its vocabulary was trained; resize_token_embeddings)
 
     Args:
       options: The options of the run, with a `max_length`.
@@ -139,6 +145,9 @@ def setup_model(
         messages = [f"A new model with {count_parameters(model):,} parameters."]
     else:
         model, messages = _load_model(options, initial_model, create, config_keys, module_fields)
+        if options.resize_vocabulary:
+            model, message = _resize_vocabulary(model, tokenizer)
+            messages.append(message)
     _check_model(options, model, tokenizer)
     return model, messages
 
@@ -176,8 +185,7 @@ def _new_config(
         if getattr(tokenizer, f"{kind}_token_id") is not None
     }
     defaults = {
-        # A multiple of 8: matmuls with a vocabulary of odd size are slower on accelerators.
-        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "vocab_size": _round_up_vocab_size(num_token_ids(tokenizer)),
         "max_position_embeddings": options.length,
     }
     return bigbird_config_class()(**{**defaults, **token_ids, **config_keys})
@@ -224,6 +232,23 @@ def _load_model(
     return model, messages
 
 
+def _resize_vocabulary(model: Any, tokenizer: Tokenizer) -> tuple[Any, str]:
+    """Returns the model with a row for every token of the tokenizer, and a message about it."""
+    before, wanted = model.config.vocab_size, num_token_ids(tokenizer)
+    if wanted <= before:
+        return model, f"The model's {before:,} tokens hold the tokenizer's {wanted:,}: none is new."
+    model = flax_bigbird.resize_token_embeddings(model, _round_up_vocab_size(wanted))
+    return model, (
+        f"The model's vocabulary grows from {before:,} to {model.config.vocab_size:,} tokens; the "
+        "new ones start from the mean of the old."
+    )
+
+
+def _round_up_vocab_size(count: int) -> int:
+    """Returns a multiple of 8: matmuls with an odd vocabulary are slower on accelerators."""
+    return -(-count // 8) * 8
+
+
 def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -> None:
     """Raises `OptionError` if the model is too small for `max_length` or the tokenizer."""
     positions = model.config.max_position_embeddings
@@ -233,8 +258,9 @@ def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -
             f"{positions}; got {options.length}: lower it, or lengthen them with config_overrides "
             f"max_position_embeddings={options.length}"
         )
-    if len(tokenizer) > model.config.vocab_size:
-        raise OptionError(
-            f"the tokenizer must have at most the {model.config.vocab_size} tokens of the model; "
-            f"it has {len(tokenizer)}: use the tokenizer that belongs to the model"
-        )
+    check_vocabulary_fits(
+        tokenizer,
+        model.config.vocab_size,
+        "use the tokenizer that belongs to the model, or set resize_vocabulary to give the model "
+        "more tokens",
+    )
