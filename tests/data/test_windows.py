@@ -39,6 +39,10 @@ def test_split_windows_drop_a_short_end():
         ([CLS, *range(16, 22), SEP], 0),
         ([], 3),
     ]
+    (short,) = split_windows([10], SpecialTokens(), 8, min_tokens=4)  # type: ignore[arg-type]
+    assert short == ([CLS, 10, SEP], 0)
+    (empty,) = split_windows([], SpecialTokens(), 8, min_tokens=4)  # type: ignore[arg-type]
+    assert empty == ([], 0)
     (window,) = split_windows([], SpecialTokens(), 8, min_tokens=0)  # type: ignore[arg-type]
     assert window == ([CLS, SEP], 0)
 
