@@ -8,9 +8,11 @@ import pytest
 from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_labeled_texts
 
 import flax_bigbird
+from flax_bigbird.checkpoint import CheckpointWarning
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.train import train
+from flax_bigbird.train.model_setup import summarize_differences
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,11 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after.params["bert"]["encoder"])
     assert after.config.max_position_embeddings == 100
     assert any("tiled from 64 to 100" in text for text in recorded.messages)
+    (about_head,) = [text for text in recorded.messages if "head" in text]
+    assert about_head == (
+        "The head classifier is new and starts from random parameters; not used of the checkpoint: "
+        "cls."
+    )
     vocabulary = (tmp_path / "run" / "spiece.model").read_bytes()
     assert vocabulary == (pretrained / "spiece.model").read_bytes()
 
@@ -83,6 +90,30 @@ def test_random_attention_without_effect_on_the_initial_model(tmp_path, data, pr
     with pytest.raises(OptionError, match="got 'google' for 'original_full'"):
         train(options)
     assert not (tmp_path / "run").exists()
+
+
+def test_differences_are_summarized_by_module():
+    def warning(**paths):
+        return CheckpointWarning(
+            "long", **{name: [tuple(path.split("/")) for path in p] for name, p in paths.items()}
+        )
+
+    def summarize(*caught):
+        return summarize_differences(list(caught), "bert")
+
+    assert summarize() == []
+    assert summarize(CheckpointWarning("another task")) == ["another task"]
+    layer = [f"bert/encoder/layer/11/{name}" for name in ("output/kernel", "output/bias")]
+    assert summarize(
+        warning(new_parameters=[*layer, "bert/pooler/kernel"]), warning(unread_parameters=["a/b"])
+    ) == [
+        "Parts of the encoder start from random parameters: encoder/layer/11, pooler; not used of "
+        "the checkpoint: a."
+    ]
+    heads = ["qa_classifier/kernel", "classifier/kernel", "classifier/bias"]
+    assert summarize(warning(new_parameters=heads)) == [
+        "The heads classifier and qa_classifier are new and start from random parameters."
+    ]
 
 
 def test_a_larger_tokenizer_needs_resize_vocabulary(tmp_path, data, pretrained):
