@@ -101,3 +101,7 @@ def test_a_long_question_takes_a_quarter_of_the_window(tokenizer, text):
     assert window.question_truncated
     assert window.context_start == 10 + 2
     np.testing.assert_equal(len(window.input_ids), 40)
+
+
+def test_an_empty_text_has_no_tokens_and_no_offsets(tokenizer):
+    assert tokenize_with_offsets(tokenizer, "") == ([], [])

@@ -148,7 +148,7 @@ def _include_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int,
     Where a normalizer composes a letter and a mark, `tokenizers` gives the letter's offsets alone.
     """
     extended = []
-    next_starts = [start for start, _ in offsets[1:]] + [len(text)]
+    next_starts = [start for start, _ in [*offsets[1:], (len(text), len(text))]][: len(offsets)]
     for (start, end), next_start in zip(offsets, next_starts, strict=True):
         while 0 < end < next_start and unicodedata.combining(text[end]):
             end += 1
