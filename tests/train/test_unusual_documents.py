@@ -130,6 +130,7 @@ def classify(tmp_path_factory):
     return load_predictor(folder / "run")
 
 
+@pytest.mark.filterwarnings("ignore::flax_bigbird.data.errors.UnknownTokensWarning")
 @pytest.mark.parametrize("text", ["\x00\x01\x02", "🐦" * 50, "﷽ \u202e\u200d", "a" * 5000])
 def test_texts_that_are_no_language(classify, text):
     assert 0 < classify(text)["score"] <= 1
