@@ -66,6 +66,9 @@ if TYPE_CHECKING:
     from flax_bigbird.models.question_answering import (
         FlaxBigBirdForQuestionAnsweringModule as FlaxBigBirdForQuestionAnsweringModule,
     )
+    from flax_bigbird.models.token_embeddings import (
+        resize_token_embeddings as resize_token_embeddings,
+    )
     from flax_bigbird.pretrained import shipped_models as shipped_models
 else:
     __getattr__, __dir__ = _lazy.attach(__name__, __file__)

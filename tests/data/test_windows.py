@@ -39,6 +39,10 @@ def test_split_windows_drop_a_short_end():
         ([CLS, *range(16, 22), SEP], 0),
         ([], 3),
     ]
+    (short,) = split_windows([10], SpecialTokens(), 8, min_tokens=4)  # type: ignore[arg-type]
+    assert short == ([CLS, 10, SEP], 0)
+    (empty,) = split_windows([], SpecialTokens(), 8, min_tokens=4)  # type: ignore[arg-type]
+    assert empty == ([], 0)
     (window,) = split_windows([], SpecialTokens(), 8, min_tokens=0)  # type: ignore[arg-type]
     assert window == ([CLS, SEP], 0)
 
@@ -97,3 +101,7 @@ def test_a_long_question_takes_a_quarter_of_the_window(tokenizer, text):
     assert window.question_truncated
     assert window.context_start == 10 + 2
     np.testing.assert_equal(len(window.input_ids), 40)
+
+
+def test_an_empty_text_has_no_tokens_and_no_offsets(tokenizer):
+    assert tokenize_with_offsets(tokenizer, "") == ([], [])

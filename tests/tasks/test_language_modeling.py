@@ -6,8 +6,9 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from flax_bigbird.data.errors import DataError  # noqa: E402
+from flax_bigbird.data.tokenization import tokenize  # noqa: E402
+from flax_bigbird.data.word_boundaries import token_lengths  # noqa: E402
 from flax_bigbird.nn.losses import IGNORED_LABEL  # noqa: E402
-from flax_bigbird.tasks.language_modeling import token_lengths  # noqa: E402
 
 
 def test_the_tokens_of_a_text_have_its_number_of_characters(tokenizer):
@@ -38,17 +39,70 @@ def test_a_causal_lm_predicts_every_token_but_the_first(make_task):
     assert arrays["labels"].tolist() == [9, 8, 5, *[IGNORED_LABEL] * 3]
 
 
-def test_texts_that_are_too_short(make_task):
+def test_empty_texts_alone_are_refused(make_task):
     task = make_task("masked-lm")
-    rows = datasets.Dataset.from_dict({"text": ["dog", ""]})
-    with pytest.raises(DataError, match="training data must hold a text of 8 tokens or more"):
+    rows = datasets.Dataset.from_dict({"text": ["", " "]})
+    with pytest.raises(DataError, match="training data must hold a text that is not empty"):
         task.encode_dataset(rows, "train")
 
 
-def test_short_ends_are_reported(make_task, text):
+@pytest.mark.parametrize("name", ["masked-lm", "causal-lm"])
+def test_short_texts_are_examples(make_task, name):
+    """However short they are; an empty text is none."""
+    task = make_task(name)
+    rows = datasets.Dataset.from_dict({"text": ["dog", "", "the lazy dog", "t"]})
+    encoded = task.encode_dataset(rows, "train")
+    (empty,) = encoded.messages
+    assert "1 texts in column 'text' of the training data are empty" in empty
+    assert encoded.examples["input_ids"][0] == task.tokenizer("dog")["input_ids"]
+    assert len(encoded.examples) == 3
+    for example in encoded.examples:
+        arrays = task.collate(example, 32, np.random.default_rng(0))
+        assert (arrays["labels"] != IGNORED_LABEL).any()
+
+
+def test_short_texts_are_packed(make_task):
+    task = make_task("masked-lm", {"packing": True})
+    rows = datasets.Dataset.from_dict({"text": ["dog", "the fox", "a mill at noon"]})
+    examples = task.encode_dataset(rows, "train").examples
+    documents = [examples[index] for index in range(3)]
+    arrays = task.collate({"documents": documents}, 64, np.random.default_rng(0))
+    assert set(arrays["segment_ids"].tolist()) == {0, 1, 2, 3}
+    segments_of_targets = arrays["segment_ids"][arrays["positions"][arrays["labels"] >= 0]]
+    assert set(segments_of_targets.tolist()) == {1, 2, 3}
+
+
+def test_short_ends_of_long_documents_are_reported(make_task, text):
     task = make_task("masked-lm")
-    rows = datasets.Dataset.from_dict({"text": ["dog", text]})
+    characters = len(text)
+    while not 0 < (end := len(tokenize(task.tokenizer, [text[:characters]])[0]) % 62) < 8:
+        characters -= 1
+    rows = datasets.Dataset.from_dict({"text": ["dog", text[:characters]]})
     encoded = task.encode_dataset(rows, "validation")
     (message,) = encoded.messages
-    assert "tokens of the validation data are left out" in message
-    assert min(encoded.examples["length"]) >= 8 + 2
+    assert f"{end} tokens of the validation data are left out: ends shorter than 8" in message
+    assert min(encoded.examples["length"][1:]) >= 8 + 2
+
+
+@pytest.mark.parametrize(
+    "text", ["the Ж [MASK] old", "Ж [MASK] old", "the Ж[MASK] old", "the Ж  \n[MASK] old"]
+)
+def test_an_unknown_word_before_a_mask_stays(make_task, text):
+    task = make_task("masked-lm")
+    (window,) = task.encode({"text": text})
+    unknown, mask = task.tokenizer.unk_token_id, task.tokenizer.mask_token_id
+    position = window.input_ids.index(mask)
+    assert window.input_ids[position - 1] == unknown
+    assert window.info == [position]
+
+
+def test_the_space_before_a_mask_is_no_token(make_task):
+    """Even if the vocabulary lacks it, so that it would be an unknown token."""
+    task = make_task("masked-lm")
+    tokenizer = task.tokenizer
+    for text in ("the [MASK] [MASK] by", "the[MASK][MASK] by", "the   [MASK] [MASK] by"):
+        (window,) = task.encode({"text": text})
+        the = tokenizer("the", add_special_tokens=False)["input_ids"]
+        masks = [tokenizer.mask_token_id] * 2
+        start = [tokenizer.cls_token_id, *the, *masks]
+        assert window.input_ids[: len(start)] == start

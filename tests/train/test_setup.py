@@ -8,8 +8,11 @@ import pytest
 from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_labeled_texts
 
 import flax_bigbird
+from flax_bigbird.checkpoint import CheckpointWarning
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.train import train
+from flax_bigbird.train.model_setup import summarize_differences
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,11 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
     jax.tree.map(np.testing.assert_array_equal, before["encoder"], after.params["bert"]["encoder"])
     assert after.config.max_position_embeddings == 100
     assert any("tiled from 64 to 100" in text for text in recorded.messages)
+    (about_head,) = [text for text in recorded.messages if "head" in text]
+    assert about_head == (
+        "The head classifier is new and starts from random parameters; not used of the checkpoint: "
+        "cls."
+    )
     vocabulary = (tmp_path / "run" / "spiece.model").read_bytes()
     assert vocabulary == (pretrained / "spiece.model").read_bytes()
 
@@ -82,6 +90,67 @@ def test_random_attention_without_effect_on_the_initial_model(tmp_path, data, pr
     with pytest.raises(OptionError, match="got 'google' for 'original_full'"):
         train(options)
     assert not (tmp_path / "run").exists()
+
+
+def test_differences_are_summarized_by_module():
+    def warning(**paths):
+        return CheckpointWarning(
+            "long", **{name: [tuple(path.split("/")) for path in p] for name, p in paths.items()}
+        )
+
+    def summarize(*caught):
+        return summarize_differences(list(caught), "bert")
+
+    assert summarize() == []
+    assert summarize(CheckpointWarning("another task")) == ["another task"]
+    layer = [f"bert/encoder/layer/11/{name}" for name in ("output/kernel", "output/bias")]
+    assert summarize(
+        warning(new_parameters=[*layer, "bert/pooler/kernel"]), warning(unread_parameters=["a/b"])
+    ) == [
+        "Parts of the encoder start from random parameters: encoder/layer/11, pooler; not used of "
+        "the checkpoint: a."
+    ]
+    heads = ["qa_classifier/kernel", "classifier/kernel", "classifier/bias"]
+    assert summarize(warning(new_parameters=heads)) == [
+        "The heads classifier and qa_classifier are new and start from random parameters."
+    ]
+
+
+def test_a_larger_tokenizer_needs_resize_vocabulary(tmp_path, data, pretrained):
+    """The model grows to a multiple of 8 tokens, and the tokens of before keep their parameters."""
+    tokenizer = load_tokenizer(str(pretrained))
+    before = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(pretrained)
+    vocab_size = before.config.vocab_size
+    tokenizer.add_tokens([f"new{n}" for n in range(vocab_size + 1 - len(tokenizer))])
+    tokenizer.save_pretrained(tmp_path / "larger")
+    options = {
+        "train_files": [data],
+        "model": str(pretrained),
+        "tokenizer": str(tmp_path / "larger"),
+        "learning_rate": 0.0,
+        "max_steps": 1,
+        "eval_steps": 1,
+        "config_overrides": {},
+    }
+    with pytest.raises(OptionError, match=f"at most the {vocab_size} tokens .*resize_vocabulary"):
+        train(tiny_run_options(tmp_path / "refused", "masked-lm", **options))
+    recorded = RecordingCallback()
+    options["resize_vocabulary"] = True
+    train(tiny_run_options(tmp_path, "masked-lm", **options), [recorded])
+    assert any(f"from {vocab_size} to {vocab_size + 8} tokens" in m for m in recorded.messages)
+    after = flax_bigbird.FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "run")
+    assert after.config.vocab_size == vocab_size + 8
+    tables = [
+        model.params["bert"]["embeddings"]["word_embeddings"]["embedding"]
+        for model in (before, after)
+    ]
+    np.testing.assert_array_equal(tables[0], tables[1][:vocab_size])
+
+
+def test_resize_vocabulary_without_effect_on_a_new_model(tmp_path, data):
+    options = tiny_run_options(tmp_path, "masked-lm", train_files=[data], resize_vocabulary=True)
+    with pytest.raises(OptionError, match="resize_vocabulary changes a model that training starts"):
+        train(options)
 
 
 def test_vocab_size_without_effect_on_the_default_model(tmp_path, data):

@@ -75,6 +75,7 @@ def run_prediction(
     if any(name.endswith(".parquet") for name in (*files, output)):
         require("pyarrow", "train")
     enable_compilation_cache()
+    messages: list[str] = []
     columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
     with deferred_interrupt() as is_interrupted, Progress(*columns, console=Console()) as progress:
         bar = progress.add_task("", total=None)
@@ -88,6 +89,7 @@ def run_prediction(
                 overwrite=bool(overwrite),
                 on_start=lambda done, total: progress.update(bar, completed=done, total=total),
                 on_progress=lambda done: progress.update(bar, completed=done),
+                on_message=messages.append,
                 should_stop=is_interrupted,
             )
         except (OptionError, DataError) as error:
@@ -97,4 +99,6 @@ def run_prediction(
                 f"interrupted after {error.rows:,} rows, which are saved; the same command resumes "
                 "the prediction"
             ) from error
+    for message in messages:
+        progress.console.print(f"{message}.", highlight=False)
     progress.console.print(f"{rows:,} rows: {output}", highlight=False)

@@ -13,3 +13,7 @@ class DataError(ValueError):
 
     The message states the rule, the row or line that breaks it, and the remedy.
     """
+
+
+class UnknownTokensWarning(UserWarning):
+    """Warns that much of a text is unknown to the tokenizer."""

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_bigbird.data.types import Tokenizer
+from flax_bigbird.data.word_boundaries import starts_word
 from flax_bigbird.nn.losses import IGNORED_LABEL
 
-WORD_START = "▁"  # SentencePiece's mark of a space before a token
 MASK_PROBABILITY, RANDOM_PROBABILITY = 0.8, 0.1  # as in BERT; the other targets stay visible
 
 
@@ -43,7 +43,7 @@ class Masking:
       whole_word: Whether all tokens of a word are masked together.
       mask_id: The id of `[MASK]`.
       is_special: `[V]`, whether a token is special and never a target.
-      starts_word: `[V]`, whether a token starts a word.
+      starts_word: `[V]`, whether a token starts a word, see `flax_bigbird.data.word_boundaries`.
       ordinary_ids: The ids of the tokens that a random token is drawn from.
     """
 
@@ -65,16 +65,17 @@ class Masking:
           probability: The fraction of the tokens that are targets.
           whole_word: Whether all tokens of a word are masked together.
           vocab_size: V, the vocabulary size of the model, which may exceed that of the tokenizer.
+
+        Raises:
+          OptionError: if `whole_word` is set and the tokens do not show where words start.
         """
         mask_id: Any = tokenizer.mask_token_id
         count = min(len(tokenizer), vocab_size)
-        tokens = tokenizer.convert_ids_to_tokens(list(range(count)))
         is_special = np.zeros(vocab_size, bool)
         is_special[[id for id in tokenizer.all_special_ids if id < vocab_size]] = True
-        starts_word = np.zeros(vocab_size, bool)
-        starts_word[:count] = [token.startswith(WORD_START) for token in tokens]
+        starts = starts_word(tokenizer, vocab_size) if whole_word else np.ones(vocab_size, bool)
         ordinary_ids = np.flatnonzero((np.arange(vocab_size) < count) & ~is_special)
-        return cls(probability, whole_word, int(mask_id), is_special, starts_word, ordinary_ids)
+        return cls(probability, whole_word, int(mask_id), is_special, starts, ordinary_ids)
 
     def __call__(
         self, input_ids: np.ndarray, limit: int, generator: np.random.Generator

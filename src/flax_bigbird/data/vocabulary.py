@@ -2,10 +2,12 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from flax_bigbird._transformers import quiet
+from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.types import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 8000
@@ -30,7 +32,9 @@ def train_vocabulary(
     import sentencepiece
 
     model = io.BytesIO()
-    sentences = (part for text in texts for part in _SENTENCE_END.split(text) if part)
+    # The composed form, which `flax_bigbird.data.normalization` gives to all texts afterwards.
+    composed = (unicodedata.normalize("NFC", text) for text in texts)
+    sentences = (part for text in composed for part in _SENTENCE_END.split(text) if part)
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sentences,
@@ -72,5 +76,6 @@ def save_vocabulary(model: bytes, folder: Path, max_length: int) -> Tokenizer:
     with quiet():
         from transformers import AutoTokenizer, BigBirdTokenizer
     tokenizer = BigBirdTokenizer.from_pretrained(folder, model_max_length=max_length)
+    normalize_as_trained(tokenizer, folder / "spiece.model")
     tokenizer.save_pretrained(folder)
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -21,7 +21,10 @@ def split_windows(
       ids: The token ids of the text.
       tokenizer: The tokenizer.
       length: The maximum number of tokens of a window.
-      min_tokens: The minimum number of tokens of the text in a window. Shorter windows are empty.
+      min_tokens: The minimum number of tokens of the text in a window after the first. A shorter
+        end of a long text has an empty window, as it lacks the context that a model could learn
+        from. A short text is complete, so its window is empty only if the text is, unless
+        `min_tokens` is 0.
 
     Yields:
       The token ids of each window, and how many tokens of the text were dropped from it.
@@ -29,7 +32,7 @@ def split_windows(
     size = length - NUM_SPECIAL_TOKENS
     for start in range(0, max(1, len(ids)), size):
         part = ids[start : start + size]
-        if len(part) < min_tokens:
+        if len(part) < (min_tokens if start else min(1, min_tokens)):
             yield [], len(part)
         else:
             yield _with_special_tokens(part, tokenizer), 0

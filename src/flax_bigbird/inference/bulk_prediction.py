@@ -72,6 +72,7 @@ def predict_files(
     overwrite: bool = False,
     on_start: Callable[[int, int], None] = lambda rows_done, num_rows: None,
     on_progress: Callable[[int], None] = lambda rows_done: None,
+    on_message: Callable[[str], None] = lambda message: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Writes one answer per row of `files`, in their order, to a JSONL or Parquet file.
@@ -89,6 +90,7 @@ def predict_files(
       overwrite: Whether to replace an existing output and discard an unfinished one.
       on_start: Called once with the number of rows that are already done and of all rows.
       on_progress: Called after each chunk with the number of rows that are done.
+      on_message: Called at the end with a warning if too many tokens were unknown.
       should_stop: Called after each chunk; prediction stops if it returns True.
 
     Returns:
@@ -119,6 +121,7 @@ def predict_files(
         job = _job(predictor, paths, keep, is_standard_input=inputs is not files)
         rows_done, size = _start_or_resume(partial, job, overwrite)
         on_start(rows_done, num_rows)
+        counts_before = predictor.token_counts
         with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
             # A chunk that was interrupted while it was being written is written again.
             stream.truncate(size)
@@ -128,7 +131,9 @@ def predict_files(
             for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
                 for answer in answers:
                     line = _output_row(next(rows), keep, answer)
-                    stream.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+                    stream.write(
+                        (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+                    )
                 stream.flush()
                 os.fsync(stream.fileno())
                 rows_done += len(answers)
@@ -138,6 +143,9 @@ def predict_files(
                 if should_stop() and rows_done < num_rows:
                     raise PredictionInterrupted(rows_done)
         _publish(partial, target)
+    message = predictor.unknown_tokens_message(counts_before)
+    if message:
+        on_message(message)
     return rows_done
 
 

@@ -11,7 +11,11 @@ from flax_bigbird.data.loading import load_dataset_split, load_files
 from flax_bigbird.data.tokenization import column_array, load_tokenizer
 from flax_bigbird.inference.options import evaluate_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
-from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
+from flax_bigbird.tasks.evaluation import (
+    EVALUATION_SEED,
+    run_eval_step,
+    unknown_tokens_messages,
+)
 from flax_bigbird.tasks.loading import load_config, load_model
 
 
@@ -79,5 +83,5 @@ def evaluate(
         "rows": len(rows),
         "tokens": int(lengths.sum()),
         "padding": padding_fraction(lengths, buckets),
-        "messages": encoded.messages,
+        "messages": encoded.messages + unknown_tokens_messages(evaluated, encoded, "test"),
     }

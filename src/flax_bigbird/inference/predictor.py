@@ -1,15 +1,18 @@
 """The predictor: a model with its task, called with rows and returning one answer for each."""
 
 import functools
+import math
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.errors import DataError, OptionError, UnknownTokensWarning
+from flax_bigbird.data.tokenization import count_tokens, load_tokenizer, unknown_tokens_message
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
@@ -69,10 +72,13 @@ class Predictor:
       task: The task, which encodes rows and decodes answers.
       model: The model.
       name: The folder, shipped name or Hub id that the model was loaded from.
+      token_counts: How many tokens of the rows so far are unknown to the tokenizer, and how many
+        there are.
     """
 
     def __init__(self, task: Task, model: Any, name: str = ""):
         self.task, self.model, self.name = task, model, name
+        self.token_counts = (0, 0)
         step = functools.partial(task.predict_step, model)
         self._step = step if task.compiles_predict_step else jax.jit(step)
 
@@ -94,14 +100,30 @@ class Predictor:
             text stands for a row that has only the column `text_column`.
 
         Raises:
-          DataError: if a row lacks what the task needs.
+          DataError: if a row lacks what the task needs, or its scores are not finite.
+
+        Warns:
+          UnknownTokensWarning: if the tokenizer does not know much of the rows.
         """
         is_single = isinstance(rows, dict | str)
         several: Any = [rows] if is_single else rows
         column = getattr(self.options, "text_column", "text")
+        before = self.token_counts
         as_rows = ({column: row} if isinstance(row, str) else row for row in several)
         answers = [answer for chunk in self.iterate_answers(as_rows) for answer in chunk]
+        message = self.unknown_tokens_message(before)
+        if message:
+            warnings.warn(message, UnknownTokensWarning, stacklevel=2)
         return answers[0] if is_single else answers
+
+    def unknown_tokens_message(self, before: tuple[int, int] = (0, 0)) -> str | None:
+        """Returns a warning if too many tokens of the rows so far are unknown to the tokenizer.
+
+        Args:
+          before: The `token_counts` of rows that do not count, because they were read before.
+        """
+        num_unknown, num_tokens = self.token_counts
+        return unknown_tokens_message(num_unknown - before[0], num_tokens - before[1], "input")
 
     def iterate_answers(self, rows: Iterable[Row], first_row: int = 1) -> Iterator[list[Row]]:
         """Yields the answers in the order of the rows, one chunk of rows at a time.
@@ -122,6 +144,7 @@ class Predictor:
             except DataError as error:
                 origin = getattr(row, "origin", f"row {number}")  # rows of files know theirs
                 raise DataError(f"{origin}: {error}") from error
+            self._count_tokens(windows)
             chunk.append((row, windows))
             num_tokens += sum(len(window.input_ids) for window in windows)
             if len(chunk) >= MAX_ROWS_PER_CHUNK or num_tokens >= max_tokens:
@@ -130,12 +153,20 @@ class Predictor:
         if chunk:
             yield self._answer(chunk)
 
+    def _count_tokens(self, windows: list[Window]) -> None:
+        ids = np.array([id for window in windows for id in window.input_ids])
+        num_unknown, num_tokens = count_tokens(ids, self.tokenizer)
+        self.token_counts = (self.token_counts[0] + num_unknown, self.token_counts[1] + num_tokens)
+
     def _answer(self, chunk: list[tuple[Row, list[Window]]]) -> list[Row]:
         outputs = iter(self._run([window for _, windows in chunk for window in windows]))
-        return [
-            self.task.decode(row, windows, [next(outputs) for _ in windows])
-            for row, windows in chunk
-        ]
+        answers = []
+        for row, windows in chunk:
+            row_outputs = [next(outputs) for _ in windows]
+            answer = self.task.decode(row, windows, row_outputs)
+            _check_finite(answer, row_outputs, row)
+            answers.append(answer)
+        return answers
 
     def _run(self, windows: list[Window]) -> list[Arrays]:
         """Returns the outputs of every window; windows of one shape share batches."""
@@ -160,3 +191,31 @@ class Predictor:
                 for slot, (index, _) in enumerate(part):
                     outputs[index] = {name: value[slot] for name, value in batch_outputs.items()}
         return outputs
+
+
+def _check_finite(answer: Row, outputs: list[Arrays], row: Row) -> None:
+    """Checks that an answer and the outputs of the model behind it are numbers.
+
+    Raises:
+      DataError: if an output is NaN, or a number of the answer is NaN or infinite.
+    """
+    has_nan = any(
+        jnp.issubdtype(value.dtype, jnp.floating) and np.isnan(value).any()
+        for output in outputs
+        for value in map(np.asarray, output.values())
+    )
+    if has_nan or not _is_finite(answer):
+        raise DataError(
+            f"scores must be finite numbers; the model returned NaN or infinity for "
+            f"{str(row)[:60]}: look for such values in the model's parameters, or set "
+            "dtype=float32 if they are too large for another dtype"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    """Returns whether all floats in nested dictionaries and lists are finite."""
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -196,12 +197,14 @@ def _warn_about_differences(
     if missing:
         _warn(
             f"{len(matched.missing) + len(shapes)} parameters of {name} that {file} does not have "
-            f"{consequence}: " + "; ".join(missing)
+            f"{consequence}: " + "; ".join(missing),
+            new_parameters=[*matched.missing, *matched.mismatched],
         )
     if matched.unexpected:
         _warn(
             f"{len(matched.unexpected)} parameters of {file} that {name} does not have were not "
-            f"read: {checkpoint.format_paths(matched.unexpected)}"
+            f"read: {checkpoint.format_paths(matched.unexpected)}",
+            unread_parameters=matched.unexpected,
         )
 
 
@@ -216,11 +219,16 @@ def _warn_about_another_task(model: ParameterizedModel) -> None:
         )
 
 
-def _warn(message: str) -> None:
-    """Gives a warning that points to the caller of `from_pretrained`."""
+def _warn(message: str, **parameters: Iterable[tuple[str, ...]]) -> None:
+    """Gives a warning that points to the caller of `from_pretrained`.
+
+    Args:
+      message: The message.
+      **parameters: The attributes of the `CheckpointWarning`.
+    """
     # Runtime type checkers wrap functions, which adds frames in between.
     skipped = {"flax_bigbird", "jaxtyping", "beartype"}
     level, frame = 1, inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in skipped:
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, CheckpointWarning, stacklevel=level)
+    warnings.warn(CheckpointWarning(message, **parameters), stacklevel=level)

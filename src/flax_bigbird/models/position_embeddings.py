@@ -54,6 +54,11 @@ def _resize_model(model: Any, length: int, method: str) -> Any:
     params = _resize_params(model.params, length, method)
     config = copy.deepcopy(model.config)
     config.max_position_embeddings = length
+    return copy_with_config(model, config, params)
+
+
+def copy_with_config(model: Any, config: Any, params: dict[str, Any]) -> Any:
+    """Returns a model of the same class and settings with another configuration and parameters."""
     module = model.module
     fields = {"gradient_checkpointing": module.gradient_checkpointing}
     if "add_pooling_layer" in getattr(module, "__dataclass_fields__", {}):

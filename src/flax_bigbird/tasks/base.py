@@ -14,6 +14,7 @@ import numpy as np
 
 from flax_bigbird.data.columns import ColumnKind, find_surrogate
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.tokenization import check_vocabulary_fits
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks.options import TaskOptions
 
@@ -76,6 +77,7 @@ class Task(abc.ABC):
       is_pretraining: Whether training starts from a new model unless a model is given.
       compiles_predict_step: Whether `predict_step` compiles its own programs. Otherwise, the caller
         compiles it with `jax.jit`.
+      token_columns: The columns of the encoded examples that hold token ids.
       lower_is_better: The metrics of which a lower value is better.
     """
 
@@ -86,6 +88,7 @@ class Task(abc.ABC):
     options_class: ClassVar[type[TaskOptions]]
     is_pretraining: ClassVar[bool] = False
     compiles_predict_step: ClassVar[bool] = False
+    token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
@@ -96,7 +99,16 @@ class Task(abc.ABC):
             model's position embeddings is taken.
           tokenizer: The model's tokenizer.
           config: The model's `BigBirdConfig`.
+
+        Raises:
+          OptionError: if the tokenizer has tokens that the model lacks.
         """
+        check_vocabulary_fits(
+            tokenizer,
+            config.vocab_size,
+            "use the tokenizer that belongs to the model, or give the model more tokens with "
+            "flax_bigbird.resize_token_embeddings or bigbird train --resize-vocabulary",
+        )
         self.options = options.with_max_length(config.max_position_embeddings)
         self.tokenizer = tokenizer
         self.config = config

@@ -4,8 +4,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from flax_bigbird.data.loading import SPLIT_NAMES
+from flax_bigbird.data.tokenization import count_tokens_of_rows, unknown_tokens_message
 from flax_bigbird.data.types import Arrays
 from flax_bigbird.nn.losses import IGNORED_LABEL
+from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 
 EVALUATION_SEED = 20_07_14062
 """The seed of the masked tokens in evaluations, so that all of them mask the same tokens."""
@@ -37,6 +40,14 @@ def run_eval_step(
         indices.append(batch_indices)
     order = np.argsort(np.concatenate(indices))
     return {name: _concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def unknown_tokens_messages(task: Task, encoded: EncodedDataset, split: Split) -> list[str]:
+    """Returns a warning, or none, about the unknown tokens of a split."""
+    columns, tokenizer = task.token_columns, task.tokenizer
+    counts = count_tokens_of_rows(encoded.examples, columns, tokenizer)
+    message = unknown_tokens_message(*counts, SPLIT_NAMES[split])
+    return [message] if message else []
 
 
 def _concatenate(parts: list[np.ndarray]) -> np.ndarray:

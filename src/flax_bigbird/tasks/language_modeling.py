@@ -11,20 +11,20 @@ import numpy as np
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
-from flax_bigbird.data.masking import WORD_START
 from flax_bigbird.data.tokenization import (
     column_array,
     map_cached,
     tokenize,
     tokenizer_fingerprint,
 )
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import split_windows
+from flax_bigbird.data.word_boundaries import token_lengths
 from flax_bigbird.nn.losses import IGNORED_LABEL, negative_log_likelihood
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.tasks.metrics import language_model_metrics
 
-MIN_TOKENS = 8  # of a window that is worth an example
+MIN_TOKENS = 8  # of the end of a long document that is worth an example
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
 _TARGETS = ("labels", "positions")
@@ -32,6 +32,9 @@ _TARGETS = ("labels", "positions")
 
 class LanguageModeling(Task):
     """A task on documents that are split into windows of at most `max_length` tokens.
+
+    Short texts are examples too, which `packing` puts into common rows. Only the end of a document
+    longer than `max_length` is left out if it has fewer than `MIN_TOKENS` tokens.
 
     The metrics include bits per character, which compare models with different vocabularies, unlike
     bits per token.
@@ -91,19 +94,19 @@ class LanguageModeling(Task):
                     encoded["dropped"].append(dropped)
             return encoded
 
-        key = ("windows", column, length, tokenizer_fingerprint(tokenizer))
+        key = ("windows with short texts", column, length, tokenizer_fingerprint(tokenizer))
         windows = map_cached(rows, encode_batch, *key, features=features)
         lengths = column_array(windows, "length")
         if not lengths.any():
             raise DataError(
-                f"the {SPLIT_NAMES[split]} must hold a text of {MIN_TOKENS} tokens or more; all "
-                "are shorter: check text_column"
+                f"the {SPLIT_NAMES[split]} must hold a text that is not empty; all are empty: "
+                "check text_column"
             )
         dropped = int(column_array(windows, "dropped").sum())
         if dropped:
             messages.append(
-                f"{dropped:,} tokens of the {SPLIT_NAMES[split]} are left out: ends of documents "
-                f"shorter than {MIN_TOKENS} tokens"
+                f"{dropped:,} tokens of the {SPLIT_NAMES[split]} are left out: ends shorter than "
+                f"{MIN_TOKENS} tokens of documents longer than {length:,}"
             )
         examples = windows.remove_columns("dropped")
         if not lengths.all():
@@ -189,20 +192,3 @@ class LanguageModeling(Task):
 def model_inputs(batch: Arrays) -> Arrays:
     """Returns the arrays of a batch that the model reads."""
     return {name: batch[name] for name in _MODEL_INPUTS if name in batch}
-
-
-def token_lengths(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
-    """Returns the number of characters that each token stands for, `[V]`.
-
-    The space before a word counts, an unknown token counts as one character, and other special
-    tokens count as none.
-    """
-    lengths = np.zeros(vocab_size, np.int32)
-    special = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(min(len(tokenizer), vocab_size))))
-    for index, token in enumerate(tokens):
-        if index == tokenizer.unk_token_id:
-            lengths[index] = 1
-        elif index not in special:
-            lengths[index] = len(token.replace(WORD_START, " "))
-    return lengths

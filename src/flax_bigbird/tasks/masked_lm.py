@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.masking import WORD_START, Masking, max_targets
-from flax_bigbird.data.tokenization import tokenize
+from flax_bigbird.data.masking import Masking, max_targets
+from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.data.windows import split_windows
+from flax_bigbird.data.word_boundaries import WORD_START, token_text, word_marks
 from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Window, get_text
 from flax_bigbird.tasks.language_modeling import LanguageModeling, model_inputs
@@ -111,7 +112,7 @@ class MaskedLM(LanguageModeling):
     def encode(self, row: Row) -> list[Window]:
         """Encodes the start of a text. The info of the window is the positions of `[MASK]`."""
         text = get_text(row, self.options.text_column)
-        ids = self._remove_spaces(tokenize(self.tokenizer, [text])[0])
+        ids = self._tokenize_with_masks(text)
         length = self.options.length
         window, _ = next(split_windows(ids, self.tokenizer, length, min_tokens=0))
         positions = [i for i, id in enumerate(window) if id == self.tokenizer.mask_token_id]
@@ -140,19 +141,28 @@ class MaskedLM(LanguageModeling):
 
     def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
         (window,), (output,) = windows, outputs
-        masks = []
+        masks, marks = [], word_marks(self.tokenizer)
         for scores, ids in zip(output["scores"], output["ids"], strict=True):
             tokens = self.tokenizer.convert_ids_to_tokens(ids.tolist())
             pairs = zip(tokens, scores.tolist(), strict=True)
-            masks.append([{"token": t.replace(WORD_START, " "), "score": s} for t, s in pairs])
+            masks.append([{"token": token_text(t, marks), "score": s} for t, s in pairs])
         return {"masks": masks[: len(window.info)]}
 
-    def _remove_spaces(self, ids: list[int]) -> list[int]:
-        """Removes the tokens that are only the space before a `[MASK]`.
+    def _tokenize_with_masks(self, text: str) -> list[int]:
+        """Returns the token ids of a text without tokens that are only the space before `[MASK]`.
 
-        `transformers` 5 makes a token of that space, which `[MASK]` stands for too.
+        `transformers` 5 makes a token of that space, which `[MASK]` stands for too. The vocabulary
+        may lack it, so the characters of the token tell, not its id.
         """
-        space = self.tokenizer.convert_tokens_to_ids(WORD_START)
-        precedes_mask = [*(id == self.tokenizer.mask_token_id for id in ids[1:]), False]
-        pairs = zip(ids, precedes_mask, strict=True)
-        return [id for id, precedes in pairs if not (precedes and id == space)]
+        mask_id = self.tokenizer.mask_token_id
+        if not getattr(self.tokenizer, "is_fast", False):
+            (ids,) = tokenize(self.tokenizer, [text])
+            space = self.tokenizer.convert_tokens_to_ids(WORD_START)
+            is_space = [id == space and id != self.tokenizer.unk_token_id for id in ids]
+        else:
+            spaced = " ".join(text.split())
+            ids, offsets = tokenize_with_offsets(self.tokenizer, spaced)
+            is_space = [not spaced[start:end].strip() for start, end in offsets]
+        precedes_mask = [*(id == mask_id for id in ids[1:]), False]
+        triples = zip(ids, is_space, precedes_mask, strict=True)
+        return [id for id, space, precedes in triples if not (space and precedes)]

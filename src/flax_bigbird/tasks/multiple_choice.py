@@ -47,6 +47,7 @@ class MultipleChoice(Task):
     pipeline_tag = "multiple-choice"
     model_class = "FlaxBigBirdForMultipleChoice"
     options_class = MultipleChoiceOptions
+    token_columns = ("choices",)
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:

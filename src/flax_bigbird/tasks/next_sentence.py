@@ -41,6 +41,7 @@ class NextSentence(MaskedLM):
     title = "Masked language model with next-sentence prediction"
     model_class = "FlaxBigBirdForPreTraining"
     options_class = NextSentenceOptions
+    token_columns = ("first", "second")
     lower_is_better: ClassVar[frozenset[str]] = MaskedLM.lower_is_better | {
         "masked_lm_loss",
         "next_sentence_loss",

@@ -91,6 +91,12 @@ class TrainingArguments(TaskOptions):
         ge=20,
         le=2**31 - 1,
     )
+    resize_vocabulary: bool = option(
+        False,
+        help="Give the model that training starts from more tokens if the tokenizer has more; the "
+        "new ones start from the mean of the old.",
+        panel=MODEL,
+    )
     random_attention: str = option(
         "fixed",
         help="The rule that chooses random blocks; it is saved in the model's configuration.",
@@ -273,6 +279,18 @@ class TrainingArguments(TaskOptions):
             raise OptionError(
                 f"vocab_size is the size of a new tokenizer; got {self.vocab_size}, and the "
                 f"tokenizer of {owner} is used: leave it out"
+            )
+
+    def check_resize_vocabulary(self, initial_model: str | None) -> None:
+        """Raises `OptionError` if `resize_vocabulary` would have no effect.
+
+        Args:
+          initial_model: The model that the run starts from.
+        """
+        if self.resize_vocabulary and initial_model is None:
+            raise OptionError(
+                "resize_vocabulary changes a model that training starts from; got none, and a new "
+                "model has the tokens of its tokenizer: name a model, or leave it out"
             )
 
     def check_random_attention(self, attention_type: str | None) -> None:

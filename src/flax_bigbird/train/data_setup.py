@@ -12,6 +12,7 @@ from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.tokenization import column_array
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
+from flax_bigbird.tasks.evaluation import unknown_tokens_messages
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
 
@@ -93,7 +94,7 @@ def setup_split(
       callback: The callback that receives the messages.
     """
     encoded = task.encode_dataset(rows, split)
-    for message in encoded.messages:
+    for message in [*encoded.messages, *unknown_tokens_messages(task, encoded, split)]:
         callback.on_message(f"{message}.")
     lengths = column_array(encoded.examples, "length")
     tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example

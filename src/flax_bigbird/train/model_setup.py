@@ -13,7 +13,7 @@ from flax_bigbird._transformers import bigbird_config_class
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_directory
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.tokenization import check_vocabulary_fits, load_tokenizer, num_token_ids
 from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
@@ -30,13 +30,14 @@ def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) ->
     """Returns the name of the model to start from; None for a new model.
 
     Raises:
-      OptionError: if `vocab_size` or `random_attention` would have no effect on that model, or its
-        configuration cannot be loaded.
+      OptionError: if `vocab_size`, `resize_vocabulary` or `random_attention` would have no effect
+        on that model, or its configuration cannot be loaded.
     """
     overrides = options.config_overrides
     wants_new = task_class.is_pretraining or options.tokenizer or overrides
     model = options.model or (None if wants_new else DEFAULT_MODEL)
     options.check_vocab_size(model)
+    options.check_resize_vocabulary(model)
     if model is not None:
         default = load_config(model).attention_type
         options.check_random_attention(overrides.get("attention_type", default))
@@ -102,7 +103,12 @@ def setup_model(
 ) -> tuple[Any, list[str]]:
     """Returns the model to train.
 
+<<<<<<< HEAD
     Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`.
+=======
+    Position embeddings are tiled up to the `max_position_embeddings` of `config_overrides`, and
+    token embeddings are added for a larger tokenizer if `resize_vocabulary` is set.
+>>>>>>> 34d1692 (A tokenizer fits its model, knows its texts, and normalizes them as its vocabulary was trained; resize_token_embeddings)
 
     Args:
       options: The options of the run, with a `max_length`.
@@ -139,6 +145,9 @@ def setup_model(
         messages = [f"A new model with {count_parameters(model):,} parameters."]
     else:
         model, messages = _load_model(options, initial_model, create, config_keys, module_fields)
+        if options.resize_vocabulary:
+            model, message = _resize_vocabulary(model, tokenizer)
+            messages.append(message)
     _check_model(options, model, tokenizer)
     return model, messages
 
@@ -176,8 +185,7 @@ def _new_config(
         if getattr(tokenizer, f"{kind}_token_id") is not None
     }
     defaults = {
-        # A multiple of 8: matmuls with a vocabulary of odd size are slower on accelerators.
-        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "vocab_size": _round_up_vocab_size(num_token_ids(tokenizer)),
         "max_position_embeddings": options.length,
     }
     return bigbird_config_class()(**{**defaults, **token_ids, **config_keys})
@@ -215,13 +223,74 @@ def _load_model(
         ) from error
     model.params = model.to_fp32(model.params)  # small updates would be lost in a shorter dtype
     messages = [f"A model with {count_parameters(model):,} parameters from {initial_model}."]
-    messages += [str(w.message) for w in caught if w.category is CheckpointWarning]
+    prefix = model_class.base_model_prefix
+    messages += summarize_differences(
+        [w.message for w in caught if isinstance(w.message, CheckpointWarning)], prefix
+    )
     before = model.config.max_position_embeddings
     if max_positions and max_positions != before:
         model = flax_bigbird.resize_position_embeddings(model, max_positions)
         done = "tiled" if max_positions > before else "truncated"
         messages.append(f"Its position embeddings are {done} from {before:,} to {max_positions:,}.")
     return model, messages
+
+
+def summarize_differences(caught: list[CheckpointWarning], base_model_prefix: str) -> list[str]:
+    """Returns what a user must know of the warnings about a checkpoint, in a sentence or two.
+
+    A new head is what fine-tuning is for, so it is named in one line; the names of all parameters
+    are left to `from_pretrained`.
+
+    Args:
+      caught: The warnings.
+      base_model_prefix: The name of the encoder, below which there is no head.
+    """
+    new = [path for warning in caught for path in warning.new_parameters]
+    unread = [path for warning in caught for path in warning.unread_parameters]
+    others = [str(w) for w in caught if not (w.new_parameters or w.unread_parameters)]
+    if not new and not unread:
+        return others
+    heads, parts = _module_names(new, base_model_prefix)
+    if heads:  # the pooler, which belongs to the heads of pretraining, is no news then
+        parts = [part for part in parts if part != "pooler"]
+    unread_heads, unread_parts = _module_names(unread, base_model_prefix)
+    clauses = []
+    if heads:
+        verbs = "heads {} are new and start" if len(heads) > 1 else "head {} is new and starts"
+        clauses.append(f"the {verbs.format(' and '.join(heads))} from random parameters")
+    if parts:
+        clauses.append(f"parts of the encoder start from random parameters: {', '.join(parts)}")
+    if unread_heads or unread_parts:
+        names = ", ".join([*unread_heads, *unread_parts])
+        clauses.append(f"not used of the checkpoint: {names}")
+    sentence = "; ".join(clauses)
+    return [f"{sentence[0].upper()}{sentence[1:]}.", *others]
+
+
+def _module_names(
+    paths: list[tuple[str, ...]], base_model_prefix: str
+) -> tuple[list[str], list[str]]:
+    """Returns the names of heads, and those of the parts of the encoder, that hold parameters."""
+    heads = {path[0] for path in paths if path[0] != base_model_prefix}
+    parts = {"/".join(path[1:-1][:3]) for path in paths if path[0] == base_model_prefix}
+    return sorted(heads), sorted(parts)
+
+
+def _resize_vocabulary(model: Any, tokenizer: Tokenizer) -> tuple[Any, str]:
+    """Returns the model with a row for every token of the tokenizer, and a message about it."""
+    before, wanted = model.config.vocab_size, num_token_ids(tokenizer)
+    if wanted <= before:
+        return model, f"The model's {before:,} tokens hold the tokenizer's {wanted:,}: none is new."
+    model = flax_bigbird.resize_token_embeddings(model, _round_up_vocab_size(wanted))
+    return model, (
+        f"The model's vocabulary grows from {before:,} to {model.config.vocab_size:,} tokens; the "
+        "new ones start from the mean of the old."
+    )
+
+
+def _round_up_vocab_size(count: int) -> int:
+    """Returns a multiple of 8: matmuls with an odd vocabulary are slower on accelerators."""
+    return -(-count // 8) * 8
 
 
 def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -> None:
@@ -233,8 +302,9 @@ def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -
             f"{positions}; got {options.length}: lower it, or lengthen them with config_overrides "
             f"max_position_embeddings={options.length}"
         )
-    if len(tokenizer) > model.config.vocab_size:
-        raise OptionError(
-            f"the tokenizer must have at most the {model.config.vocab_size} tokens of the model; "
-            f"it has {len(tokenizer)}: use the tokenizer that belongs to the model"
-        )
+    check_vocabulary_fits(
+        tokenizer,
+        model.config.vocab_size,
+        "use the tokenizer that belongs to the model, or set resize_vocabulary to give the model "
+        "more tokens",
+    )
