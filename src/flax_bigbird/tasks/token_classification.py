@@ -21,7 +21,7 @@ from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
-from flax_bigbird.tasks.labels import label_config, label_indices, label_names
+from flax_bigbird.tasks.labels import class_names, label_config, label_indices, label_names
 from flax_bigbird.tasks.task_options import TokenClassificationOptions
 
 OUTSIDE = "O"  # the tag of words without tokens, if the model knows it
@@ -75,7 +75,7 @@ class TokenClassification(Task):
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         cls.check_rows(options, rows, "train")
-        names = _class_names(rows, options.tags_column)
+        names = class_names(rows, options.tags_column)
         names = names or sorted({tag for tags in rows[options.tags_column] for tag in tags})
         if not names:
             raise DataError(
@@ -210,7 +210,7 @@ class TokenClassification(Task):
 
     def _tag_indices(self, rows: Dataset) -> dict[Any, int]:
         """Returns the index of each tag as the rows give it: by name, by integer, or by code."""
-        names, indices = _class_names(rows, self.options.tags_column), self.label_indices
+        names, indices = class_names(rows, self.options.tags_column), self.label_indices
         if names and all(name in indices for name in names):
             return {code: indices[name] for code, name in enumerate(names)}
         return indices
@@ -224,8 +224,3 @@ class TokenClassification(Task):
                         f"({', '.join(self.label_names)}); {row_location(rows, index, split)} "
                         f"has {tag!r}: add examples of it, or remove the row"
                     )
-
-
-def _class_names(rows: Dataset, column: str) -> list[str] | None:
-    """Returns the names of the tags if the column holds codes of a `datasets.ClassLabel`."""
-    return getattr(getattr(rows.features[column], "feature", None), "names", None)
