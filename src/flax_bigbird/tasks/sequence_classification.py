@@ -281,7 +281,7 @@ class SequenceClassification(Task):
         """
         column = self.options.label_column
         names = class_names(rows, column)
-        if not names or names == self.label_names and not any(map(is_integer, names)):
+        if not names or (names == self.label_names and not any(map(is_integer, names))):
             return rows
         if not all(name in self.label_indices for name in names):
             return rows

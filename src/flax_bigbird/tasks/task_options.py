@@ -14,6 +14,8 @@ from flax_bigbird.tasks.options import DATA, TASK, TaskOptions, option
 MAX_SEED = 2**31 - 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
+TAG_SCHEMES = ("IOB1", "IOB2", "IOBES", "BILOU", "none")
+
 _LABELED = ("train", "evaluate")
 
 
@@ -151,6 +153,14 @@ class TokenClassificationOptions(TaskOptions):
     words_column: str = option("tokens", help="The column of the lists of words.", panel=DATA)
     tags_column: str = option(
         "tags", help="The column of the lists of tags.", panel=DATA, commands=_LABELED
+    )
+    tag_scheme: str | None = option(
+        None,
+        help="The scheme in which tags mark entities. By default, it follows from the tags of the "
+        "training data. With a scheme, entities are scored; with none, tags.",
+        panel=TASK,
+        choices=TAG_SCHEMES,
+        commands=_LABELED,
     )
     text_column: str = option(
         "text",

@@ -22,17 +22,25 @@ from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.labels import class_names, label_config, label_indices, label_names
+from flax_bigbird.tasks.tag_schemes import (
+    NO_SCHEME,
+    OUTSIDE,
+    check_tag_scheme,
+    detect_tag_scheme,
+    tag_scheme_of_names,
+)
 from flax_bigbird.tasks.task_options import TokenClassificationOptions
 
-OUTSIDE = "O"  # the tag of words without tokens, if the model knows it
+TAG_SCHEME_KEY = "tag_scheme"
+"""The key of a model's configuration that holds the scheme of its tags."""
 
 
 class TokenClassification(Task):
     """Predicts a tag for each word, at the first token of the word.
 
     A row has a list of words and a list of tags. Documents longer than `max_length` are split
-    between words into windows, so each word is in one of them. Entities are evaluated per window,
-    in the BIO scheme.
+    between words into windows, so each word is in one of them. If the tags mark entities in a
+    scheme such as IOB2, entities are evaluated, per window; otherwise tags are.
 
     A prediction is `{"tags", "scores"}` with one of each per word. If a row has no `words_column`,
     its text is split at white space, and the prediction has the `words` too.
@@ -48,6 +56,10 @@ class TokenClassification(Task):
         super().__init__(options, tokenizer, config)
         self.label_names = label_names(config)
         self.label_indices = label_indices(config)
+        saved = getattr(config, TAG_SCHEME_KEY, None)
+        scheme = options.tag_scheme or saved or tag_scheme_of_names(self.label_names)
+        check_tag_scheme(scheme, self.label_names)
+        self.tag_scheme: str = scheme
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
@@ -75,14 +87,21 @@ class TokenClassification(Task):
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         cls.check_rows(options, rows, "train")
-        names = class_names(rows, options.tags_column)
-        names = names or sorted({tag for tags in rows[options.tags_column] for tag in tags})
+        codes = class_names(rows, options.tags_column)
+        names = codes or sorted({tag for tags in rows[options.tags_column] for tag in tags})
         if not names:
             raise DataError(
                 "the training data must hold tagged words; it holds none: check words_column and "
                 "tags_column"
             )
-        return label_config([str(name) for name in names])
+        names = [str(name) for name in names]
+        sequences = (
+            [str(codes[tag] if codes else tag) for tag in tags]
+            for tags in rows[options.tags_column]
+        )
+        scheme = options.tag_scheme or detect_tag_scheme(sequences)
+        check_tag_scheme(scheme, names)
+        return label_config(names) | {TAG_SCHEME_KEY: scheme}
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
@@ -90,11 +109,13 @@ class TokenClassification(Task):
 
     @property
     def metric_for_best_model(self) -> str:
-        return "f1"
+        return "accuracy" if self.tag_scheme == NO_SCHEME else "f1"
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, tokenizer = self.options, self.tokenizer
         messages = self.check_rows(options, rows, split)
+        if split == "train":
+            messages.append(self._scheme_message())
         words_column, tags_column = options.words_column, options.tags_column
         indices = self._tag_indices(rows)
         self._check_known_tags(rows, indices, split)
@@ -143,14 +164,17 @@ class TokenClassification(Task):
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         used = outputs["labels"] != IGNORED_LABEL
+        loss = {"loss": float(outputs["losses"].sum() / max(1, used.sum()))}
+        if self.tag_scheme == NO_SCHEME:
+            predicted, labels = outputs["predicted"][used], outputs["labels"][used]
+            return loss | metrics.tag_metrics(predicted, labels)
 
         def tags(indices: np.ndarray) -> list[list[str]]:
             rows = zip(indices, used, strict=True)
             return [[self.label_names[index] for index in row[mask]] for row, mask in rows]
 
-        loss = float(outputs["losses"].sum() / max(1, used.sum()))
-        entities = metrics.entity_metrics(tags(outputs["predicted"]), tags(outputs["labels"]))
-        return {"loss": loss} | entities
+        predicted, labels = tags(outputs["predicted"]), tags(outputs["labels"])
+        return loss | metrics.entity_metrics(predicted, labels, self.tag_scheme)
 
     def encode(self, row: Row) -> list[Window]:
         return self._encode_words(self._get_words(row))
@@ -169,6 +193,11 @@ class TokenClassification(Task):
                 scores[word] = float(output["score"][position])
         prediction: Row = {"tags": tags, "scores": scores}
         return prediction if self.options.words_column in row else {"words": words} | prediction
+
+    def _scheme_message(self) -> str:
+        if self.tag_scheme == NO_SCHEME:
+            return "The tags mark no entities in a known scheme, so tags are scored"
+        return f"The tags mark entities in the scheme {self.tag_scheme}, so entities are scored"
 
     def _encode_words(self, words: list[str]) -> list[Window]:
         """Encodes a document. The info of a window is pairs of a word and its first position."""

@@ -126,6 +126,7 @@ def setup_model(
     task_config, new_labels, label_messages = _match_checkpoint_labels(
         initial_model, model_class, task_config
     )
+    extra_keys = {key: task_config[key] for key in task_config.keys() - _known_config_keys()}
     config_keys = {
         "random_attention": options.random_attention,
         "padding_invariant": True,
@@ -133,6 +134,8 @@ def setup_model(
         **_checked_overrides(options, task_config),
         **task_config,
     }
+    for key in extra_keys:
+        del config_keys[key]
     module_fields = {
         "dtype": options.dtype,
         "gradient_checkpointing": _GRADIENT_CHECKPOINTING[options.gradient_checkpointing],
@@ -150,6 +153,7 @@ def setup_model(
         messages += label_messages
         if new_labels:
             _renew_output_layer(model)
+    model.config.update(extra_keys)
     _check_model(options, model, tokenizer)
     return model, messages
 
@@ -227,7 +231,7 @@ def _new_config(
     options: TrainingArguments, config_keys: dict[str, Any], tokenizer: Tokenizer
 ) -> Any:
     """Returns the configuration of a new model for a tokenizer."""
-    known = bigbird_config_class()().to_dict().keys() | set(SparsityConfig.KEYS)
+    known = _known_config_keys()
     for key in options.config_overrides:
         if key not in known:
             raise OptionError(
@@ -245,6 +249,11 @@ def _new_config(
         "max_position_embeddings": options.length,
     }
     return bigbird_config_class()(**{**defaults, **token_ids, **config_keys})
+
+
+def _known_config_keys() -> set[str]:
+    """Returns the keys that the configuration of a BigBird may have."""
+    return set(bigbird_config_class()().to_dict()) | set(SparsityConfig.KEYS)
 
 
 def _keys_of_every_config() -> set[str]:
