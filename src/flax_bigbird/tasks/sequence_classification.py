@@ -16,6 +16,7 @@ from flax_bigbird.data.loading import (
     require_texts,
     row_location,
 )
+from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
     column_array,
@@ -108,6 +109,14 @@ class SequenceClassification(Task):
             )
         names = class_names(rows, column) or distinct
         return label_config(names) | {"problem_type": kind}
+
+    @classmethod
+    def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels | None:
+        labels = _get_labels(options, rows, "train")
+        kind = options.problem_type or _infer_problem_type(labels[0])
+        if kind == REGRESSION:
+            return None
+        return labels if kind == MULTI_LABEL else [[label] for label in labels]
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, row_location
+from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.tokenization import (
     column_array,
     map_cached,
@@ -102,6 +103,10 @@ class TokenClassification(Task):
         scheme = options.tag_scheme or detect_tag_scheme(sequences)
         check_tag_scheme(scheme, names)
         return label_config(names) | {TAG_SCHEME_KEY: scheme}
+
+    @classmethod
+    def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels:
+        return [set(tags) for tags in rows[options.tags_column]]
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
