@@ -185,6 +185,13 @@ class QuestionAnsweringOptions(TaskOptions):
     max_answer_length: int = option(
         30, help="The maximum number of tokens of an answer.", panel=TASK, ge=1
     )
+    skip_bad_rows: bool = option(
+        False,
+        help="Drop the rows whose answer is not in the context where answer_start says. Otherwise, "
+        "they are an error.",
+        panel=DATA,
+        commands=("train",),
+    )
 
     @pydantic.model_validator(mode="after")
     def _check_stride(self) -> "QuestionAnsweringOptions":
