@@ -121,3 +121,22 @@ def test_a_given_scheme_must_fit_the_tags(make_task):
         make_task("token-classification", {"tag_scheme": "IOB2"}, **infer(rows)[0])
     task = make_task("token-classification", {"tag_scheme": "none"}, **infer(rows)[0])
     assert task.metric_for_best_model == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "entities"),
+    [
+        (["B-PER", "I-PER", "O", "B-LOC"], "IOB2", [("PER", 0, 2), ("LOC", 3, 4)]),
+        (["B-PER", "B-PER", "I-LOC"], "IOB2", [("PER", 0, 1), ("PER", 1, 2), ("LOC", 2, 3)]),
+        (["I-PER", "I-PER", "B-PER"], "IOB1", [("PER", 0, 2), ("PER", 2, 3)]),
+        (
+            ["B-PER", "E-PER", "S-PER", "I-PER"],
+            "IOBES",
+            [("PER", 0, 2), ("PER", 2, 3), ("PER", 3, 4)],
+        ),
+        (["NN", "NN", "O", "IN"], "none", [("NN", 0, 2), ("IN", 3, 4)]),
+        ([], "IOB2", []),
+    ],
+)
+def test_words_are_grouped_into_entities(tags, scheme, entities):
+    assert tag_schemes.group_words(tags, scheme) == entities

@@ -112,10 +112,11 @@ def entity_metrics(
     import seqeval.metrics.v1  # its strict mode
     import seqeval.scheme
 
+    strict_scores: Any = seqeval.metrics.v1.precision_recall_fscore_support
     arguments: Any = {"average": "micro", "zero_division": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the lack of entities
-        precision, recall, f1, _ = seqeval.metrics.v1.precision_recall_fscore_support(
+        precision, recall, f1, _ = strict_scores(
             targets, predicted, scheme=getattr(seqeval.scheme, scheme), **arguments
         )
     accuracy = float(seqeval.metrics.accuracy_score(targets, predicted))

@@ -79,6 +79,37 @@ def check_tag_scheme(scheme: str, names: Iterable[str]) -> None:
             )
 
 
+def group_words(tags: Sequence[str], scheme: str) -> list[tuple[str, int, int]]:
+    """Returns the entities that tags mark, as the pipeline of `transformers` groups them.
+
+    An entity is a run of words of one type. A word that begins an entity, or follows one that ends
+    an entity, starts another one. Tags without a scheme are types.
+
+    Args:
+      tags: The tags of the words.
+      scheme: The scheme of the tags.
+
+    Returns:
+      The type, the first word, and one past the last word of each entity.
+    """
+    entities: list[tuple[str, int, int]] = []
+    previous = None
+    for word, tag in enumerate(tags):
+        current = None
+        if tag != OUTSIDE:
+            current = (_parse(tag) if scheme != NO_SCHEME else None) or ("I", tag)
+            continues = (
+                previous is not None
+                and previous[1] == current[1]
+                and current[0] not in "BSU"
+                and previous[0] not in "ELSU"
+            )
+            first = entities.pop()[1] if continues else word
+            entities.append((current[1], first, word + 1))
+        previous = current
+    return entities
+
+
 def _parse(tag: str) -> tuple[str, str] | None:
     """Returns the prefix of a tag and the type of the entity; None if the tag has no prefix."""
     match = _TAG.fullmatch(tag)

@@ -164,9 +164,17 @@ class TokenClassificationOptions(TaskOptions):
     )
     text_column: str = option(
         "text",
-        help="The column of the text, which is split at white space if there is no column of "
-        "words.",
+        help="The column of the text, which is split into words and punctuation marks if there is "
+        "no column of words.",
         panel=DATA,
+        commands=("predict",),
+    )
+    aggregation: str = option(
+        "none",
+        help="What is predicted: a tag per word (none), or the entities that the tags mark "
+        "(simple), as in the pipeline of `transformers`.",
+        panel=TASK,
+        choices=("none", "simple"),
         commands=("predict",),
     )
 

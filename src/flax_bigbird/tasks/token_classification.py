@@ -19,6 +19,7 @@ from flax_bigbird.data.tokenization import (
 )
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
+from flax_bigbird.data.words import split_words
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
@@ -28,6 +29,7 @@ from flax_bigbird.tasks.tag_schemes import (
     OUTSIDE,
     check_tag_scheme,
     detect_tag_scheme,
+    group_words,
     tag_scheme_of_names,
 )
 from flax_bigbird.tasks.task_options import TokenClassificationOptions
@@ -44,7 +46,10 @@ class TokenClassification(Task):
     scheme such as IOB2, entities are evaluated, per window; otherwise tags are.
 
     A prediction is `{"tags", "scores"}` with one of each per word. If a row has no `words_column`,
-    its text is split at white space, and the prediction has the `words` too.
+    its text is split into words and punctuation marks, and the prediction has the `words` and their
+    `offsets` too, the characters `[start, end)` of each. With `aggregation="simple"`, it is
+    `{"entities"}` instead, as in the pipeline of `transformers`: a list of dictionaries with the
+    keys `entity_group`, `score`, `word`, `start` and `end`.
     """
 
     name = "token-classification"
@@ -196,8 +201,37 @@ class TokenClassification(Task):
             for word, position in window.info:
                 tags[word] = names[int(output["tag"][position])]
                 scores[word] = float(output["score"][position])
+        if self.options.aggregation == "simple":
+            return {"entities": self._group_entities(row, tags, scores)}
         prediction: Row = {"tags": tags, "scores": scores}
-        return prediction if self.options.words_column in row else {"words": words} | prediction
+        if self.options.words_column in row:
+            return prediction
+        offsets = [list(span) for span in split_words(row[self.options.text_column])]
+        return {"words": words, "offsets": offsets} | prediction
+
+    def _group_entities(
+        self, row: Row, tags: Sequence[str], scores: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        """Returns the entities that tags mark, with their characters in the text.
+
+        The text of a row of words is the words with single spaces between them.
+        """
+        if self.options.words_column in row:
+            words = row[self.options.words_column]
+            text = " ".join(words)
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            spans = [
+                (int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)
+            ]
+        else:
+            text = row[self.options.text_column]
+            spans = split_words(text)
+        entities = []
+        for entity_type, first, last in group_words(tags, self.tag_scheme):
+            start, end = spans[first][0], spans[last - 1][1]
+            entity = {"entity_group": entity_type, "score": float(np.mean(scores[first:last]))}
+            entities.append(entity | {"word": text[start:end], "start": start, "end": end})
+        return entities
 
     def _scheme_message(self) -> str:
         if self.tag_scheme == NO_SCHEME:
@@ -222,7 +256,8 @@ class TokenClassification(Task):
     def _get_words(self, row: Row) -> list[str]:
         column = self.options.words_column
         if column not in row:
-            return get_text(row, self.options.text_column).split()
+            text = get_text(row, self.options.text_column)
+            return [text[start:end] for start, end in split_words(text)]
         words = row[column]
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise DataError(

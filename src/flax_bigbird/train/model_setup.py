@@ -205,12 +205,9 @@ def _renew_output_layer(model: Any) -> None:
     """Initializes the parameters whose shapes depend on the number of labels."""
     config = copy.deepcopy(model.config)
     config.num_labels += 1
-    other = flatten_dict(type(model)(config, _do_init=False).params_shape_tree)
-    kept = {
-        path: leaf
-        for path, leaf in flatten_dict(model.params).items()
-        if other[path].shape == leaf.shape
-    }
+    other: dict[Any, Any] = flatten_dict(type(model)(config, _do_init=False).params_shape_tree)
+    params: dict[Any, Any] = flatten_dict(model.params)
+    kept = {path: leaf for path, leaf in params.items() if other[path].shape == leaf.shape}
     model.params = model.to_fp32(
         model.init_weights(model.key, model.input_shape, unflatten_dict(kept))
     )
