@@ -60,7 +60,8 @@ def evaluate(
         **resolve_options(task_class.name, "evaluate", name, options),
     ).with_max_length(config.max_position_embeddings)
     if rows_are_given:
-        rows = rows_as_dataset(items, getattr(resolved, "text_column", "text"))
+        text_column = getattr(resolved, "text_column", "text")
+        rows = rows_as_dataset(items, text_column, task_class.columns(resolved))
     elif resolved.dataset:
         rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
     else:

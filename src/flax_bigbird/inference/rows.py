@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from flax_bigbird.data.columns import ColumnBuilder, ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Dataset, Row
 
@@ -77,28 +78,33 @@ def as_row(item: Any, text_column: str, name: str) -> Row:
     return {str(key): _plain(value) for key, value in mapping.items()}
 
 
-def rows_as_dataset(value: Any, text_column: str) -> Dataset:
-    """Returns rows as a `datasets.Dataset`, with all columns that a row has.
+def rows_as_dataset(
+    value: Any, text_column: str, columns: Mapping[str, ColumnKind] | None = None
+) -> Dataset:
+    """Returns rows as a `datasets.Dataset`, with the checks that rows of files undergo.
+
+    Args:
+      value: The rows, see `iterate_rows`.
+      text_column: The column that a row which is only a text has.
+      columns: The columns that are needed and what they hold; None takes all columns.
 
     Raises:
-      DataError: if a row is none, there are no rows, or a column holds values of several types.
+      DataError: if a row is none, there are no rows, or a value cannot be used.
     """
     import datasets
+    import pyarrow
 
     rows = list(iterate_rows(value, text_column))
     if not rows:
         raise DataError("there must be rows; got none: give one or more")
-    columns = {name: None for row in rows for name in row}
-    table = {name: [row.get(name) for row in rows] for name in columns}
-    for name, values in table.items():
-        try:
-            datasets.Dataset.from_dict({name: values})
-        except Exception as error:  # of Arrow, which has several kinds
-            raise DataError(
-                f"column {name!r} must hold values of one type; it does not: "
-                f"{' '.join(str(error).split())[:200]}: correct it"
-            ) from error
-    return datasets.Dataset.from_dict(table)
+    names = {name: None for row in rows for name in row if columns is None or name in columns}
+    arrays = {}
+    for name in names:
+        builder = ColumnBuilder(name, (columns or {}).get(name, "any"), is_csv=False)
+        for number, row in enumerate(rows, 1):
+            builder.append(row.get(name), f"row {number}")
+        arrays[name] = builder.flush()
+    return datasets.Dataset(pyarrow.table(arrays))
 
 
 def is_path(value: Any) -> bool:
