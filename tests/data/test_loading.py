@@ -12,7 +12,6 @@ from flax_bigbird.data.loading import (
     load_files,
     require_columns,
     require_texts,
-    train_validation_split,
 )
 
 
@@ -112,23 +111,3 @@ def test_missing_and_empty_texts(tmp_path):
     rows = load_files([write_jsonl(tmp_path / "c.jsonl", [{"a": 1}])])
     with pytest.raises(DataError, match="column 'a' of the data must hold texts; it holds int64"):
         require_texts(rows, ["a"], "test")
-
-
-def test_validation_rows_follow_from_the_seed(tmp_path):
-    rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"text": str(n)} for n in range(20)])])
-    splits = [train_validation_split(rows, 0.2, seed) for seed in (0, 0, 1)]
-    train, validation = splits[0]
-    assert validation is not None
-    assert len(validation) == 4
-    assert set(train["text"]) | set(validation["text"]) == {str(n) for n in range(20)}
-    held_out = [list(split[1]["text"]) for split in splits if split[1] is not None]
-    assert held_out[0] == held_out[1]
-    assert held_out[0] != held_out[2]
-
-
-def test_a_validation_fraction_of_0(tmp_path):
-    rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}])])
-    train, validation = train_validation_split(rows, 0.0, seed=0)
-    assert (len(train), validation) == (1, None)
-    with pytest.raises(DataError, match="two or more; got 1"):
-        train_validation_split(rows, 0.1, seed=0)

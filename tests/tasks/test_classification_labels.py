@@ -50,6 +50,27 @@ def test_codes_of_class_labels_keep_their_names(make_task, names):
     assert collated_labels(task, rows) == [0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([0, 1], [1, 0]), ([[0, 1], [0]], [[1, 1], [0, 1]])]
+)
+def test_codes_mean_names_where_a_model_has_another_order(make_task, labels, expected):
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": labels})
+    feature = datasets.ClassLabel(names=["negative", "positive"])
+    if isinstance(labels[0], list):
+        feature = datasets.List(feature)
+    rows = rows.cast_column("label", feature)
+    kind = "multi_label_classification" if isinstance(labels[0], list) else None
+    config = {"id2label": {0: "positive", 1: "negative"}, "problem_type": kind}
+    task = make_task("sequence-classification", **config)
+    assert collated_labels(task, rows) == expected
+
+
+def test_integers_as_text_stand_for_labels(make_task):
+    task = make_task("sequence-classification", id2label={0: "positive", 1: "negative"})
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": ["1", "0"]})
+    assert collated_labels(task, rows) == [1, 0]
+
+
 @pytest.mark.parametrize("names", [["O", "B-PER"], ["7", "3"]])
 def test_codes_of_tags_keep_their_names(make_task, names):
     feature = datasets.List(datasets.ClassLabel(names=names))

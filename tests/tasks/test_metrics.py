@@ -73,3 +73,42 @@ def test_entities():
     assert result["recall"] == pytest.approx(2 / 3)
     assert result["f1"] == pytest.approx(2 / 3)
     assert result["accuracy"] == pytest.approx(4 / 6)
+
+
+# A person of two words and a place of one, side by side, in each scheme; then the place is missed.
+ENTITIES = {
+    "IOB1": (["I-PER", "I-PER", "I-LOC", "B-LOC", "O"], ["I-PER", "I-PER", "I-LOC", "I-LOC", "O"]),
+    "IOB2": (["B-PER", "I-PER", "B-LOC", "B-LOC", "O"], ["B-PER", "I-PER", "B-LOC", "I-LOC", "O"]),
+    "IOBES": (["B-PER", "E-PER", "S-LOC", "S-LOC", "O"], ["B-PER", "E-PER", "B-LOC", "E-LOC", "O"]),
+    "BILOU": (["B-PER", "L-PER", "U-LOC", "U-LOC", "O"], ["B-PER", "L-PER", "B-LOC", "L-LOC", "O"]),
+}
+
+
+@pytest.mark.parametrize("scheme", ENTITIES)
+def test_entities_of_every_scheme(scheme):
+    """Two places side by side are predicted as one place of two words."""
+    targets, predicted = ENTITIES[scheme]
+    assert metrics.entity_metrics([targets], [targets], scheme)["f1"] == 1
+    result = metrics.entity_metrics([predicted], [targets], scheme)
+    assert result["precision"] == pytest.approx(1 / 2)
+    assert result["recall"] == pytest.approx(1 / 3)
+    assert result["f1"] == pytest.approx(0.4)
+
+
+def test_tags_that_form_no_entity_are_wrong():
+    """In BILOU, an entity that does not end is none, though it would be one in IOB2."""
+    targets, predicted = [["B-PER", "I-PER", "L-PER"]], [["B-PER", "I-PER", "I-PER"]]
+    assert metrics.entity_metrics(predicted, targets, "BILOU")["f1"] == 0
+    assert metrics.entity_metrics([["I-PER"]], [["B-PER"]], "IOB2")["f1"] == 0
+
+
+def test_documents_without_entities():
+    result = metrics.entity_metrics([["O", "O"]], [["O", "O"]])
+    assert result == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1}
+
+
+def test_tags_without_a_scheme():
+    result = metrics.tag_metrics(np.array([0, 1, 1, 2]), np.array([0, 0, 1, 2]))
+    assert result["accuracy"] == 0.75
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert metrics.tag_metrics(np.array([], int), np.array([], int))["accuracy"] == 0

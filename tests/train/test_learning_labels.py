@@ -115,6 +115,26 @@ def test_validation_labels_that_training_has_not_seen(tmp_path):
         train(tiny_run_options(tmp_path, train_files=[data], validation_files=[other]))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_labels_that_occur_once_do_not_stop_a_run(tmp_path, seed):
+    """Whatever the seed, rows held out have labels that training has."""
+    rows = [{"text": "the cow", "label": "ab"[n % 2]} for n in range(10)]
+    rows.append({"text": "a ship", "label": "once"})
+    data = write_jsonl(tmp_path / "a.jsonl", rows)
+    changes = {"validation_fraction": 0.5, "max_steps": 1, "eval_steps": 1, "seed": seed}
+    report = train(tiny_run_options(tmp_path, train_files=[data], vocab_size=20, **changes))
+    assert report["training"]["rows"] + report["validation"]["rows"] == 11
+    assert report["confusion_matrix"]["labels"] == ["a", "b", "once"]
+
+
+def test_tags_that_occur_once_do_not_stop_a_run(tmp_path):
+    rows = [{"tokens": ["the", "cow"], "tags": ["O", "B-ANIMAL"]} for _ in range(4)]
+    rows.append({"tokens": ["a", "ship"], "tags": ["O", "B-SHIP"]})
+    data = write_jsonl(tmp_path / "a.jsonl", rows)
+    changes = {"validation_fraction": 0.5, "max_steps": 1, "eval_steps": 1, "vocab_size": 20}
+    train(tiny_run_options(tmp_path, "token-classification", train_files=[data], **changes))
+
+
 def test_rows_without_a_text_or_label(tmp_path):
     rows = [{"text": "a", "label": "x"}, {"text": None, "label": "y"}]
     with pytest.raises(DataError, match=r"a text in every row; .*a\.jsonl, line 2 has none"):

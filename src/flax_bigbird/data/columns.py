@@ -204,12 +204,14 @@ def _check_labels(value: Any) -> Any:
 
 
 def _check_answers(value: Any) -> dict[str, list[Any]]:
-    if not isinstance(value, dict) or not {"text", "answer_start"} <= set(value):
+    if not isinstance(value, dict) or "text" not in value:
         raise _WrongValue(_ANSWERS + "; {origin} has {got}: correct it")
     texts, starts = (
         item if isinstance(item, list) else [item]
-        for item in (value["text"], value["answer_start"])
+        for item in (value["text"], value.get("answer_start", []))
     )
+    if "answer_start" not in value or starts == [None]:  # which evaluation does not need
+        starts = []
     if not all(isinstance(text, str) for text in texts):
         raise _WrongValue(_ANSWERS + "; {origin} has a text that is none, {got}: correct it")
     for text in texts:
@@ -218,7 +220,7 @@ def _check_answers(value: Any) -> dict[str, list[Any]]:
         isinstance(start, int | float) and not isinstance(start, bool) and start == start // 1
         for start in starts
     ]
-    if not all(is_whole) or len(starts) != len(texts):
+    if not all(is_whole) or (starts and len(starts) != len(texts)):
         raise _WrongValue(
             _ANSWERS + ", one whole number for each text; {origin} has {got}: correct it"
         )

@@ -1,4 +1,4 @@
-"""Loads files and `datasets` ids as `datasets.Dataset`, splits them, and checks their columns."""
+"""Loads files and `datasets` ids as `datasets.Dataset`, and checks their columns."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -79,34 +79,6 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
             f"the dataset must be one that `datasets` loads; {name} "
             f"({configuration or 'default'}, {split}) is not: {_one_line(error)}"
         ) from error
-
-
-def train_validation_split(
-    rows: Dataset, validation_fraction: float, seed: int
-) -> tuple[Dataset, Dataset | None]:
-    """Holds out a random fraction of the rows for validation.
-
-    Args:
-      rows: All rows.
-      validation_fraction: The fraction to hold out; 0 holds out nothing.
-      seed: The seed of the choice.
-
-    Returns:
-      The training rows and the validation rows, which are None if nothing is held out.
-
-    Raises:
-      DataError: if there are too few rows.
-    """
-    if validation_fraction == 0:
-        return rows, None
-    if len(rows) < 2:
-        raise DataError(
-            f"a fraction of the rows can be held out of two or more; got {len(rows)}: give "
-            "validation_files, or validation_fraction=0"
-        )
-    count = max(1, round(validation_fraction * len(rows)))
-    parts = rows.train_test_split(test_size=count, seed=seed)
-    return parts["train"], parts["test"]
 
 
 def row_location(rows: Dataset, index: int, split: str) -> str:

@@ -1,6 +1,5 @@
 """Evaluation: the metrics of a trained model on labeled data."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from flax_bigbird.data.loading import load_dataset_split, load_files
 from flax_bigbird.data.tokenization import column_array, load_tokenizer
 from flax_bigbird.inference.options import evaluate_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
+from flax_bigbird.inference.rows import is_path, is_single_row, iterate_items, rows_as_dataset
 from flax_bigbird.tasks.evaluation import (
     EVALUATION_SEED,
     run_eval_step,
@@ -21,7 +21,7 @@ from flax_bigbird.tasks.loading import load_config, load_model
 
 def evaluate(
     model: str | Path,
-    files: Sequence[str | Path] = (),
+    files: Any = (),
     *,
     task: str | None = None,
     **options: Any,
@@ -32,7 +32,8 @@ def evaluate(
 
     Args:
       model: A folder, the name of a shipped model, or a Hub id.
-      files: JSONL, CSV, TSV or Parquet files, or folders of text files.
+      files: A JSONL, CSV, TSV or Parquet file, a folder of text files, or several of them. Rows
+        in memory may be given instead: dictionaries, records, or a table of pandas or pyarrow.
       task: The name of the task. By default it is the task that the checkpoint was trained for.
       options: The options of `bigbird evaluate`, such as `dataset`, `split`, `label_column` or
         `max_length`. Options that are left out have the values of the training run that the folder
@@ -53,12 +54,19 @@ def evaluate(
     name = resolve_name(model)
     config = load_config(name)
     task_class = resolve_task(task, config, name)
-    if files:
-        options["files"] = [str(path) for path in files]
+    items = list(iterate_items([files] if is_path(files) or is_single_row(files) else files))
+    rows_are_given = not all(map(is_path, items))
+    if items and not rows_are_given:
+        options["files"] = [str(path) for path in items]
     resolved = evaluate_options(
-        task_class.name, **resolve_options(task_class.name, "evaluate", name, options)
+        task_class.name,
+        rows_are_given=rows_are_given,
+        **resolve_options(task_class.name, "evaluate", name, options),
     ).with_max_length(config.max_position_embeddings)
-    if resolved.dataset:
+    if rows_are_given:
+        text_column = getattr(resolved, "text_column", "text")
+        rows = rows_as_dataset(items, text_column, task_class.columns(resolved))
+    elif resolved.dataset:
         rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
     else:
         rows = load_files(

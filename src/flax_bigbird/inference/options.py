@@ -18,7 +18,17 @@ from flax_bigbird.tasks.options import (
 from flax_bigbird.tasks.registry import get_options_class
 
 
-class EvaluationArguments(Options):
+class ModelArguments(Options):
+    """The options of an evaluation that neither depend on the task nor say where the data are."""
+
+    config_overrides: dict[str, Any] = option(
+        {},
+        help="Changes to the configuration of the model, each as key=value.",
+        panel=MODEL,
+    )
+
+
+class EvaluationArguments(ModelArguments):
     """The options of an evaluation that do not depend on the task."""
 
     files: list[str] = option(
@@ -36,11 +46,6 @@ class EvaluationArguments(Options):
         None, help="The name of the dataset's configuration.", panel=DATA
     )
     split: str = option("test", help="The split of the dataset to evaluate on.", panel=DATA)
-    config_overrides: dict[str, Any] = option(
-        {},
-        help="Changes to the configuration of the model, each as key=value.",
-        panel=MODEL,
-    )
 
     @pydantic.model_validator(mode="after")
     def _check_one_source(self) -> "EvaluationArguments":
@@ -63,17 +68,19 @@ def predict_options(task: str, **options: Any) -> TaskOptions:
     return cast(TaskOptions, command_options(task, "predict")(**options))
 
 
-def evaluate_options(task: str, **options: Any) -> Any:
+def evaluate_options(task: str, *, rows_are_given: bool = False, **options: Any) -> Any:
     """Returns the options of a task for evaluation, together with those of `EvaluationArguments`.
 
     Args:
       task: The name of the task.
+      rows_are_given: Whether the rows are in memory, so that no option says where the data are.
       options: The options that differ from their defaults.
 
     Raises:
       OptionError: if an option is unknown, invalid, or belongs to another task or command.
     """
-    return command_options(task, "evaluate", EvaluationArguments)(**options)
+    arguments = ModelArguments if rows_are_given else EvaluationArguments
+    return command_options(task, "evaluate", arguments)(**options)
 
 
 def saved_option_names(task: str, command: Command) -> frozenset[str]:

@@ -16,6 +16,7 @@ from flax_bigbird.data.tokenization import count_tokens, load_tokenizer, unknown
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
+from flax_bigbird.inference.rows import is_single_row, iterate_rows
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task, Window
 from flax_bigbird.tasks.loading import load_config, load_model
@@ -92,24 +93,27 @@ class Predictor:
         """The options of the task."""
         return self.task.options
 
-    def __call__(self, rows: Row | str | Iterable[Row | str]) -> Any:
+    def __call__(self, rows: Any) -> Any:
         """Returns the answer for a row, or the list of answers for several rows.
 
         Args:
-          rows: A row (a mapping from column to value), a text, or an iterable of rows and texts. A
-            text stands for a row that has only the column `text_column`.
+          rows: A row (a mapping from column to value, or a record with named fields), a text, an
+            iterable of rows and texts, or a table of pandas or pyarrow. A text stands for a row
+            that has only the column `text_column`.
 
         Raises:
-          DataError: if a row lacks what the task needs, or its scores are not finite.
+          DataError: if a row is something else, lacks what the task needs, or has scores that are
+            not finite.
 
         Warns:
           UnknownTokensWarning: if the tokenizer does not know much of the rows.
         """
-        is_single = isinstance(rows, dict | str)
-        several: Any = [rows] if is_single else rows
-        column = getattr(self.options, "text_column", "text")
         before = self.token_counts
-        as_rows = ({column: row} if isinstance(row, str) else row for row in several)
+        options = self.options.model_dump()
+        columns = {name for key, name in options.items() if key.endswith("_column") and name}
+        text_column = options.get("text_column", "text")
+        is_single = is_single_row(rows, columns | {"question"})
+        as_rows = iterate_rows([rows] if is_single else rows, text_column)
         answers = [answer for chunk in self.iterate_answers(as_rows) for answer in chunk]
         message = self.unknown_tokens_message(before)
         if message:

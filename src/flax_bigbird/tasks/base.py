@@ -14,6 +14,7 @@ import numpy as np
 
 from flax_bigbird.data.columns import ColumnKind, find_surrogate
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.tokenization import check_vocabulary_fits
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks.options import TaskOptions
@@ -146,6 +147,15 @@ class Task(abc.ABC):
         """
         del options, rows
         return {}
+
+    @classmethod
+    def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels | None:
+        """Returns the labels of each row, by which validation rows are held out in proportion.
+
+        None stands for rows without labels, which are held out at random.
+        """
+        del options, rows
+        return None
 
     @classmethod
     @abc.abstractmethod

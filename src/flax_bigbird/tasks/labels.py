@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from flax_bigbird.data.types import Dataset
+
 
 def label_names(config: Any) -> list[str]:
     """Returns the names of the labels in the order of the logits."""
@@ -13,11 +15,43 @@ def label_indices(config: Any) -> dict[Any, int]:
     """Returns the index of the logit of each label, as data may give the label.
 
     Data may give a label by its name, or as an integer. The integer stands for the name that reads
-    like it; if no name is an integer, it is the index of the logit.
+    like it; if no name is an integer, it is the index of the logit. Files without types, such as
+    CSV, give integers as text, which stands for the same.
     """
     indices: dict[Any, int] = {name: index for index, name in enumerate(label_names(config))}
     integers = {int(name): index for name, index in indices.items() if is_integer(name)}
-    return indices | (integers or {index: index for index in range(config.num_labels)})
+    integers = integers or {index: index for index in range(config.num_labels)}
+    return {str(integer): index for integer, index in integers.items()} | integers | indices
+
+
+def match_labels(names: list[str], config: Any) -> list[str] | None:
+    """Returns the names of a checkpoint's labels, if they are the labels of the data.
+
+    The order may differ. Integers match the labels that they stand for, see `label_indices`, and
+    the only label of a regression matches any name.
+
+    Args:
+      names: The names of the labels in the data.
+      config: The configuration of the checkpoint.
+
+    Returns:
+      The names in the order of the checkpoint's logits; None if the labels differ.
+    """
+    indices = label_indices(config)
+    matched = sorted(indices.get(name, -1) for name in names)
+    same = matched == list(range(config.num_labels)) or len(names) == config.num_labels == 1
+    return label_names(config) if same else None
+
+
+def class_names(rows: Dataset, column: str) -> list[str] | None:
+    """Returns the names of the labels if a column holds codes of a `datasets.ClassLabel`.
+
+    Args:
+      rows: The rows.
+      column: A column of codes, or of lists of codes.
+    """
+    feature = rows.features[column]
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def label_config(names: list[str]) -> dict[str, Any]:

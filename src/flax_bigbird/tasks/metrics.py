@@ -95,27 +95,46 @@ def regression_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, 
     }
 
 
-def entity_metrics(predicted: list[list[str]], targets: list[list[str]]) -> dict[str, float]:
-    """Returns micro F1, precision, and recall of entities as in CoNLL, and the accuracy of tags.
+def entity_metrics(
+    predicted: list[list[str]], targets: list[list[str]], scheme: str = "IOB2"
+) -> dict[str, float]:
+    """Returns micro F1, precision, and recall of entities, and the accuracy of tags.
+
+    An entity is right if its words and its type are. Tags that do not form an entity by the rules
+    of the scheme count as no entity.
 
     Args:
-      predicted: One list of tags per document, in the BIO scheme. Consecutive equal tags without a
-        prefix are one entity.
+      predicted: One list of tags per document.
       targets: The same for the true tags.
+      scheme: The scheme of the tags: "IOB1", "IOB2", "IOBES", or "BILOU".
     """
     import seqeval.metrics
+    import seqeval.metrics.v1  # its strict mode
+    import seqeval.scheme
 
-    seqeval_metrics: Any = seqeval.metrics
+    strict_scores: Any = seqeval.metrics.v1.precision_recall_fscore_support
+    arguments: Any = {"average": "micro", "zero_division": 0}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about tags without a prefix and the lack of entities
-        return {
-            "f1": float(seqeval_metrics.f1_score(targets, predicted, zero_division=0)),
-            "precision": float(
-                seqeval_metrics.precision_score(targets, predicted, zero_division=0)
-            ),
-            "recall": float(seqeval_metrics.recall_score(targets, predicted, zero_division=0)),
-            "accuracy": float(seqeval_metrics.accuracy_score(targets, predicted)),
-        }
+        warnings.simplefilter("ignore")  # about the lack of entities
+        precision, recall, f1, _ = strict_scores(
+            targets, predicted, scheme=getattr(seqeval.scheme, scheme), **arguments
+        )
+    accuracy = float(seqeval.metrics.accuracy_score(targets, predicted))
+    entities = {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
+    return entities | {"accuracy": accuracy}
+
+
+def tag_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns the accuracy of tags without a scheme, and their macro F1.
+
+    Args:
+      predicted: `[num_words]`, indices of tags.
+      targets: `[num_words]`, indices of tags.
+    """
+    if not len(targets):
+        return {"accuracy": 0.0, "macro_f1": 0.0}
+    macro_f1 = _sklearn_metrics().f1_score(targets, predicted, average="macro", zero_division=0)
+    return {"accuracy": float((predicted == targets).mean()), "macro_f1": float(macro_f1)}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
+    iterate_column,
     require_columns,
     require_texts,
     row_location,
@@ -19,19 +20,29 @@ from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_f
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
+from flax_bigbird.tasks.answers import (
+    MAX_SHIFT,
+    AnswerErrors,
+    Answers,
+    AnswerSpan,
+    first_answer,
+    parse_answers,
+)
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span
 from flax_bigbird.tasks.squad_metrics import squad_metrics
 from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
 
 _MASKED = -1e6  # the logit of padding, which cannot be an answer
+_UNKNOWN = -1, -1  # the positions of an answer that is not in its context where the row says
 
 
 class QuestionAnswering(Task):
     """Finds the answer to a question in a context.
 
     Rows have SQuAD's columns: `question`, `context`, and `answers` with lists `text` and
-    `answer_start`, which are empty if the context has no answer. A context longer than the model is
+    `answer_start`, which are empty if the context has no answer. Without `answer_start`, answers
+    can be evaluated, but not trained on. A context longer than the model is
     split into windows that have `stride` tokens in common; the answer is the best span of all of
     them.
 
@@ -52,15 +63,7 @@ class QuestionAnswering(Task):
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
-        require_columns(rows, ["question", "context", "answers"], split)
-        messages = require_texts(rows, ["question", "context"], split)
-        for index, answers in enumerate(rows["answers"]):
-            if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
-                raise DataError(
-                    "answers must hold the lists text and answer_start, as in SQuAD; "
-                    f"{row_location(rows, index, split)} has {str(answers)[:60]}: correct it"
-                )
-        return messages
+        return cls._check_rows(options, rows, split)[0]
 
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
@@ -78,7 +81,9 @@ class QuestionAnswering(Task):
         return "f1"
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
-        messages = self.check_rows(self.options, rows, split)
+        messages, misplaced = self._check_rows(self.options, rows, split)
+        if misplaced and split != "test":  # evaluation does not need to know where an answer is
+            rows = rows.select(np.setdiff1d(np.arange(len(rows)), misplaced))
 
         def encode_batch(batch: Batch, indices: list[int]) -> Batch:
             columns = ("input_ids", "length", "start", "end", "row")
@@ -88,9 +93,11 @@ class QuestionAnswering(Task):
                 batch["question"], batch["context"], batch["answers"], indices, strict=True
             )
             for question, context, answers, index in questions:
-                answer = _first_answer(context, answers, rows, index, split)
+                parsed = parse_answers(answers)
+                answer = first_answer(context, parsed)
+                is_known = answer is not None or not parsed.texts
                 for window in self._windows(question, context):
-                    start, end = _answer_positions(window, answer)
+                    start, end = _answer_positions(window, answer) if is_known else _UNKNOWN
                     values = {
                         "input_ids": window.input_ids,
                         "length": len(window.input_ids),
@@ -131,8 +138,9 @@ class QuestionAnswering(Task):
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         predicted, no_answer = self.best_answers(outputs, encoded)
         assert encoded.source is not None
-        answers = [answers["text"] for answers in encoded.source["answers"]]
-        loss = {"loss": float(outputs["losses"].mean())}
+        answers = [parse_answers(value).texts for value in encoded.source["answers"]]
+        known = column_array(encoded.examples, "start") >= 0
+        loss = {"loss": float(outputs["losses"][known].mean())} if known.any() else {}
         return loss | squad_metrics(predicted, no_answer, answers)
 
     def best_answers(
@@ -216,31 +224,72 @@ class QuestionAnswering(Task):
         }
 
     def _losses(self, logits: Arrays, batch: Arrays) -> Any:
-        """Returns the mean of the losses of the start and the end, `[B]`."""
-        return sum(classification_losses(logits[name], batch[name]) / 2 for name in logits)
+        """Returns the mean of the losses of the start and the end, `[B]`.
+
+        Those of unknown positions, which are negative, have no meaning.
+        """
+        positions = {name: jnp.maximum(batch[name], 0) for name in logits}
+        return sum(classification_losses(logits[name], positions[name]) / 2 for name in logits)
+
+    @classmethod
+    def _check_rows(cls, options: Any, rows: Dataset, split: Split) -> tuple[list[str], list[int]]:
+        """Returns messages, and the indices of the rows whose answer is not in the context."""
+        require_columns(rows, ["question", "context", "answers"], split)
+        messages = require_texts(rows, ["question", "context"], split)
+        answers = _parse_all(rows, split)
+        errors = AnswerErrors(zip(iterate_column(rows, "context"), answers, strict=True))
+        num_misplaced, what = len(errors.misplaced), SPLIT_NAMES[split]
+        if errors.num_unknown and split != "test":
+            raise DataError(
+                f"answers must have answer_start to be trained on; {errors.num_unknown} of the "
+                f"{what} have none: add it"
+            )
+        drops = options.skip_bad_rows and num_misplaced < len(rows)
+        if num_misplaced and split != "test" and not drops:
+            raise DataError(
+                "an answer must be in its context where answer_start says, give or take "
+                f"{MAX_SHIFT} characters; {row_location(rows, errors.misplaced[0], split)} "
+                f"{errors.example} ({num_misplaced} rows in all): correct them, or drop them with "
+                "skip_bad_rows"
+            )
+        if errors.num_shifted:
+            messages.append(
+                f"{errors.num_shifted:,} answers of the {what} are not where answer_start says, "
+                f"and are moved to where their text is, by up to {errors.max_shift} characters"
+            )
+        if num_misplaced:
+            fate = "the loss leaves them out" if split == "test" else "their rows are dropped"
+            messages.append(
+                f"{num_misplaced:,} answers of the {what} are not in their context where "
+                f"answer_start says; {fate}"
+            )
+        if errors.num_unknown:
+            messages.append(
+                f"{errors.num_unknown:,} answers of the {what} have no answer_start; the loss "
+                "leaves them out"
+            )
+        return messages, errors.misplaced
 
 
-def _first_answer(
-    context: str, answers: dict[str, list[Any]], rows: Dataset, index: int, split: Split
-) -> tuple[int, int] | None:
-    """Returns the characters `[start, end)` of the first answer; None if there is no answer.
+def _parse_all(rows: Dataset, split: Split) -> Iterator[Answers]:
+    """Yields the answers of every row.
 
     Raises:
-      DataError: if the answer is not in the context where `answer_start` says.
+      DataError: if they cannot be parsed. The message names the row.
     """
-    if not answers["text"]:
-        return None
-    text, start = answers["text"][0], answers["answer_start"][0]
-    if context[start : start + len(text)] != text or not text:
-        raise DataError(
-            f"an answer must be in its context where answer_start says; "
-            f"{row_location(rows, index, split)} has {text[:40]!r} at {start}, where the context "
-            f"has {context[start : start + len(text)][:40]!r}: correct it"
-        )
-    return start, start + len(text)
+    for index, value in enumerate(iterate_column(rows, "answers")):
+        try:
+            yield parse_answers(value)
+        except DataError as error:
+            raise DataError(
+                "answers must hold the lists text and answer_start, as in SQuAD; "
+                f"{row_location(rows, index, split)} {error}: correct it"
+            ) from error
 
 
-def _answer_positions(window: ContextWindow, answer: tuple[int, int] | None) -> tuple[int, int]:
+def _answer_positions(
+    window: ContextWindow, answer: tuple[int, int] | AnswerSpan | None
+) -> tuple[int, int]:
     """Returns the first and the last position of an answer in a window.
 
     Both are 0, the position of `[CLS]`, if there is no answer or the window does not hold it whole.

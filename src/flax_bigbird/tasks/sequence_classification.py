@@ -16,6 +16,7 @@ from flax_bigbird.data.loading import (
     require_texts,
     row_location,
 )
+from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
     column_array,
@@ -29,6 +30,7 @@ from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.labels import (
+    class_names,
     is_integer,
     label_config,
     label_indices,
@@ -105,8 +107,16 @@ class SequenceClassification(Task):
                 f"classes must be two or more; column {column!r} of the training data holds "
                 f"{distinct}: check label_column"
             )
-        names = getattr(rows.features[column], "names", None) or distinct
+        names = class_names(rows, column) or distinct
         return label_config(names) | {"problem_type": kind}
+
+    @classmethod
+    def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels | None:
+        labels = _get_labels(options, rows, "train")
+        kind = options.problem_type or _infer_problem_type(labels[0])
+        if kind == REGRESSION:
+            return None
+        return labels if kind == MULTI_LABEL else [[label] for label in labels]
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
@@ -122,7 +132,8 @@ class SequenceClassification(Task):
         options, tokenizer = self.options, self.tokenizer
         messages = self.check_rows(options, rows, split)
         label_column, columns = options.label_column, _text_columns(options)
-        rows = _with_class_names(rows, label_column)
+        if self.problem_type != REGRESSION:
+            rows = self._with_class_names(rows)
         labels = _get_labels(options, rows, split)
         _check_label_types(labels, self.problem_type, rows, split)
         self._check_known_labels(labels, rows, split)
@@ -271,6 +282,27 @@ class SequenceClassification(Task):
             return -jax.nn.log_sigmoid(signed).mean(-1)
         return classification_losses(logits, labels)
 
+    def _with_class_names(self, rows: Dataset) -> Dataset:
+        """Replaces the codes of a `datasets.ClassLabel` by names where a code means another label.
+
+        A code is an index into the names of the dataset, whose order may not be that of the model,
+        and a name that is an integer could be taken for a code.
+        """
+        column = self.options.label_column
+        names = class_names(rows, column)
+        if not names or (names == self.label_names and not any(map(is_integer, names))):
+            return rows
+        if not all(name in self.label_indices for name in names):
+            return rows
+
+        def replace(code: Any) -> Any:
+            if isinstance(code, list):
+                return [replace(item) for item in code]
+            return None if code is None else names[code]
+
+        values = [replace(code) for code in rows[column]]
+        return rows.remove_columns(column).add_column(column, values)  # type: ignore[arg-type]
+
     def _check_known_labels(self, labels: list[Any], rows: Dataset, split: Split) -> None:
         if self.problem_type == REGRESSION:
             return
@@ -340,12 +372,3 @@ def _distinct_labels(labels: list[Any], kind: str) -> list[Any]:
     """Returns the labels once each: integers by size, then names in alphabetical order."""
     flat = labels if kind == SINGLE_LABEL else [label for value in labels for label in value]
     return sorted(set(flat), key=lambda label: (isinstance(label, str), label))
-
-
-def _with_class_names(rows: Dataset, column: str) -> Dataset:
-    """Replaces the codes of a `datasets.ClassLabel` by names that a code could be taken for."""
-    names = getattr(rows.features[column], "names", None)
-    if not names or not any(map(is_integer, names)):
-        return rows
-    values = [None if code is None else names[code] for code in rows[column]]
-    return rows.remove_columns(column).add_column(column, values)  # type: ignore[arg-type]

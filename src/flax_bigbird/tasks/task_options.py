@@ -14,6 +14,8 @@ from flax_bigbird.tasks.options import DATA, TASK, TaskOptions, option
 MAX_SEED = 2**31 - 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
+TAG_SCHEMES = ("IOB1", "IOB2", "IOBES", "BILOU", "none")
+
 _LABELED = ("train", "evaluate")
 
 
@@ -152,11 +154,27 @@ class TokenClassificationOptions(TaskOptions):
     tags_column: str = option(
         "tags", help="The column of the lists of tags.", panel=DATA, commands=_LABELED
     )
+    tag_scheme: str | None = option(
+        None,
+        help="The scheme in which tags mark entities. By default, it follows from the tags of the "
+        "training data. With a scheme, entities are scored; with none, tags.",
+        panel=TASK,
+        choices=TAG_SCHEMES,
+        commands=_LABELED,
+    )
     text_column: str = option(
         "text",
-        help="The column of the text, which is split at white space if there is no column of "
-        "words.",
+        help="The column of the text, which is split into words and punctuation marks if there is "
+        "no column of words.",
         panel=DATA,
+        commands=("predict",),
+    )
+    aggregation: str = option(
+        "none",
+        help="What is predicted: a tag per word (none), or the entities that the tags mark "
+        "(simple), as in the pipeline of `transformers`.",
+        panel=TASK,
+        choices=("none", "simple"),
         commands=("predict",),
     )
 
@@ -174,6 +192,13 @@ class QuestionAnsweringOptions(TaskOptions):
     )
     max_answer_length: int = option(
         30, help="The maximum number of tokens of an answer.", panel=TASK, ge=1
+    )
+    skip_bad_rows: bool = option(
+        False,
+        help="Drop the rows whose answer is not in the context where answer_start says. Otherwise, "
+        "they are an error.",
+        panel=DATA,
+        commands=("train",),
     )
 
     @pydantic.model_validator(mode="after")

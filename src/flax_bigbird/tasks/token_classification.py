@@ -10,6 +10,7 @@ import numpy as np
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, row_location
+from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.tokenization import (
     column_array,
     map_cached,
@@ -18,24 +19,37 @@ from flax_bigbird.data.tokenization import (
 )
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
+from flax_bigbird.data.words import split_words
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
-from flax_bigbird.tasks.labels import label_config, label_indices, label_names
+from flax_bigbird.tasks.labels import class_names, label_config, label_indices, label_names
+from flax_bigbird.tasks.tag_schemes import (
+    NO_SCHEME,
+    OUTSIDE,
+    check_tag_scheme,
+    detect_tag_scheme,
+    group_words,
+    tag_scheme_of_names,
+)
 from flax_bigbird.tasks.task_options import TokenClassificationOptions
 
-OUTSIDE = "O"  # the tag of words without tokens, if the model knows it
+TAG_SCHEME_KEY = "tag_scheme"
+"""The key of a model's configuration that holds the scheme of its tags."""
 
 
 class TokenClassification(Task):
     """Predicts a tag for each word, at the first token of the word.
 
     A row has a list of words and a list of tags. Documents longer than `max_length` are split
-    between words into windows, so each word is in one of them. Entities are evaluated per window,
-    in the BIO scheme.
+    between words into windows, so each word is in one of them. If the tags mark entities in a
+    scheme such as IOB2, entities are evaluated, per window; otherwise tags are.
 
     A prediction is `{"tags", "scores"}` with one of each per word. If a row has no `words_column`,
-    its text is split at white space, and the prediction has the `words` too.
+    its text is split into words and punctuation marks, and the prediction has the `words` and their
+    `offsets` too, the characters `[start, end)` of each. With `aggregation="simple"`, it is
+    `{"entities"}` instead, as in the pipeline of `transformers`: a list of dictionaries with the
+    keys `entity_group`, `score`, `word`, `start` and `end`.
     """
 
     name = "token-classification"
@@ -48,6 +62,10 @@ class TokenClassification(Task):
         super().__init__(options, tokenizer, config)
         self.label_names = label_names(config)
         self.label_indices = label_indices(config)
+        saved = getattr(config, TAG_SCHEME_KEY, None)
+        scheme = options.tag_scheme or saved or tag_scheme_of_names(self.label_names)
+        check_tag_scheme(scheme, self.label_names)
+        self.tag_scheme: str = scheme
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
@@ -75,14 +93,25 @@ class TokenClassification(Task):
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         cls.check_rows(options, rows, "train")
-        names = _class_names(rows, options.tags_column)
-        names = names or sorted({tag for tags in rows[options.tags_column] for tag in tags})
+        codes = class_names(rows, options.tags_column)
+        names = codes or sorted({tag for tags in rows[options.tags_column] for tag in tags})
         if not names:
             raise DataError(
                 "the training data must hold tagged words; it holds none: check words_column and "
                 "tags_column"
             )
-        return label_config([str(name) for name in names])
+        names = [str(name) for name in names]
+        sequences = (
+            [str(codes[tag] if codes else tag) for tag in tags]
+            for tags in rows[options.tags_column]
+        )
+        scheme = options.tag_scheme or detect_tag_scheme(sequences)
+        check_tag_scheme(scheme, names)
+        return label_config(names) | {TAG_SCHEME_KEY: scheme}
+
+    @classmethod
+    def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels:
+        return [set(tags) for tags in rows[options.tags_column]]
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
@@ -90,11 +119,13 @@ class TokenClassification(Task):
 
     @property
     def metric_for_best_model(self) -> str:
-        return "f1"
+        return "accuracy" if self.tag_scheme == NO_SCHEME else "f1"
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, tokenizer = self.options, self.tokenizer
         messages = self.check_rows(options, rows, split)
+        if split == "train":
+            messages.append(self._scheme_message())
         words_column, tags_column = options.words_column, options.tags_column
         indices = self._tag_indices(rows)
         self._check_known_tags(rows, indices, split)
@@ -143,14 +174,17 @@ class TokenClassification(Task):
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         used = outputs["labels"] != IGNORED_LABEL
+        loss = {"loss": float(outputs["losses"].sum() / max(1, used.sum()))}
+        if self.tag_scheme == NO_SCHEME:
+            predicted, labels = outputs["predicted"][used], outputs["labels"][used]
+            return loss | metrics.tag_metrics(predicted, labels)
 
         def tags(indices: np.ndarray) -> list[list[str]]:
             rows = zip(indices, used, strict=True)
             return [[self.label_names[index] for index in row[mask]] for row, mask in rows]
 
-        loss = float(outputs["losses"].sum() / max(1, used.sum()))
-        entities = metrics.entity_metrics(tags(outputs["predicted"]), tags(outputs["labels"]))
-        return {"loss": loss} | entities
+        predicted, labels = tags(outputs["predicted"]), tags(outputs["labels"])
+        return loss | metrics.entity_metrics(predicted, labels, self.tag_scheme)
 
     def encode(self, row: Row) -> list[Window]:
         return self._encode_words(self._get_words(row))
@@ -167,8 +201,42 @@ class TokenClassification(Task):
             for word, position in window.info:
                 tags[word] = names[int(output["tag"][position])]
                 scores[word] = float(output["score"][position])
+        if self.options.aggregation == "simple":
+            return {"entities": self._group_entities(row, tags, scores)}
         prediction: Row = {"tags": tags, "scores": scores}
-        return prediction if self.options.words_column in row else {"words": words} | prediction
+        if self.options.words_column in row:
+            return prediction
+        offsets = [list(span) for span in split_words(row[self.options.text_column])]
+        return {"words": words, "offsets": offsets} | prediction
+
+    def _group_entities(
+        self, row: Row, tags: Sequence[str], scores: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        """Returns the entities that tags mark, with their characters in the text.
+
+        The text of a row of words is the words with single spaces between them.
+        """
+        if self.options.words_column in row:
+            words = row[self.options.words_column]
+            text = " ".join(words)
+            ends = np.cumsum([len(word) + 1 for word in words]) - 1
+            spans = [
+                (int(end) - len(word), int(end)) for word, end in zip(words, ends, strict=True)
+            ]
+        else:
+            text = row[self.options.text_column]
+            spans = split_words(text)
+        entities = []
+        for entity_type, first, last in group_words(tags, self.tag_scheme):
+            start, end = spans[first][0], spans[last - 1][1]
+            entity = {"entity_group": entity_type, "score": float(np.mean(scores[first:last]))}
+            entities.append(entity | {"word": text[start:end], "start": start, "end": end})
+        return entities
+
+    def _scheme_message(self) -> str:
+        if self.tag_scheme == NO_SCHEME:
+            return "The tags mark no entities in a known scheme, so tags are scored"
+        return f"The tags mark entities in the scheme {self.tag_scheme}, so entities are scored"
 
     def _encode_words(self, words: list[str]) -> list[Window]:
         """Encodes a document. The info of a window is pairs of a word and its first position."""
@@ -188,7 +256,8 @@ class TokenClassification(Task):
     def _get_words(self, row: Row) -> list[str]:
         column = self.options.words_column
         if column not in row:
-            return get_text(row, self.options.text_column).split()
+            text = get_text(row, self.options.text_column)
+            return [text[start:end] for start, end in split_words(text)]
         words = row[column]
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise DataError(
@@ -210,7 +279,7 @@ class TokenClassification(Task):
 
     def _tag_indices(self, rows: Dataset) -> dict[Any, int]:
         """Returns the index of each tag as the rows give it: by name, by integer, or by code."""
-        names, indices = _class_names(rows, self.options.tags_column), self.label_indices
+        names, indices = class_names(rows, self.options.tags_column), self.label_indices
         if names and all(name in indices for name in names):
             return {code: indices[name] for code, name in enumerate(names)}
         return indices
@@ -224,8 +293,3 @@ class TokenClassification(Task):
                         f"({', '.join(self.label_names)}); {row_location(rows, index, split)} "
                         f"has {tag!r}: add examples of it, or remove the row"
                     )
-
-
-def _class_names(rows: Dataset, column: str) -> list[str] | None:
-    """Returns the names of the tags if the column holds codes of a `datasets.ClassLabel`."""
-    return getattr(getattr(rows.features[column], "feature", None), "names", None)

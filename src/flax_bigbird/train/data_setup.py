@@ -7,8 +7,9 @@ import numpy as np
 
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.batching import Bucket, Examples, assign_buckets, padding_fraction
-from flax_bigbird.data.loading import load_dataset_split, load_files, train_validation_split
+from flax_bigbird.data.loading import load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
+from flax_bigbird.data.splitting import train_validation_split
 from flax_bigbird.data.tokenization import column_array
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
@@ -52,29 +53,46 @@ class SplitData:
 
 
 def load_rows(options: TrainingArguments, task: type[Task]) -> tuple[Dataset, Dataset | None]:
-    """Returns the training rows, and the validation rows or None.
-
-    Without validation data, `validation_fraction` of the rows are held out at random.
+    """Returns the rows of the training data, and those of the validation data if they are given.
 
     Raises:
-      DataError: if the data cannot be loaded, or there is only one row to hold out from.
+      DataError: if the data cannot be loaded.
     """
     columns = task.columns(options)
     if options.dataset:
-        train_rows = load_dataset_split(
-            options.dataset, options.dataset_config, options.train_split
-        )
+        rows = load_dataset_split(options.dataset, options.dataset_config, options.train_split)
     else:
-        train_rows = load_files(options.train_files, columns, separator=options.separator)
+        rows = load_files(options.train_files, columns, separator=options.separator)
     if options.validation_files:
-        return train_rows, load_files(
+        return rows, load_files(
             options.validation_files, columns, "validation", separator=options.separator
         )
     if options.dataset and options.validation_split:
-        return train_rows, load_dataset_split(
+        return rows, load_dataset_split(
             options.dataset, options.dataset_config, options.validation_split
         )
-    return train_validation_split(train_rows, options.validation_fraction, options.seed)
+    return rows, None
+
+
+def hold_out_rows(
+    options: TrainingArguments, task_class: type[Task], rows: Dataset
+) -> tuple[Dataset, Dataset | None]:
+    """Holds out `validation_fraction` of the rows for validation, stratified by their labels.
+
+    Args:
+      options: The options of the run.
+      task_class: The task, which knows where the labels are.
+      rows: The rows of the training data, which `Task.infer_config` has checked.
+
+    Returns:
+      The training rows, and the validation rows or None.
+
+    Raises:
+      DataError: if the rows are too few.
+    """
+    fraction = options.validation_fraction
+    labels = task_class.stratification_labels(options, rows) if fraction else None
+    return train_validation_split(rows, fraction, options.seed, labels)
 
 
 def setup_split(

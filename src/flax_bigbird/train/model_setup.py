@@ -1,5 +1,6 @@
 """Loads or creates the tokenizer and the model that a run starts from."""
 
+import copy
 import shutil
 import warnings
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
@@ -18,6 +20,7 @@ from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.base import Task
+from flax_bigbird.tasks.labels import label_config, label_names, match_labels
 from flax_bigbird.tasks.loading import load_config
 from flax_bigbird.train.arguments import TrainingArguments
 
@@ -103,12 +106,10 @@ def setup_model(
 ) -> tuple[Any, list[str]]:
     """Returns the model to train.
 
-<<<<<<< HEAD
-    Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`.
-=======
-    Position embeddings are tiled up to the `max_position_embeddings` of `config_overrides`, and
-    token embeddings are added for a larger tokenizer if `resize_vocabulary` is set.
->>>>>>> 34d1692 (A tokenizer fits its model, knows its texts, and normalizes them as its vocabulary was trained; resize_token_embeddings)
+    Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`, and token
+    embeddings are added for a larger tokenizer if `resize_vocabulary` is set. If a checkpoint has a
+    head for the labels of the training data, the head and the order of its labels are kept; for
+    other labels, its output layer is new.
 
     Args:
       options: The options of the run, with a `max_length`.
@@ -124,6 +125,10 @@ def setup_model(
       OptionError: if the model cannot be loaded or created, its position embeddings are shorter
         than `max_length`, or it has fewer tokens than the tokenizer.
     """
+    task_config, new_labels, label_messages = _match_checkpoint_labels(
+        initial_model, model_class, task_config
+    )
+    extra_keys = {key: task_config[key] for key in task_config.keys() - _known_config_keys()}
     config_keys = {
         "random_attention": options.random_attention,
         "padding_invariant": True,
@@ -131,6 +136,8 @@ def setup_model(
         **_checked_overrides(options, task_config),
         **task_config,
     }
+    for key in extra_keys:
+        del config_keys[key]
     module_fields = {
         "dtype": options.dtype,
         "gradient_checkpointing": _GRADIENT_CHECKPOINTING[options.gradient_checkpointing],
@@ -148,6 +155,10 @@ def setup_model(
         if options.resize_vocabulary:
             model, message = _resize_vocabulary(model, tokenizer)
             messages.append(message)
+        messages += label_messages
+        if new_labels:
+            _renew_output_layer(model)
+    model.config.update(extra_keys)
     _check_model(options, model, tokenizer)
     return model, messages
 
@@ -155,6 +166,56 @@ def setup_model(
 def count_parameters(model: Any) -> int:
     """Returns the number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(model.params))
+
+
+def _match_checkpoint_labels(
+    initial_model: str | None, model_class: str, task_config: dict[str, Any]
+) -> tuple[dict[str, Any], bool, list[str]]:
+    """Compares the labels of the training data with those that a checkpoint was trained for.
+
+    Args:
+      initial_model: The model to start from; None for a new one.
+      model_class: The name of the class in `flax_bigbird`.
+      task_config: The keys of the configuration that follow from the training data.
+
+    Returns:
+      `task_config`, with the labels in the checkpoint's order if they are the same; whether the
+      checkpoint has an output layer for other labels; and messages for the user.
+    """
+    if initial_model is None or "id2label" not in task_config:
+        return task_config, False, []
+    config = load_config(initial_model)
+    classes = {name.removeprefix("Flax") for name in config.architectures or ()}
+    if model_class.removeprefix("Flax") not in classes:
+        return task_config, False, []  # the head is new in any case
+    names = list(task_config["id2label"].values())
+    matched = match_labels(names, config)
+    if matched is None:
+        message = (
+            f"The labels of the training data ({_shorten(names)}) are not those of {initial_model} "
+            f"({_shorten(label_names(config))}), so its output layer is initialized anew."
+        )
+        return task_config, True, [message]
+    messages = []
+    if matched != names:
+        messages = [f"The labels keep the order of {initial_model}: {_shorten(matched)}."]
+    return task_config | label_config(matched), False, messages
+
+
+def _shorten(names: list[str], count: int = 10) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _renew_output_layer(model: Any) -> None:
+    """Initializes the parameters whose shapes depend on the number of labels."""
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    other: dict[Any, Any] = flatten_dict(type(model)(config, _do_init=False).params_shape_tree)
+    params: dict[Any, Any] = flatten_dict(model.params)
+    kept = {path: leaf for path, leaf in params.items() if other[path].shape == leaf.shape}
+    model.params = model.to_fp32(
+        model.init_weights(model.key, model.input_shape, unflatten_dict(kept))
+    )
 
 
 def _checked_overrides(options: TrainingArguments, task_config: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +233,7 @@ def _new_config(
     options: TrainingArguments, config_keys: dict[str, Any], tokenizer: Tokenizer
 ) -> Any:
     """Returns the configuration of a new model for a tokenizer."""
-    known = bigbird_config_class()().to_dict().keys() | set(SparsityConfig.KEYS)
+    known = _known_config_keys()
     for key in options.config_overrides:
         if key not in known:
             raise OptionError(
@@ -189,6 +250,11 @@ def _new_config(
         "max_position_embeddings": options.length,
     }
     return bigbird_config_class()(**{**defaults, **token_ids, **config_keys})
+
+
+def _known_config_keys() -> set[str]:
+    """Returns the keys that the configuration of a BigBird may have."""
+    return set(bigbird_config_class()().to_dict()) | set(SparsityConfig.KEYS)
 
 
 def _keys_of_every_config() -> set[str]:

@@ -11,7 +11,13 @@ from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
-from flax_bigbird.train.data_setup import SplitData, load_rows, pack_split, setup_split
+from flax_bigbird.train.data_setup import (
+    SplitData,
+    hold_out_rows,
+    load_rows,
+    pack_split,
+    setup_split,
+)
 from flax_bigbird.train.model_setup import (
     resolve_initial_model,
     resolve_max_length,
@@ -67,7 +73,10 @@ def prepare_run(
     given_options, options = options, resolve_max_length(options, initial_model)
 
     train_rows, validation_rows = load_rows(options, task_class)
+    # The labels are those of all rows, so that rows held out have no unknown ones.
     task_config = task_class.infer_config(options, train_rows)
+    if validation_rows is None:
+        train_rows, validation_rows = hold_out_rows(options, task_class, train_rows)
     directory.create(given_options)
 
     texts = task_class.iterate_texts(options, train_rows)

@@ -1,0 +1,102 @@
+"""Holds out validation rows, stratified by labels so that no label is missing in training."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Sequence
+
+import numpy as np
+
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.types import Dataset
+
+RowLabels = Sequence[Collection[Hashable]]
+"""The labels of each row: one for a class, any number for sets of labels and for tags."""
+
+
+def train_validation_split(
+    rows: Dataset, validation_fraction: float, seed: int, labels: RowLabels | None = None
+) -> tuple[Dataset, Dataset | None]:
+    """Holds out a random fraction of the rows for validation.
+
+    Args:
+      rows: All rows.
+      validation_fraction: The fraction to hold out; 0 holds out nothing.
+      seed: The seed of the choice.
+      labels: The labels of each row, by which the split is stratified; None for rows without
+        labels. Every label keeps a row in training, so a label of one row is not held out.
+
+    Returns:
+      The training rows and the validation rows, which are None if nothing is held out.
+
+    Raises:
+      DataError: if there are too few rows, or every row has a label that no other row has.
+    """
+    if validation_fraction == 0:
+        return rows, None
+    if len(rows) < 2:
+        raise DataError(
+            f"a fraction of the rows can be held out of two or more; got {len(rows)}: give "
+            "validation_files, or validation_fraction=0"
+        )
+    count = max(1, round(validation_fraction * len(rows)))
+    if labels is None:
+        parts = rows.train_test_split(test_size=count, seed=seed)
+        return parts["train"], parts["test"]
+    held_out = stratified_choice(labels, count, np.random.default_rng(seed))
+    if not held_out.any():
+        raise DataError(
+            "rows can be held out if their labels occur in other rows too; got "
+            f"{len(rows)} rows, each with a label that no other row has: give validation_files, or "
+            "validation_fraction=0"
+        )
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def stratified_choice(labels: RowLabels, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Chooses rows so that each label is about as frequent among them as among all rows.
+
+    This is the iterative stratification of Sechidis et al. (2011), with the labels in a fixed
+    order, from the rarest to the most frequent. Each row goes to the part that still needs more
+    rows of the label.
+
+    Args:
+      labels: The labels of each row.
+      count: The number of rows to choose; with several labels per row, the result may differ a
+        little. It is smaller if the rows cannot be chosen without using up a label.
+      generator: The source of the choice.
+
+    Returns:
+      `[num_rows]`, whether a row is chosen. Of each label, at least one row is not.
+    """
+    num_rows = len(labels)
+    rows_of: dict[Hashable, list[int]] = defaultdict(list)
+    for row in generator.permutation(num_rows).tolist():
+        for label in set(labels[row]) or {None}:
+            rows_of[label].append(row)
+    remaining = {label: len(rows) for label, rows in rows_of.items()}
+    # How many rows each part needs, in units of 1 / num_rows, so that all numbers are integers.
+    needs = {label: [n * (num_rows - count), n * count] for label, n in remaining.items()}
+    total = [num_rows * (num_rows - count), num_rows * count]
+    chosen = np.zeros(num_rows, bool)
+    assigned = np.zeros(num_rows, bool)
+    for label in sorted(rows_of, key=lambda label: (len(rows_of[label]), str(label))):
+        for row in rows_of[label]:
+            if assigned[row]:
+                continue
+            row_labels = set(labels[row]) or {None}
+            part = int((needs[label][1], total[1]) > (needs[label][0], total[0]))
+            part = part if all(remaining[name] > 1 for name in row_labels) else 0
+            for name in row_labels:
+                remaining[name] -= part
+                needs[name][part] -= num_rows
+            total[part] -= num_rows
+            assigned[row], chosen[row] = True, bool(part)
+    if not chosen.any():  # so few rows that no label needs one of them
+        spare = (row for row in range(num_rows) if _is_spare(labels[row], remaining))
+        chosen[list(itertools.islice(spare, 1))] = True
+    return chosen
+
+
+def _is_spare(row_labels: Collection[Hashable], remaining: dict[Hashable, int]) -> bool:
+    """Returns whether other rows have all labels of a row."""
+    return all(remaining[name] > 1 for name in row_labels or {None})

@@ -1,0 +1,43 @@
+"""Splits a text into words and punctuation marks, with their characters."""
+
+import re
+import unicodedata
+
+_INSIDE_WORDS = frozenset(
+    "-'\N{RIGHT SINGLE QUOTATION MARK}._"
+)  # between two letters or digits: well-known, don't, 3.14
+_INSIDE_NUMBERS = frozenset(",:")  # between two digits: 1,000 and 10:30
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Returns the characters `[start, end)` of the words and punctuation marks of a text.
+
+    Words end at white space and at punctuation, and each punctuation mark or symbol is a word of
+    its own: `"Mr. Adams (Boston)"` has the words `Mr`, `.`, `Adams`, `(`, `Boston`, `)`. Hyphens,
+    apostrophes and periods inside of a word, and commas and colons inside of a number, do not
+    split it.
+    """
+    spans = []
+    for match in re.finditer(r"\S+", text):
+        start, end = match.span()
+        for index in range(start, end):
+            if _is_mark(text[index]) and not _is_inside(text, index):
+                if start < index:
+                    spans.append((start, index))
+                spans.append((index, index + 1))
+                start = index + 1
+        if start < end:
+            spans.append((start, end))
+    return spans
+
+
+def _is_mark(character: str) -> bool:
+    return not character.isalnum() and unicodedata.category(character)[0] in "PS"
+
+
+def _is_inside(text: str, index: int) -> bool:
+    """Returns whether a punctuation mark is a part of the word around it."""
+    before, after = text[max(0, index - 1) : index], text[index + 1 : index + 2]
+    if text[index] in _INSIDE_WORDS:
+        return before.isalnum() and after.isalnum()
+    return text[index] in _INSIDE_NUMBERS and before.isdigit() and after.isdigit()

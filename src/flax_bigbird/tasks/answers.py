@@ -1,0 +1,132 @@
+"""Answers as spans of a context: parses them, and corrects offsets that are a little wrong.
+
+Published data sets have answers whose `answer_start` is off by a few characters, because white
+space or accents were counted in another way. Such an answer is moved to where its text is.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from flax_bigbird.data.errors import DataError
+
+MAX_SHIFT = 10
+"""The maximum number of characters that an answer is moved by."""
+
+
+class Answers(NamedTuple):
+    """The answers to a question.
+
+    Attributes:
+      texts: The texts of the answers, none if the context does not answer the question.
+      starts: For each of them, its first character in the context; None if that is unknown.
+    """
+
+    texts: list[str]
+    starts: list[int] | None
+
+
+class AnswerSpan(NamedTuple):
+    """The characters of an answer in its context.
+
+    Attributes:
+      start: The first character.
+      end: One past the last character.
+      shift: How far `start` is from where the row says it is.
+    """
+
+    start: int
+    end: int
+    shift: int
+
+
+class AnswerErrors:
+    """Counts the answers of a split that are not where their rows say.
+
+    Attributes:
+      num_shifted: The number of answers that are moved.
+      max_shift: The largest number of characters that one is moved by.
+      num_unknown: The number of rows with answers, and without `answer_start`.
+      misplaced: The indices of the rows whose answer is nowhere near.
+      example: What is wrong with the first of them, in words.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, Answers]]):
+        self.num_shifted = self.max_shift = self.num_unknown = 0
+        self.misplaced: list[int] = []
+        self.example = ""
+        for index, (context, answers) in enumerate(rows):
+            if not answers.texts:
+                continue
+            if answers.starts is None:
+                self.num_unknown += 1
+                continue
+            span = first_answer(context, answers)
+            if span is None:
+                text, start = answers.texts[0], answers.starts[0]
+                there = context[max(0, start) : max(0, start) + len(text)]
+                self.example = self.example or (
+                    f"has {text[:40]!r} at {start}, where the context has {there[:40]!r}"
+                )
+                self.misplaced.append(index)
+            elif span.shift:
+                self.num_shifted += 1
+                self.max_shift = max(self.max_shift, abs(span.shift))
+
+
+def parse_answers(value: Any) -> Answers:
+    """Returns the answers in a cell of the column `answers`.
+
+    It holds the lists `text` and `answer_start`, or a text and a number. `answer_start` may be
+    missing, and floats stand for integers.
+
+    Raises:
+      DataError: if the cell holds something else. The message names neither the row nor the remedy.
+    """
+    if not isinstance(value, dict) or "text" not in value:
+        raise DataError(f"has {_shorten(value)}")
+    texts, starts = _as_list(value["text"]), _as_list(value.get("answer_start"))
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"has a text that is none: {_shorten(value)}")
+    if not starts:
+        return Answers(texts, None if texts else [])
+    if len(starts) != len(texts) or not all(map(_is_whole, starts)):
+        raise DataError(f"does not have one whole number per text: {_shorten(value)}")
+    return Answers(texts, [int(start) for start in starts])
+
+
+def first_answer(context: str, answers: Answers) -> AnswerSpan | None:
+    """Returns where the first answer is: the occurrence of its text that is nearest to its start.
+
+    Args:
+      context: The context.
+      answers: The answers.
+
+    Returns:
+      The span; None if there is no answer, its start is unknown, or its text does not occur within
+      `MAX_SHIFT` characters.
+    """
+    if not answers.texts or answers.starts is None:
+        return None
+    text, start = answers.texts[0], answers.starts[0]
+    if not text.strip():
+        return None
+    shifts = sorted(range(-MAX_SHIFT, MAX_SHIFT + 1), key=abs)
+    for shift in shifts:
+        if start + shift >= 0 and context.startswith(text, start + shift):
+            return AnswerSpan(start + shift, start + shift + len(text), shift)
+    return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+
+
+def _shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
