@@ -12,7 +12,7 @@ from flax_bigbird.data.row_cache import ORIGIN, cached_dataset
 from flax_bigbird.data.types import Dataset
 
 SPLIT_NAMES = {"train": "training data", "validation": "validation data", "test": "data"}
-"""What the splits are called in messages."""
+"""The names of the splits in messages."""
 
 
 def load_files(
@@ -24,15 +24,15 @@ def load_files(
 ) -> Dataset:
     """Loads the rows of files of one format, in order.
 
-    A folder stands for the text files below it. Text files are one document each, in the column
-    `text`. The rows have a further column, `ORIGIN`, with the place of each row for messages.
+    A directory is expanded to the text files below it. Text files are one document each, in the
+    column `text`. The rows have an additional column, `ORIGIN`, with the file and line of each row.
 
     Args:
       paths: The files.
       columns: The columns that are needed and what they hold. Others are not read. None reads all
         columns, with the types that their values have.
       split: The split of the rows, a key of `SPLIT_NAMES`.
-      separator: The character between the fields of CSV files; None finds it.
+      separator: The character between the fields of CSV files; None detects it.
 
     Raises:
       DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken, if a
@@ -74,7 +74,7 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
         )
     try:
         return _datasets().load_dataset(name, configuration, split=split)
-    except Exception as error:  # of many libraries: files, network, splits
+    except Exception as error:  # many libraries may raise here
         raise DataError(
             f"the dataset must be one that `datasets` loads; {name} "
             f"({configuration or 'default'}, {split}) is not: {_one_line(error)}"
@@ -84,7 +84,7 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
 def row_location(rows: Dataset, index: int, split: str) -> str:
     """Returns where a row is, for messages: its file and line, whatever the order of the rows.
 
-    Rows that do not come from files have only their number.
+    Rows that do not come from files are named by their number alone.
 
     Args:
       rows: The rows.

@@ -1,4 +1,4 @@
-"""Chooses the tokens that a masked language model predicts, and what it sees in their positions."""
+"""Chooses the tokens that a masked language model predicts, and what it sees at their positions."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ MASK_PROBABILITY, RANDOM_PROBABILITY = 0.8, 0.1  # as in BERT; the other targets
 
 
 class MaskedExample(NamedTuple):
-    """An example with targets. Unused targets have position 0 and the label `IGNORED_LABEL`.
+    """An example with targets. Unused entries have position 0 and the label `IGNORED_LABEL`.
 
     Attributes:
       input_ids: `[T]`, the token ids as the model sees them.
@@ -78,17 +78,17 @@ class Masking:
         return cls(probability, whole_word, int(mask_id), is_special, starts, ordinary_ids)
 
     def __call__(
-        self, input_ids: np.ndarray, limit: int, generator: np.random.Generator
+        self, input_ids: np.ndarray, max_targets: int, generator: np.random.Generator
     ) -> MaskedExample:
         """Masks one example. The result is the same for the same generator.
 
         Args:
           input_ids: `[T]`, the token ids with `[CLS]` and `[SEP]`, without padding.
-          limit: P, the maximum number of targets.
+          max_targets: P, the maximum number of targets.
           generator: The source of randomness.
         """
         eligible = np.flatnonzero(~self.is_special[input_ids])
-        count = min(limit, max(1, round(self.probability * len(eligible))))
+        count = min(max_targets, max(1, round(self.probability * len(eligible))))
         targets = np.sort(self._choose(input_ids, eligible, count, generator))
         draw = generator.random(len(targets))
         random_ids = generator.choice(self.ordinary_ids, len(targets))
@@ -96,8 +96,8 @@ class Masking:
         shown = np.where(draw >= 1 - RANDOM_PROBABILITY, random_ids, shown)
         masked_ids = input_ids.copy()
         masked_ids[targets] = shown
-        positions = np.zeros(limit, np.int32)
-        labels = np.full(limit, IGNORED_LABEL, np.int32)
+        positions = np.zeros(max_targets, np.int32)
+        labels = np.full(max_targets, IGNORED_LABEL, np.int32)
         positions[: len(targets)] = targets
         labels[: len(targets)] = input_ids[targets]
         return MaskedExample(masked_ids, positions, labels)

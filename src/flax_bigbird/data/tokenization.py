@@ -1,4 +1,4 @@
-"""Turns texts into token ids, and caches tokenized datasets under all that they depend on."""
+"""Turns texts into token ids, and caches tokenized datasets by a fingerprint of their inputs."""
 
 import hashlib
 import re
@@ -122,7 +122,7 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Returns the token ids of whole texts, without `[CLS]` and `[SEP]`.
 
     White space becomes single spaces, as in SentencePiece's own normalization. The tokenizers of
-    `transformers` leave line breaks in, which are unknown to BigBird's vocabularies.
+    `transformers` keep line breaks, which are not in BigBird's vocabularies.
     """
     if not texts:
         return []
@@ -209,7 +209,8 @@ def add_special_tokens(
     while sum(sizes) > available:
         longest = int(np.argmax(sizes))
         others = [size for index, size in enumerate(sizes) if index != longest]
-        # Down to the next longest at once, then in equal parts.
+        # Truncates the longest part to the length of the next longest, then all of the longest
+        # equally.
         excess = sum(sizes) - available
         step = sizes[longest] - max(others, default=0)
         sizes[longest] -= min(excess, step) if step else -(-excess // len(sizes))
@@ -241,7 +242,7 @@ def map_cached(
     Args:
       rows: The rows.
       function: A function from batches to batches.
-      *key: All that the result depends on besides the rows, as text or numbers.
+      *key: Everything that the result depends on besides the rows, as text or numbers.
       keep: The columns of `rows` that stay beside those of the function.
       with_indices: Whether the function takes the indices of the rows too.
       features: The types of the result's columns, if its first rows may not show them.

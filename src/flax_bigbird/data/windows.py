@@ -97,7 +97,8 @@ def context_windows(
       question: The question, truncated to a quarter of the window.
       context: The context.
       length: The maximum number of tokens of a window.
-      stride: The number of tokens that neighboring windows have in common.
+      stride: The number of tokens that neighboring windows have in common (the overlap), as
+        `stride` in the tokenizers of `transformers`.
     """
     (question_ids,) = tokenize(tokenizer, [question])
     kept = question_ids[: int(length * MAX_QUESTION_FRACTION)]

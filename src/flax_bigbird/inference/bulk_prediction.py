@@ -24,7 +24,7 @@ OUTPUT_FORMATS = (".jsonl", ".parquet")
 
 
 class PredictionInterrupted(Exception):
-    """Prediction was asked to stop; the answers so far are saved.
+    """Raised when `should_stop` interrupts prediction; the answers so far are saved.
 
     Attributes:
       rows: The number of rows that are answered and saved.
@@ -37,7 +37,7 @@ class PredictionInterrupted(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class PartialOutput:
-    """The folder `OUTPUT.part` of an unfinished prediction.
+    """The directory `OUTPUT.part` of an unfinished prediction.
 
     It holds the answers so far (`rows.jsonl`), how many of them are complete (`done.json`), and
     everything that they depend on (`job.json`).
@@ -77,7 +77,7 @@ def predict_files(
 ) -> int:
     """Writes one answer per row of `files`, in their order, to a JSONL or Parquet file.
 
-    The answers are collected in the folder `OUTPUT.part` until all of them are there. If the
+    The answers are collected in the directory `OUTPUT.part` until they are complete. If the
     prediction is interrupted, the same call resumes it after the last chunk that was saved, and the
     result equals that of an uninterrupted call.
 
@@ -118,7 +118,7 @@ def predict_files(
         # This reads all rows, so that wrong ones are reported before anything is written.
         num_rows = sum(1 for _ in iterate_rows())
         partial = PartialOutput.of(target)
-        job = _job(predictor, paths, keep, is_standard_input=inputs is not files)
+        job = _job_fingerprint(predictor, paths, keep, is_standard_input=inputs is not files)
         rows_done, size = _start_or_resume(partial, job, overwrite)
         on_start(rows_done, num_rows)
         counts_before = predictor.token_counts
@@ -167,7 +167,7 @@ def _check_output(target: Path, overwrite: bool) -> None:
 def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
     if not keep:
         return
-    if kind == "parquet":  # whose first row may hold a value that cannot be read
+    if kind == "parquet":  # the first row may hold a value that cannot be read
         names = data_files.column_names(paths[:1], kind)
     else:
         names = list(next(data_files.iterate_rows(paths, kind, separator=separator), {}))
@@ -192,12 +192,15 @@ def _needed_columns(
 
 
 def _output_row(row: FileRow, keep: Sequence[str], answer: Row) -> Row:
-    """Returns the kept columns and the answer; an answer's key that clashes gets a prefix."""
+    """Returns the kept columns and the answer.
+
+    Keys of the answer that clash with a kept column get the prefix `predicted_`.
+    """
     kept = {name: json_value(row.get(name), name, row.origin) for name in keep}
     return kept | {f"predicted_{k}" if k in kept else k: value for k, value in answer.items()}
 
 
-def _job(
+def _job_fingerprint(
     predictor: Predictor, paths: list[Path], keep: Sequence[str], is_standard_input: bool
 ) -> dict[str, Any]:
     """Returns everything that the answers depend on."""
@@ -236,7 +239,7 @@ def _start_or_resume(
         different = [name for name in job if previous_job.get(name) != job[name]]
         raise OptionError(
             f"a prediction can only be resumed with what it was started with; {partial.folder} has "
-            f"other {', '.join(different)}: use the same, name another output, or set overwrite"
+            f"other {', '.join(different)}: use the same, choose another output, or set overwrite"
         )
     if previous_job is None:
         shutil.rmtree(partial.folder, ignore_errors=True)
@@ -251,7 +254,7 @@ def _load_json(path: Path) -> dict[str, Any] | None:
 
 
 def _publish(partial: PartialOutput, target: Path) -> None:
-    """Moves the finished rows to the output file, converted to Parquet if its name says so."""
+    """Moves the finished rows to the output file, converted to Parquet if it ends in .parquet."""
     finished = partial.lines
     if target.suffix == ".parquet":
         finished = partial.folder / "rows.parquet"

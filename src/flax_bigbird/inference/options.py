@@ -33,13 +33,13 @@ class EvaluationArguments(ModelArguments):
 
     files: list[str] = option(
         [],
-        help="The JSONL, CSV, TSV or Parquet files, or folders of text files, to evaluate on.",
+        help="The JSONL, CSV, TSV or Parquet files, or directories of text files, to evaluate on.",
         panel=DATA,
     )
     dataset: str | None = option(
         None,
-        help="A dataset of the Hugging Face Hub, or a folder that `datasets` can load, to evaluate "
-        "on instead of files.",
+        help="The id of a Hub dataset, or a directory that `datasets` loads, to evaluate on "
+        "instead of files.",
         panel=DATA,
     )
     dataset_config: str | None = option(
@@ -86,8 +86,8 @@ def evaluate_options(task: str, *, rows_are_given: bool = False, **options: Any)
 def saved_option_names(task: str, command: Command) -> frozenset[str]:
     """Returns the options of a command whose defaults are the values of the training run.
 
-    These are the options that training has too, but for the separator, which belongs to the files.
-    Prediction does not take over the dtype: it computes in float32 unless it is told otherwise.
+    These are the options that training has too, except the separator, which belongs to the files.
+    Prediction does not use the dtype of the run: it computes in float32 unless `dtype` is given.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))

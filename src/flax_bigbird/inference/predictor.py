@@ -59,7 +59,7 @@ def load_predictor(
     positions = config.max_position_embeddings
     if resolved.max_length and resolved.max_length > positions:
         raise OptionError(
-            f"max_length must be at most the number of the model's position embeddings, "
+            f"max_length must be at most the model's max_position_embeddings, "
             f"{positions}; got {resolved.max_length}: lower it"
         )
     loaded = load_model(name, task_class.model_class, dtype=resolved.dtype)
@@ -67,7 +67,7 @@ def load_predictor(
 
 
 class Predictor:
-    """A model and its task: rows in, one answer per row out, in the order of the rows.
+    """A model and its task, which returns one answer per row, in order.
 
     Attributes:
       task: The task, which encodes rows and decodes answers.

@@ -27,7 +27,7 @@ class Window(NamedTuple):
 
     Attributes:
       input_ids: The token ids, with `[CLS]` and `[SEP]`, at most `max_length` of them.
-      info: What the task needs to decode the outputs, for example the position of each word.
+      info: What `decode` needs to know about the window, for example the position of each word.
     """
 
     input_ids: list[int]
@@ -66,12 +66,12 @@ class Loss(NamedTuple):
 class Task(abc.ABC):
     """One task, for training, evaluation, and prediction.
 
-    The class methods answer what must be known before there is a model. An instance belongs to the
-    options, the tokenizer, and the configuration of one model.
+    The class methods run before the model exists. An instance belongs to the options, the
+    tokenizer, and the configuration of one model.
 
     Attributes:
       name: The name that users give, for example `"masked-lm"`.
-      title: What a model for the task is called in its model card.
+      title: The name of the task in model cards.
       pipeline_tag: The task's name on the Hugging Face Hub.
       model_class: The name of the model class in `flax_bigbird`.
       options_class: The class of the task's options.
@@ -114,13 +114,13 @@ class Task(abc.ABC):
         self.tokenizer = tokenizer
         self.config = config
 
-    # Before there is a model.
+    # Methods that run before the model exists.
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind] | None:
         """Returns the columns that training and evaluation read, and what each of them holds.
 
-        Files are read for these columns only, so that others cannot stop the reading. None, the
+        Only these columns of files are read, so that others cannot cause errors. None, the
         default, reads all columns with the types that their values have.
         """
         del options
@@ -192,7 +192,7 @@ class Task(abc.ABC):
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         """Encodes the rows of a split, with their labels.
 
-        The result is cached by `datasets` under a fingerprint of all that it depends on.
+        The result is cached by `datasets` under a fingerprint of everything that it depends on.
 
         Raises:
           DataError: if a row cannot be used.
@@ -221,7 +221,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        """Returns what the metrics need of a batch, `[B, ...]` each. This function is traced."""
+        """Returns the values that the metrics are computed from, `[B, ...]` each; it is traced."""
 
     def merge_windows(self, outputs: Arrays, encoded: EncodedDataset) -> Arrays:
         """Returns the outputs of documents, computed from the outputs of their windows.
@@ -243,7 +243,7 @@ class Task(abc.ABC):
         """
 
     def report_details(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
-        """Returns what else the report of a run holds, for example a confusion matrix."""
+        """Returns additional entries for the report of a run, for example a confusion matrix."""
         del outputs, encoded
         return {}
 
@@ -263,7 +263,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        """Returns what `decode` needs of a batch of windows, `[B, ...]` each.
+        """Returns the values that `decode` needs from a batch of windows, `[B, ...]` each.
 
         This function is traced, unless `compiles_predict_step` is set.
         """

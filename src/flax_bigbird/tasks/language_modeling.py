@@ -1,4 +1,4 @@
-"""What the language-model tasks have in common: windows of documents, packing, and metrics."""
+"""The base class of the language-model tasks: windows of documents, packing, and metrics."""
 
 import abc
 import functools

@@ -124,7 +124,7 @@ class MaskedLM(LanguageModeling):
         return [Window(window, positions)]
 
     def collate_window(self, window: Window, length: int) -> Arrays:
-        size = 8  # or a double of it, so that few shapes are compiled
+        size = 8  # doubled as needed, which limits the number of compiled shapes
         while size < len(window.info):
             size *= 2
         positions = np.zeros(size, np.int32)

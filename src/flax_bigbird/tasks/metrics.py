@@ -33,7 +33,7 @@ def single_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, fl
 
     Args:
       logits: `[num_examples, num_classes]`.
-      labels: `[num_examples]`, indices of classes.
+      labels: `[num_examples]`, class indices.
     """
     sklearn = _sklearn_metrics()
     predicted = logits.argmax(-1)
@@ -141,8 +141,8 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int
     """Returns how many examples of each true class are predicted as each class.
 
     Args:
-      labels: `[num_examples]`, indices of classes.
-      predicted: `[num_examples]`, indices of classes.
+      labels: `[num_examples]`, class indices.
+      predicted: `[num_examples]`, class indices.
       num_classes: The number of classes.
 
     Returns:

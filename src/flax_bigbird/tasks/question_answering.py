@@ -203,7 +203,7 @@ class QuestionAnswering(Task):
         """Returns the best span of all windows of a context, and the score of no answer.
 
         Args:
-          windows: For each window, the arguments of `best_span` without the last.
+          windows: For each window, the arguments of `best_span` except `max_answer_length`.
         """
         best, no_answer = NO_SPAN, float("inf")
         for context_start, offsets, start, end in windows:

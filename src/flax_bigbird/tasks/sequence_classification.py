@@ -369,6 +369,6 @@ def _is_label(value: Any) -> bool:
 
 
 def _distinct_labels(labels: list[Any], kind: str) -> list[Any]:
-    """Returns the labels once each: integers by size, then names in alphabetical order."""
+    """Returns the distinct labels: integers in ascending order, then names alphabetically."""
     flat = labels if kind == SINGLE_LABEL else [label for value in labels for label in value]
     return sorted(set(flat), key=lambda label: (isinstance(label, str), label))
