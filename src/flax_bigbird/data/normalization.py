@@ -18,7 +18,7 @@ _MAX_PAIRS = 2_000_000  # of letters and marks that are tried; only CJK alphabet
 
 
 def normalize_as_trained(tokenizer: Tokenizer, sentencepiece_model: Path | None = None) -> None:
-    """Makes a tokenizer normalize texts as those that its vocabulary was trained on.
+    """Makes a tokenizer normalize texts like those that its vocabulary was trained on.
 
     The normalization is that of the SentencePiece model, if it has one. Otherwise, it is NFC or NFD
     if the characters of the vocabulary show that the training texts had this form. A text in the

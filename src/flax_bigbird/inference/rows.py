@@ -63,7 +63,7 @@ def as_row(item: Any, text_column: str, name: str) -> Row:
     """Returns one row as a dictionary of plain Python values.
 
     Raises:
-      DataError: if it is none.
+      DataError: if the value is not a row.
     """
     if isinstance(item, str):
         return {text_column: str(item)}
@@ -89,7 +89,7 @@ def rows_as_dataset(
       columns: The columns that are needed and what they hold; None takes all columns.
 
     Raises:
-      DataError: if a row is none, there are no rows, or a value cannot be used.
+      DataError: if an item is not a row, there are no rows, or a value cannot be used.
     """
     import datasets
     import pyarrow

@@ -1,4 +1,4 @@
-"""`resize_token_embeddings`: the same parameters for a vocabulary of another size."""
+"""`resize_token_embeddings` changes the vocabulary size of a model or its parameters."""
 
 import copy
 from typing import Any, TypeVar

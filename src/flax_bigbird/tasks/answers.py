@@ -30,7 +30,7 @@ class AnswerSpan(NamedTuple):
 
     Attributes:
       start: The first character.
-      end: One past the last character.
+      end: The index after the last character.
       shift: How far `start` is from where the row says it is.
     """
 
@@ -46,7 +46,7 @@ class AnswerErrors:
       num_shifted: The number of answers that are moved.
       max_shift: The largest number of characters that one is moved by.
       num_unknown: The number of rows with answers, and without `answer_start`.
-      misplaced: The indices of the rows whose answer is nowhere near.
+      misplaced: The indices of the rows whose answer does not occur near its offset.
       example: What is wrong with the first of them, in words.
     """
 

@@ -14,9 +14,9 @@ def label_names(config: Any) -> list[str]:
 def label_indices(config: Any) -> dict[Any, int]:
     """Returns the index of the logit of each label, as data may give the label.
 
-    Data may give a label by its name, or as an integer. The integer stands for the name that reads
-    like it; if no name is an integer, it is the index of the logit. Files without types, such as
-    CSV, give integers as text, which stands for the same.
+    Data may give a label by its name, or as an integer. An integer matches the name with the same
+    decimal digits; if no name is an integer, it is the index of the logit. Files without types,
+    such as CSV, give integers as text, which is treated alike.
     """
     indices: dict[Any, int] = {name: index for index, name in enumerate(label_names(config))}
     integers = {int(name): index for name, index in indices.items() if is_integer(name)}

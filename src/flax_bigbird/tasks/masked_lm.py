@@ -151,8 +151,8 @@ class MaskedLM(LanguageModeling):
     def _tokenize_with_masks(self, text: str) -> list[int]:
         """Returns the token ids of a text without tokens that are only the space before `[MASK]`.
 
-        `transformers` 5 makes a token of that space, which `[MASK]` stands for too. The vocabulary
-        may lack it, so the characters of the token tell, not its id.
+        `transformers` 5 emits a separate token for that space, although `[MASK]` includes it. The
+        vocabulary may lack it, so it is recognized by its characters, not by its id.
         """
         mask_id = self.tokenizer.mask_token_id
         if not getattr(self.tokenizer, "is_fast", False):
