@@ -39,6 +39,7 @@ def best(call: Callable[[], object], rounds: int = 5, min_seconds: float = 0.05)
     calls = max(1, int(min_seconds / max(time.perf_counter() - start, 1e-6)))
     times = []
     for _ in range(rounds):
+        result = None
         start = time.perf_counter()
         for _ in range(calls):
             result = call()
@@ -130,7 +131,8 @@ def splash(pattern) -> Callable:
 
     def attend(q, k, v):
         q, k, v = (x.swapaxes(1, 2) for x in (q * WIDTH**-0.5, k, v))
-        return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+        out = jax.vmap(kernel)(q, k, v)  # a pair only if residuals are saved
+        return out.swapaxes(1, 2)  # pyright: ignore[reportAttributeAccessIssue]
 
     return attend
 
@@ -152,7 +154,7 @@ def ours(mode: str, batch: int, length: int, layers: int) -> float:
         step = jax.jit(lambda params, ids, mask: model(ids, mask, params=params).last_hidden_state)
         return best(functools.partial(step, model.params, ids, mask))
     optimizer = optax.adamw(1e-4)
-    targets = gather_targets(labels, base_model.targets(job))
+    targets = gather_targets(labels, base_model.num_targets(job))
 
     def loss_of(params, key):
         logits = model(
@@ -185,7 +187,7 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
 
     It uses autocast where that works, and otherwise parameters in bfloat16, which is less work.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     import transformers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -207,7 +209,7 @@ def torch_peer(name: str, mode: str, batch: int, length: int, layers: int) -> di
             except (ImportError, ValueError) as error:
                 print(f"{attention}: {error}", file=sys.stderr)
         assert network is not None
-    network = network.to(device)
+    network = network.to(device)  # pyright: ignore[reportArgumentType]
     ids, mask, labels = (
         torch.tensor(np.minimum(x, 50000), device=device) for x in base_model.inputs(job)
     )

@@ -52,7 +52,7 @@ def ours(pattern: BlockPattern, arrays, implementation: str) -> dict[str, Callab
         return block_sparse_attention(q, k, v, pattern, mask=mask, implementation=implementation)
 
     def both(q, k, v, mask, d_out):
-        out, pull = jax.vjp(lambda *x: forward(*x, mask), q, k, v)
+        out, pull = jax.vjp(lambda q, k, v: forward(q, k, v, mask), q, k, v)
         return out, pull(d_out)
 
     compiled = jax.jit(forward).lower(q, k, v, mask).compile()
@@ -65,8 +65,11 @@ def ours(pattern: BlockPattern, arrays, implementation: str) -> dict[str, Callab
 
 def flex(pattern: BlockPattern, arrays) -> dict[str, Callable[[], None]]:
     """Compiles PyTorch's FlexAttention with the same blocks; its CPU kernel has no backward."""
-    import torch
-    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch.nn.attention.flex_attention import (  # pyright: ignore[reportMissingImports]
+        BlockMask,
+        flex_attention,
+    )
 
     rows = pattern.num_blocks
     table = np.zeros((1, HEADS, rows, rows), bool)
@@ -94,7 +97,8 @@ def flex(pattern: BlockPattern, arrays) -> dict[str, Callable[[], None]]:
             return compiled(q, k, v, block_mask=mask)
 
     got = forward().numpy().transpose(0, 2, 1, 3)
-    want = np.asarray(block_sparse_attention(*(jnp.asarray(x) for x in arrays[:3]), pattern))
+    q, k, v = (jnp.asarray(x) for x in arrays[:3])
+    want = np.asarray(block_sparse_attention(q, k, v, pattern))
     np.testing.assert_allclose(got, want, atol=1e-4)
     return {"forward": forward}
 

@@ -79,7 +79,7 @@ def run_ours(job: Job):
 
 def run_torch(job: Job):
     """Returns a function that calls PyTorch's `generate`, with its key-value cache."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -138,7 +138,8 @@ def worker(job: Job) -> None:
     if job.peer == "torch":
         # Its scores are [heads, T, T]: an error is better than running out of memory.
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        resource.setrlimit(resource.RLIMIT_AS, (int(MEMORY_FRACTION * total),) * 2)
+        limit = int(MEMORY_FRACTION * total)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     step = run_torch(job) if job.peer == "torch" else run_ours(job)
     start = time.perf_counter()
     step()

@@ -82,7 +82,7 @@ def flax_bigbird_run(folder: Path, steps: int) -> dict[str, float]:
 def trainer_run(folder: Path, steps: int) -> dict[str, float]:
     """Runs the Trainer with PyTorch's BigBird; returns the same measurements."""
     import datasets
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from transformers import (
         AutoTokenizer,
         BigBirdConfig,

@@ -16,7 +16,7 @@ def class_probabilities(folder: Path, text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("folder", type=Path, help="the output folder of `bigbird demo`")
     parser.add_argument("text", type=Path, help="a text file; its digits are masked as in training")
     arguments = parser.parse_args()

@@ -213,5 +213,5 @@ def test_every_public_name_is_importable():
         assert getattr(flax_bigbird, name).__name__ == name
     assert flax_bigbird.attention.block_sparse_attention
     with pytest.raises(AttributeError, match="no attribute 'FlaxBigBird'"):
-        flax_bigbird.FlaxBigBird  # noqa: B018
+        flax_bigbird.FlaxBigBird  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
     assert flax_bigbird.__version__[0].isdigit()

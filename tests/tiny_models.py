@@ -94,7 +94,7 @@ def input_shape(task: str, length: int = T) -> tuple[int, ...]:
     return (B, 2, length) if task == "ForMultipleChoice" else (B, length)
 
 
-def inputs(task: str = "Model", length: int = T, seed: int = 0) -> dict[str, np.ndarray]:
+def inputs(task: str = "Model", length: int = T, seed: int = 0) -> dict[str, Any]:
     """Returns random ids from 4 up (no separator), with right padding and holes in the mask."""
     rng = np.random.default_rng(seed)
     shape = input_shape(task, length)

@@ -37,7 +37,7 @@ def slow_waves(word_embeddings: np.ndarray, position_embeddings: np.ndarray) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("run", type=Path, help="the output folder of a training run")
     parser.add_argument("target", type=Path, help="a folder that does not exist yet")
     arguments = parser.parse_args()

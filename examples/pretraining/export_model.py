@@ -27,7 +27,7 @@ def export(run: Path, target: Path, card: Path, tokenizer: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("run", type=Path, help="the output folder of a training run")
     parser.add_argument("target", type=Path, help="the folder to write to")
     parser.add_argument("card", type=Path, help="the model card, in Markdown")

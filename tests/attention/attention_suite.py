@@ -32,8 +32,8 @@ def make_pattern(shape: Shape, kind: str) -> BlockPattern:
     return bigbird_pattern(shape.M, shape.W, random=random, causal=causal)
 
 
-def make_mask(shape: Shape, kind: str, rng: np.random.Generator) -> np.ndarray | None:
-    """Returns `[B, T]` booleans, or None."""
+def make_mask(shape: Shape, kind: str, rng: np.random.Generator) -> Any:
+    """Returns `[B, T]` booleans, or None for the kind "none"."""
     mask = np.ones((shape.B, shape.T), bool)
     if kind == "none":
         return None
@@ -218,11 +218,11 @@ class AttentionSuite:
         pattern = make_pattern(shape, "random")
         mask = make_mask(shape, "holes", rng)
         q, k, v, d_out = (jnp.asarray(x, "float32") for x in make_inputs(shape, rng))
-        inputs = [q * 1e3, k * 1e3, v, d_out]
-        got = with_static_pattern(pattern, self.implementation)(*inputs[:3], mask, d_out)
+        q, k = q * 1e3, k * 1e3
+        got = with_static_pattern(pattern, self.implementation)(q, k, v, mask, d_out)
         assert all(np.isfinite(x).all() for x in got)
         real = np.asarray(mask)
-        want = oracle.attend(*inputs[:3], pattern, mask=real, scale=8**-0.5, d_out=d_out)
+        want = oracle.attend(q, k, v, pattern, mask=real, scale=8**-0.5, d_out=d_out)
         np.testing.assert_allclose(got[0], want.out, atol=1e-2)
 
     def test_scale(self, rng):

@@ -70,9 +70,9 @@ def test_every_instruction_set(name, causal, instructions, rng):
     for kind in ("none", "holes"):
         mask = make_mask(shape, kind, rng)
         inputs = [jnp.asarray(x, "float32") for x in make_inputs(shape, rng)]
-        compare(
-            run(*inputs[:3], pattern, inputs[3], mask, instructions), inputs, pattern, mask, 5e-6
-        )
+        q, k, v, d_out = inputs
+        got = run(q, k, v, pattern, d_out, mask, instructions)
+        compare(got, inputs, pattern, mask, 5e-6)
 
 
 @pytest.mark.parametrize("instructions", cpu.instruction_sets())
@@ -82,9 +82,10 @@ def test_bfloat16_is_rounded_once(instructions, rng):
     pattern = pattern_of(shape)
     mask = make_mask(shape, "holes", rng)
     inputs = [jnp.asarray(x, "bfloat16") for x in make_inputs(shape, rng)]
-    got = run(*inputs[:3], pattern, inputs[3], mask, instructions)
+    q, k, v, d_out = inputs
+    got = run(q, k, v, pattern, d_out, mask, instructions)
     assert {x.dtype.name for x in got} == {"bfloat16"}
-    want = oracle.attend(*inputs[:3], pattern, mask=mask, scale=shape.H**-0.5, d_out=inputs[3])
+    want = oracle.attend(q, k, v, pattern, mask=mask, scale=shape.H**-0.5, d_out=d_out)
     error = np.abs(np.asarray(got[0], np.float64) - want.out)
     assert (error <= np.abs(want.out) * 2**-8 + 1e-5).all()
     compare(got, inputs, pattern, mask, 1e-2)
@@ -97,7 +98,8 @@ def test_every_row_global(rng):
     for kind in ("none", "right_padding"):
         mask = make_mask(shape, kind, rng)
         inputs = [jnp.asarray(x, "float32") for x in make_inputs(shape, rng)]
-        compare(run(*inputs[:3], pattern, inputs[3], mask), inputs, pattern, mask, 5e-6)
+        q, k, v, d_out = inputs
+        compare(run(q, k, v, pattern, d_out, mask), inputs, pattern, mask, 5e-6)
 
 
 def test_scores_of_any_size(rng):
@@ -107,8 +109,8 @@ def test_scores_of_any_size(rng):
     k = jnp.asarray(scores, "float32").reshape(1, -1, 1, 1)
     q = jnp.ones_like(k)
     eye = jnp.asarray(np.eye(len(scores)), "float32")[None, :, None, :]
-    wide = [jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, len(scores) - 1))) for x in (q, k)]
-    got = np.asarray(cpu.block_sparse_attention(*wide, eye, pattern, scale=1.0))[0, 0, 0]
+    wide_q, wide_k = (jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, len(scores) - 1))) for x in (q, k))
+    got = np.asarray(cpu.block_sparse_attention(wide_q, wide_k, eye, pattern, scale=1.0))[0, 0, 0]
     exact = np.exp(np.asarray(k, np.float64).ravel())
     exact /= exact.sum()
     near = scores > -80

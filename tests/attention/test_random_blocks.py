@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from typing import Any
 
 import jax
 import numpy as np
@@ -175,15 +176,20 @@ def test_google_and_training_in_torch_differ_at_2048_and_by_the_table():
     assert (google(16, 64, 3, 2, 1) != torch(16, 64, 3, 2, 1, 1024)).any()
 
 
+def global_states() -> tuple[Any, Any]:
+    """Returns the states of the global generators of NumPy and of Python."""
+    return np.random.get_state(), random.getstate()  # noqa: NPY002 - that is the point
+
+
 @pytest.mark.usefixtures("unchecked_annotations")  # beartype draws from `random`
 def test_no_global_generator_is_touched():
     """Patterns are drawn afresh (no cache), and both global states stay as they were."""
-    before = np.random.get_state(), random.getstate()  # noqa: NPY002 - that is the point
+    before = global_states()
     random_blocks.clear_cache()
     random_blocks.google(16, 64, 3, 2, 0)
     random_blocks.hf_training(17, 64, 3, 2, 0, 4096)
     random_blocks.fixed(16, 3, 2, 0)
-    after = np.random.get_state(), random.getstate()  # noqa: NPY002
+    after = global_states()
     np.testing.assert_array_equal(before[0][1], after[0][1])
     assert before[0][2:] == after[0][2:]
     assert before[1] == after[1]

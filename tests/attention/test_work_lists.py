@@ -68,7 +68,7 @@ def test_every_pair_once(kind, size, traced, rng):
 def test_extra_items(size, rng):
     """The extra items of each target stand where the documentation says."""
     work = column_work(irregular(rng), size)
-    start, extra = work.first_item, work.extra_items
+    start, extra = np.asarray(work.first_item), np.asarray(work.extra_items)
     for at in np.ndindex(start.shape[:2]):
         for target in range(start.shape[-1] - 1):
             begin, end = start[at][target] - target, start[at][target + 1] - target - 1

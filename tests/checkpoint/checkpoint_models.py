@@ -21,7 +21,7 @@ def random_model(cls: Any, config: Any, seed: int = 0, **kwargs: Any) -> tuple[A
     """Returns `(model, params)`: a model without parameters, and random ones from NumPy."""
     model = cls(config, _do_init=False, **kwargs)
     rng = np.random.default_rng(seed)
-    shapes = flatten_dict(model.params_shape_tree)
+    shapes: dict[tuple[str, ...], Any] = flatten_dict(model.params_shape_tree)
     flat = {p: rng.standard_normal(shapes[p].shape).astype(np.float32) for p in sorted(shapes)}
     return model, unflatten_dict({path: jnp.asarray(leaf) for path, leaf in flat.items()})
 

@@ -1,6 +1,7 @@
 """Tests that checkpoints are exchanged with PyTorch's `transformers` classes in both directions."""
 
 import logging
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +101,8 @@ def test_half_precision_values_keep_their_bits(tmp_path, dtype):
     model.save_pretrained(tmp_path)
     _, params = fb.FlaxBigBirdModel.from_pretrained(tmp_path, _do_init=False)
     state = model.state_dict()
-    for path, leaf in flatten_dict(params).items():
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(params)
+    for path, leaf in leaves.items():
         name = ".".join((*path[:-1], "weight" if path[-1] != "bias" else "bias"))
         bits = state[name].view(torch.int16).numpy()
         assert leaf.dtype == jnp.dtype(dtype)

@@ -2,6 +2,7 @@
 
 import shutil
 import types
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
@@ -75,7 +76,7 @@ def hub(tmp_path, monkeypatch):
     for seed, commit in ((1, OLD), (2, NEW)):
         save_random_model(fb.FlaxBigBirdModel, tmp_path / "snapshots" / commit, seed=seed)
 
-    def download(repo_id, filename, revision=None, **options):
+    def download(repo_id, filename, revision="main", **options):
         calls.append({"file": filename, "revision": revision} | options)
         commit = {"main": NEW if len(calls) > 1 else OLD}.get(revision, revision)
         path = tmp_path / "snapshots" / commit / filename
@@ -127,6 +128,8 @@ def test_errors_of_the_hub_are_explained(monkeypatch, error, message):
 
 class Api:
     """Records the calls that create and upload."""
+
+    calls: ClassVar[list[tuple[Any, ...]]]
 
     def __init__(self, token=None):
         Api.calls = [("token", token)]

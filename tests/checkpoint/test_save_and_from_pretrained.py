@@ -2,8 +2,10 @@
 
 import json
 import warnings
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -39,7 +41,7 @@ def checkpoint_warnings(record):
     return [str(w.message) for w in record if issubclass(w.category, CheckpointWarning)]
 
 
-def load(cls, folder, **kwargs):
+def load(cls, folder, **kwargs) -> tuple[dict[tuple[str, ...], Any], list[str]]:
     """Returns `(flat params, messages)`, without initializing parameters."""
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
@@ -80,7 +82,7 @@ def test_parameters_keep_the_dtype_of_the_file(tmp_path):
     model.save_pretrained(tmp_path, params=model.to_bf16(params))
     loaded, params = fb.FlaxBigBirdModel.from_pretrained(tmp_path, jnp.float16, _do_init=False)
     assert loaded.dtype == jnp.float16
-    assert {leaf.dtype for leaf in flatten_dict(params).values()} == {np.dtype(ml_dtypes.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(ml_dtypes.bfloat16)}
 
 
 def test_missing_head_is_initialized_with_one_warning(tmp_path):
@@ -252,8 +254,9 @@ def test_keywords_set_config_keys_and_module_fields(tmp_path):
     assert model.input_shape == (1, 5)
     assert not hasattr(model.config, "trust_remote_code")
     for wrong in ("add_pooler", "to_dict"):
+        options: dict[str, Any] = {wrong: True}
         with pytest.raises(ValueError, match=rf"\(add_pooling_layer\); got {wrong}=True"):
-            fb.FlaxBigBirdForQuestionAnswering.from_pretrained(tmp_path, **{wrong: True})
+            fb.FlaxBigBirdForQuestionAnswering.from_pretrained(tmp_path, **options)
 
 
 def test_config_file_keeps_user_keys(tmp_path):
@@ -323,7 +326,7 @@ def test_frozen_params_are_saved(tmp_path):
 
 def test_error_for_params_of_another_model(tmp_path):
     model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
-    flat = flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flatten_dict(params)
     flat["pooler", "bias"] = jnp.zeros((2, 16))  # has an axis of two replicas
     del flat["pooler", "kernel"]
     with pytest.raises(ValueError, match="params must be those of the model") as error:

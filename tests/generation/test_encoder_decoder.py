@@ -80,7 +80,7 @@ def test_generation_reads_the_encoder_as_one_call_does(kind):
     _, model = pair(attention_type=kind)
     rng = np.random.default_rng(2)
     states = rng.standard_normal((2, 11, 32)).astype(np.float32)
-    encoder = {"encoder_hidden_states": states}
+    encoder: dict[str, np.ndarray] = {"encoder_hidden_states": states}
     encoder["encoder_attention_mask"] = (np.arange(11) < [[11], [6]]).astype(np.int32)
     ids = rng.integers(4, 40, (2, 6)).astype(np.int32)
     text = np.pad(ids, ((0, 0), (0, 9)))

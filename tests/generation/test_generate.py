@@ -188,6 +188,7 @@ class TestPrograms:
         }
         run = functools.partial(text_generation._decode, model.module, options, (), streaming=False)
         text = jax.jit(run).lower(model.params, arguments).compile().as_text()
+        assert text is not None
         heads = (tiny_models.HEADS, tiny_models.D // tiny_models.HEADS)
         cache = f"f32[1,{256 + 8},{heads[0]},{heads[1]}]"
         assert cache in text

@@ -9,7 +9,8 @@ from flax_bigbird.generation.logits_processors import History
 FORBIDDEN = -np.inf
 
 
-def history(*rows, first=0, used=None):
+def history(*rows: list[int], first: int | list[int] = 0, used: int | None = None) -> History:
+    """Returns rows of tokens that begin at `first`, the first `used` slots of them used."""
     tokens = jnp.asarray(rows)
     slot = tokens.shape[1] if used is None else used
     firsts = jnp.full(len(rows), first) if isinstance(first, int) else jnp.asarray(first)

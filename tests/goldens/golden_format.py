@@ -54,7 +54,8 @@ class Recorder:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.calls, indent=1, sort_keys=True) + "\n"
         (self.folder / "calls.json").write_text(text)
-        np.savez_compressed(self.folder / "calls.npz", **self.arrays)
+        arrays: dict[str, Any] = self.arrays
+        np.savez_compressed(self.folder / "calls.npz", **arrays)
 
 
 def read_calls(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -93,7 +94,7 @@ def token_inputs(
     if mask in ("pad", "both"):
         real[1::2, ..., int(0.7 * length) :] = 0
     real[..., 0] = 1
-    out = {"input_ids": ids}
+    out: dict[str, np.ndarray] = {"input_ids": ids}
     if mask != "none":
         out["attention_mask"] = real
     if types:

@@ -41,8 +41,8 @@ def patch_split():
     def split(self, sections, axis=0):
         return jnp.split(self, sections, axis=axis)
 
-    jax_array.ArrayImpl.split = split
-    jax_core.ShapedArray.split = jax_core.aval_method(split)
+    jax_array.ArrayImpl.split = split  # pyright: ignore[reportAttributeAccessIssue]
+    jax_core.ShapedArray.split = jax_core.aval_method(split)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def config(**changes) -> BigBirdConfig:

@@ -14,7 +14,7 @@ import pathlib
 import shutil
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 import transformers
 from golden_format import HERE, Recorder, cotangent, token_inputs
 from transformers import BigBirdConfig
@@ -90,7 +90,8 @@ class Maker:
         grads = {}
         if gradient:
             own = [value for value in output.values() if isinstance(value, torch.Tensor)]
-            sum((x * torch.tensor(cotangent(tuple(x.shape)))).sum() for x in own).backward()
+            losses = [(x * torch.tensor(cotangent(tuple(x.shape)))).sum() for x in own]
+            sum(losses, start=torch.zeros(())).backward()
             grads = {k: p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None}
         self.recorder.add(
             name,
@@ -198,7 +199,7 @@ def make_random_blocks():
         drawn.append(rand_attn[0].numpy().astype(np.int16))
         return original(from_mask, to_mask, rand_attn, *rest)
 
-    attention._create_rand_mask_from_inputs = staticmethod(spy)
+    attention._create_rand_mask_from_inputs = staticmethod(spy)  # pyright: ignore[reportAttributeAccessIssue]
     arrays, cases = {}, {}
     for length, block, num_random, heads, table in DRAWS:
         name = f"T{length}_W{block}_R{num_random}_N{heads}_P{table}"

@@ -12,7 +12,7 @@ import json
 import re
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from golden_format import HERE
 from transformers import BigBirdConfig, BigBirdForMaskedLM
 

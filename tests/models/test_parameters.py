@@ -1,5 +1,7 @@
 """The parameter tree: names and shapes, initialization, assignment and casts."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,8 @@ def norm(width: int) -> dict[str, tuple[int, ...]]:
 def expected_shapes(task: str, config: BigBirdConfig, *, pooling: bool | None = None):
     """Returns the shape of every parameter that HF-Flax's checkpoints hold."""
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    num_labels = config.num_labels
+    assert num_labels is not None
 
     def attention():
         projections = {p: dense(D, D, bias=config.use_bias) for p in ("query", "key", "value")}
@@ -56,10 +60,10 @@ def expected_shapes(task: str, config: BigBirdConfig, *, pooling: bool | None = 
         "ForMaskedLM": {"cls": {"predictions": predictions}},
         "ForCausalLM": {"cls": {"predictions": predictions}},
         "ForSequenceClassification": {
-            "classifier": {"dense": dense(D, D), "out_proj": dense(D, config.num_labels)}
+            "classifier": {"dense": dense(D, D), "out_proj": dense(D, num_labels)}
         },
         "ForMultipleChoice": {"classifier": dense(D, 1)},
-        "ForTokenClassification": {"classifier": dense(D, config.num_labels)},
+        "ForTokenClassification": {"classifier": dense(D, num_labels)},
         "ForQuestionAnswering": {
             "qa_classifier": {
                 "intermediate": {"dense": dense(D, F)},
@@ -73,7 +77,7 @@ def expected_shapes(task: str, config: BigBirdConfig, *, pooling: bool | None = 
 
 
 def shapes(model) -> dict[str, tuple[int, ...]]:
-    tree = flatten_dict(model.params_shape_tree, sep="/")
+    tree = tiny_models.flat(model.params_shape_tree)
     assert {leaf.dtype.name for leaf in tree.values()} == {"float32"}
     return {path: leaf.shape for path, leaf in tree.items()}
 
@@ -81,7 +85,8 @@ def shapes(model) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_tree_of_the_base_model(task):
     """The tree has the published size; no array is allocated."""
-    config = BigBirdConfig(num_labels=5, is_decoder=task == "ForCausalLM")
+    options: dict[str, Any] = {"num_labels": 5, "is_decoder": task == "ForCausalLM"}
+    config = BigBirdConfig(**options)
     model = tiny_models.task_class(task)(config, _do_init=False)
     assert shapes(model) == expected_shapes(task, config)
     assert model.required_params == set(flatten_dict(model.params_shape_tree))
@@ -118,7 +123,7 @@ def test_params_are_plain_nested_dicts_of_jax_arrays(task):
     params = tiny_models.model(task).params
     assert type(params) is dict
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
-    assert {p: x.shape for p, x in flatten_dict(params, sep="/").items()} == shapes(
+    assert {p: x.shape for p, x in tiny_models.flat(params).items()} == shapes(
         tiny_models.model(task)
     )
 
@@ -149,7 +154,7 @@ def test_initial_distributions(task):
     params = tiny_models.task_class(task)(config).params
     lecun = ("cls/predictions/transform", "cls/predictions/decoder", "cls/seq_relationship")
     lecun += ("classifier", "qa_classifier/qa_outputs")
-    for path, leaf in flatten_dict(params, sep="/").items():
+    for path, leaf in tiny_models.flat(params).items():
         if path.endswith("/bias") or path == "bias":
             assert not leaf.any(), path
         elif path.endswith("/scale"):
@@ -211,7 +216,7 @@ class TestSettingParameters:
         given = jax.tree.map(lambda x: x + 1, model.params)
         partial = self.without(given, "cls", "predictions", "transform", "dense", "kernel")
         filled = model.init_weights(jax.random.PRNGKey(3), (1, 5), partial)
-        leaves = flatten_dict(filled)
+        leaves: dict[tuple[str, ...], Any] = flatten_dict(filled)
         kernel = leaves.pop(("cls", "predictions", "transform", "dense", "kernel"))
         assert kernel.shape == (tiny_models.D, tiny_models.D)
         tiny_models.close(leaves, flatten_dict(partial), 0)
@@ -238,14 +243,14 @@ class TestCasting:
             (model.to_fp16, "float16"),
             (model.to_fp32, "float32"),
         ):
-            leaves = flatten_dict(cast(params))
-            assert leaves.pop(("steps",)).dtype == "int32"
+            leaves = tiny_models.flat(cast(params))
+            assert leaves.pop("steps").dtype == "int32"
             assert {leaf.dtype.name for leaf in leaves.values()} == {dtype}
-        assert flatten_dict(params)[("cls", "predictions", "bias")].dtype == "float32"
+        assert params["cls"]["predictions"]["bias"].dtype == "float32"
 
     def test_mask_selects_parameters(self):
         model = tiny_models.model("ForMaskedLM")
         leaves = flatten_dict(model.params)
         mask = unflatten_dict({path: "LayerNorm" not in path for path in leaves})
-        for path, leaf in flatten_dict(model.to_bf16(model.params, mask)).items():
+        for path, leaf in tiny_models.flat(model.to_bf16(model.params, mask)).items():
             assert leaf.dtype == ("float32" if "LayerNorm" in path else "bfloat16")

@@ -1,5 +1,7 @@
 """Question answering: the end of the question, its mask, and a user's subclass."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_models
+from flax.core import unfreeze
 from tiny_models import SEP, B, D, T
 
 from flax_bigbird import FlaxBigBirdForQuestionAnswering, FlaxBigBirdForQuestionAnsweringModule
@@ -15,7 +18,7 @@ TASK = "ForQuestionAnswering"
 PENALTY = -1e5  # logits below it are masked
 
 
-def questions() -> dict[str, np.ndarray]:
+def questions() -> dict[str, Any]:
     """Returns questions of 4 and 6 tokens, separators included, with a second separator later."""
     inputs = tiny_models.inputs(TASK)
     for row, end in enumerate((4, 6)):
@@ -64,7 +67,7 @@ def test_inner_dropout_is_active_in_training():
 
     head = QuestionAnsweringHead(tiny_models.config(hidden_dropout_prob=0.5))
     x = jax.random.normal(jax.random.PRNGKey(0), (1, 5, D))
-    params = head.init(jax.random.PRNGKey(1), x)
+    params = unfreeze(head.init(jax.random.PRNGKey(1), x))
     # With the first dropout's input constant in every feature that matters, only the inner one is
     # left: a zeroed intermediate kernel makes the block's input irrelevant.
     params["params"]["intermediate"]["dense"]["kernel"] *= 0

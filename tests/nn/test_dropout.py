@@ -1,5 +1,7 @@
 """The dropout mask: its rate, the independence of its elements, and the module."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,11 @@ import pytest
 from flax_bigbird.nn.dropout import Dropout, keep_mask
 
 KEYS = {"new": jax.random.key, "old": jax.random.PRNGKey}
+
+
+def drop(x: jax.Array, rate: float, **options: Any) -> Any:
+    """Returns the output of the module."""
+    return Dropout(rate).apply({}, x, **options)
 
 
 def z_scores(values: np.ndarray, rate: float, count: int) -> np.ndarray:
@@ -64,24 +71,24 @@ def test_pairs_are_uniform():
 @pytest.mark.parametrize("kind", KEYS)
 def test_module(kind, dtype):
     x = jnp.full((50, 40), 3, dtype)
-    layer, key = Dropout(0.25), KEYS[kind](0)
-    out = layer.apply({}, x, deterministic=False, rngs={"dropout": key})
+    key = KEYS[kind](0)
+    out = drop(x, 0.25, deterministic=False, rngs={"dropout": key})
     assert out.dtype == dtype
     values = set(np.unique(np.asarray(out, np.float32)))
     assert values == {0.0, float(jnp.asarray(4, dtype))}
-    again = layer.apply({}, x, deterministic=False, rngs={"dropout": key})
+    again = drop(x, 0.25, deterministic=False, rngs={"dropout": key})
     np.testing.assert_array_equal(out, again)
-    gradient = jax.grad(
-        lambda x: layer.apply({}, x, deterministic=False, rngs={"dropout": key}).sum()
-    )(x)
+    gradient = jax.grad(lambda x: drop(x, 0.25, deterministic=False, rngs={"dropout": key}).sum())(
+        x
+    )
     np.testing.assert_array_equal(gradient != 0, out != 0)
 
 
 def test_cases_without_a_random_key():
     x = jnp.ones((3, 4))
-    np.testing.assert_array_equal(Dropout(0.5).apply({}, x, deterministic=True), x)
-    np.testing.assert_array_equal(Dropout(0.0).apply({}, x, deterministic=False), x)
-    assert not Dropout(1.0).apply({}, x, deterministic=False).any()
+    np.testing.assert_array_equal(drop(x, 0.5, deterministic=True), x)
+    np.testing.assert_array_equal(drop(x, 0.0, deterministic=False), x)
+    assert not drop(x, 1.0, deterministic=False).any()
 
 
 def test_mask_depends_on_row_and_shape():

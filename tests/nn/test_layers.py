@@ -1,5 +1,7 @@
 """Embeddings, activations, attention probabilities and patterns, compared with their formulas."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,8 @@ from flax_bigbird.nn.embeddings import BigBirdEmbeddings
 from flax_bigbird.nn.patterns import layer_pattern
 
 
-def embed(config, **kwargs):
+def embed(config, **kwargs) -> tuple[Any, ...]:
+    """Returns the ids, their positions, the variables and the output."""
     module = BigBirdEmbeddings(config)
     ids = jnp.asarray(tiny_models.inputs()["input_ids"])
     positions = jnp.broadcast_to(jnp.arange(T), ids.shape)

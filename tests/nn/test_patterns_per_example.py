@@ -1,6 +1,7 @@
 """Patterns per example: the rows of each example are those of its own length, for every length."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,14 @@ RULES = [("hf", False), ("hf", True), ("google", True), ("fixed", False)]
 
 
 def make_sparsity(size: int, num_random: int, table: int, rule: str) -> SparsityConfig:
+    own_keys: dict[str, Any] = {"random_attention": rule, "random_attention_seed": 3}
     config = BigBirdConfig(
         block_size=size,
         num_random_blocks=num_random,
         num_attention_heads=2,
         hidden_size=8,
         max_position_embeddings=table,
-        random_attention=rule,
-        random_attention_seed=3,
+        **own_keys,
     )
     return SparsityConfig.from_hf(config)
 

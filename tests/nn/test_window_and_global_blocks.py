@@ -44,7 +44,7 @@ def test_definition(sizes, num_blocks, causal):
     window, leading, trailing = sizes
     layout = Layout(window // 2, leading, trailing)
     pattern = bigbird_pattern(num_blocks, 4, causal=causal, layout=layout)
-    want = expected(num_blocks, *sizes, causal)
+    want = expected(num_blocks, window, leading, trailing, causal)
     np.testing.assert_array_equal(table(pattern)[0], want)
     assert pattern.row_width <= layout.row_width
     assert isinstance(pattern.blocks, np.ndarray)
@@ -56,7 +56,7 @@ def test_random_blocks_lie_outside(sizes, causal):
     """They are distinct, outside window and globals, and R of them or all there are."""
     window, leading, trailing = sizes
     layout = Layout(window // 2, leading, trailing)
-    free = expected(14, *sizes, causal) == 0
+    free = expected(14, window, leading, trailing, causal) == 0
     if causal:
         free &= np.tri(14, dtype=bool)
     drawn = {

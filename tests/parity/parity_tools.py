@@ -53,7 +53,7 @@ def random_params(model: Any, seed: int = 0) -> dict[str, Any]:
     No term of the model is trivially 0 or 1 then, and nothing is compiled to draw them.
     """
     rng = np.random.RandomState(seed)
-    shapes = flatten_dict(model.params_shape_tree)
+    shapes: dict[tuple[str, ...], Any] = flatten_dict(model.params_shape_tree)
     draw = {path: 0.2 * rng.standard_normal(shapes[path].shape) for path in sorted(shapes)}
     values = {path: (x + (path[-1] == "scale")).astype(np.float32) for path, x in draw.items()}
     return unflatten_dict({path: jnp.asarray(x) for path, x in values.items()})

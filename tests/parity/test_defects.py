@@ -5,10 +5,12 @@ probability of a key is how often the query reads it, divided by the sum over th
 """
 
 import random
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import program_costs
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden_format import token_inputs
@@ -227,16 +229,21 @@ def test_defect_07_no_random_blocks(rule, train):
     assert np.isfinite(output).all()
 
 
+def global_states() -> tuple[Any, Any]:
+    """Returns the states of the global generators of NumPy and of Python."""
+    return np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
 @pytest.mark.usefixtures("unchecked_annotations")  # beartype draws from the global generator
 @pytest.mark.parametrize("rule", RULES)
 def test_defect_08_global_generator_is_left_alone(encoder, rule):
     """HF-Torch reseeds the caller's NumPy generator at every layer of a training step."""
     m = model(random_attention=rule)
     random_blocks.clear_cache()
-    before, python_before = np.random.get_state(), random.getstate()  # noqa: NPY002
+    before, python_before = global_states()
     states(m, inputs(48), train=True)
-    after = np.random.get_state()  # noqa: NPY002
-    assert random.getstate() == python_before
+    after, python_after = global_states()
+    assert python_after == python_before
     assert before[0] == after[0]
     np.testing.assert_array_equal(before[1], after[1])
     assert before[2:] == after[2:]
@@ -251,9 +258,8 @@ def test_defect_09_mask_as_an_argument_costs_no_more(encoder):
         return encoder(ids, mask, params=params).last_hidden_state
 
     def cost(function, *args):
-        compiled = jax.jit(function).lower(*args).compile()
-        analysis = compiled.cost_analysis()
-        return analysis["flops"], compiled.memory_analysis().temp_size_in_bytes
+        program = jax.jit(function).lower(*args).compile()
+        return program_costs.flops(program), program_costs.temporary_bytes(program)
 
     flops, memory = cost(forward, random_params(encoder), mask)
     folded_flops, folded_memory = cost(lambda params: forward(params, mask), random_params(encoder))

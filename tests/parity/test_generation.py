@@ -1,6 +1,7 @@
 """Token for token what PyTorch's `generate` writes with full attention: greedy and beam search."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,8 +105,8 @@ def prompts(seed: int, length: int = PROMPT):
     return np.where(mask, ids, PAD), mask
 
 
-def theirs(model, ids, mask, **options):
-    """PyTorch's output, as its sequences and scores."""
+def theirs(model, ids, mask, **options) -> tuple[np.ndarray, Any]:
+    """PyTorch's output, as its sequences and scores (None for greedy search)."""
     wanted = {"output_scores": True, "return_dict_in_generate": True}
     with torch.no_grad():
         out = model.generate(

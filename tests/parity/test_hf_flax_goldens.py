@@ -5,6 +5,7 @@ The goldens and their maker are in `tests/goldens`. What HF-Flax does and we do 
 """
 
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +49,8 @@ def test_our_tree_has_the_same_leaves_and_shapes(folder):
     cls = model_class(folder)
     module_kwargs = {"add_pooling_layer": True} if folder.name == "question_pooled" else {}
     model, params = cls.from_pretrained(folder, _do_init=False, **module_kwargs)
-    shapes = {"/".join(p): x.shape for p, x in flatten_dict(model.params_shape_tree).items()}
+    leaves: dict[str, Any] = flatten_dict(model.params_shape_tree, sep="/")
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
     assert shapes == {path: leaf.shape for path, leaf in flat(params).items()}
 
 

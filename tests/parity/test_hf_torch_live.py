@@ -186,7 +186,8 @@ def test_gradients(pair, cls, length, train):
     inputs = task_inputs(cls, 7, length)
     output = model(**{k: torch.tensor(v) for k, v in inputs.items()})
     own = [value for value in output.values() if isinstance(value, torch.Tensor)]
-    sum((x * torch.tensor(cotangent(tuple(x.shape)))).sum() for x in own).backward()
+    losses = [(x * torch.tensor(cotangent(tuple(x.shape)))).sum() for x in own]
+    sum(losses, start=torch.zeros(())).backward()
     grads = {k: p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None}
     model, params = ours
     mine = gradients(model, params, inputs, train=train)

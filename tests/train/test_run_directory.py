@@ -1,6 +1,8 @@
 """The files of a run, and directories in which a run must not start."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -35,7 +37,7 @@ def finished_run(tmp_path_factory):
 @pytest.fixture
 def folder(finished_run):
     options, _, _ = finished_run
-    return run_directory.RunDirectory(run_directory.Path(options.output_dir)).root
+    return run_directory.RunDirectory(Path(options.output_dir)).root
 
 
 def test_the_files_of_a_finished_run(folder):
@@ -122,8 +124,8 @@ def test_a_directory_with_other_files_is_refused(tmp_path, data):
 
 
 def test_too_little_disk_space(tmp_path, data, monkeypatch):
-    usage = run_directory.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OptionError, match="output_dir must have room"):
         train(tiny_run_options(tmp_path, train_files=[data]))
 
