@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.loading import require_columns, require_texts
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
@@ -37,7 +38,7 @@ class TitleMatching(Task):
     options_class = TitleMatchingOptions
 
     @classmethod
-    def columns(cls, options):
+    def columns(cls, options) -> dict[str, ColumnKind]:
         return {options.title_column: "text", options.text_column: "text", "matches": "label"}
 
     @classmethod

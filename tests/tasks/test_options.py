@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.tasks.options import (
+    OptionError,
     TaskOptions,
     command_options,
     option_fields,

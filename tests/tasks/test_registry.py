@@ -11,12 +11,10 @@ from tiny_checkpoints import Checkpoints
 from tiny_runs import HARBOR, MEADOW, random_words, tiny_run_options, write_jsonl
 
 import flax_bigbird
-from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference import evaluate, load_predictor
 from flax_bigbird.tasks import registry
 from flax_bigbird.tasks.base import Task
-from flax_bigbird.tasks.option_names import field_metadata
-from flax_bigbird.tasks.options import TaskOptions
+from flax_bigbird.tasks.options import OptionError, TaskOptions, field_metadata
 from flax_bigbird.train import train
 
 
