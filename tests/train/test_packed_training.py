@@ -49,7 +49,7 @@ def prepare_packed_run(folder, task, data, **changes):
 def test_loss_and_gradient_equal_those_of_the_documents_alone(task, changes, data, tmp_path):
     run, messages = prepare_packed_run(tmp_path, task, data, **changes)
     assert any("are packed into" in text for text in messages)
-    assert run.train_data.padding < 0.25
+    assert run.train_data.padding_fraction < 0.25
     examples: Any = run.train_data.encoded.examples
     rows = run.train_data.rows
     packed = next(b for b in run.train_data.buckets if b.indices[0] >= len(examples))
