@@ -38,7 +38,7 @@ TYPECHECKED: tuple[str, ...] = (
 )
 # Directories whose tests train models, in which optax promotes dtypes. What a task computes in a
 # step is tested strictly in tests/tasks/test_step_dtypes.py.
-TRAINING_TESTS = ("cli", "docs", "examples", "inference", "train")
+TRAINING_TESTS = ("cli", "docs", "examples", "inference")
 jaxtyping.install_import_hook(TYPECHECKED, "beartype.beartype")
 
 pytest.register_assert_rewrite("attention_suite", "tiny_models")

@@ -77,6 +77,7 @@ def test_nothing_is_initialized_if_no_parameter_is_missing(tmp_path, monkeypatch
     assert model(np.ones((1, 8), np.int32)).logits.shape == (1, 8, 40)
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")  # LayerNorm of Flax promotes float16
 def test_parameters_keep_the_dtype_of_the_file(tmp_path):
     model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
     model.save_pretrained(tmp_path, params=model.to_bf16(params))
