@@ -65,7 +65,7 @@ def process_logits(
     for word in options.bad_words_ids:
         scores = forbid_word(scores, history, word)
     if "min_new_tokens" in options.active:
-        too_short = history.num_new < scalars["min_new_tokens"]
+        too_short = history.num_new < jnp.asarray(scalars["min_new_tokens"], jnp.int32)
         is_end = token_mask(options.eos_token_ids, vocab_size)
         scores = jnp.where(too_short & is_end, -jnp.inf, scores)
     if options.forced_bos_token_id is not None:

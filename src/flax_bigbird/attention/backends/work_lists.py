@@ -109,7 +109,9 @@ def column_work(pattern: BlockPattern, size: int) -> WorkList:
     return _finish(first_item, target, xp.where(read, sources, 0), xp.where(read, counts, 0))
 
 
-def skip_padding(work: WorkList, mask: Bool[Array, "B T"], block_size: int) -> WorkList:
+def skip_padding(
+    work: WorkList, mask: Bool[Array | np.ndarray, "B T"], block_size: int
+) -> WorkList:
     """Returns a copy whose `num_used` excludes padding targets and trailing padding sources."""
     padding = -mask.shape[1] % block_size
     live = jnp.pad(mask, ((0, 0), (0, padding))).reshape(len(mask), 1, -1, block_size).any(-1)
