@@ -166,7 +166,7 @@ def test_checkpoints_that_cannot_be_loaded(make_checkpoint, classifier, tmp_path
     [
         ({"task": "classification"}, "got 'classification': did you mean"),
         ({"max_lenght": 8}, "got 'max_lenght': did you mean max_length"),
-        ({"max_length": 65}, "at most the number of .* position embeddings, 64; got 65"),
+        ({"max_length": 65}, "at most the model's max_position_embeddings, 64; got 65"),
         (
             {"stride": 8},
             "stride is an option of question-answering; got it for sequence-classification: leave",
