@@ -5,14 +5,15 @@ from typing import Any
 
 import jax
 
-from flax_bigbird.data.batching import assign_buckets, evaluation_batches, padding_fraction
+from flax_bigbird.data.batching import evaluation_batches, padding_fraction
 from flax_bigbird.data.loading import load_dataset_split, load_files
-from flax_bigbird.data.tokenization import column_array, load_tokenizer
+from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.inference.options import evaluate_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.inference.rows import is_path, is_single_row, iterate_items, rows_as_dataset
 from flax_bigbird.tasks.evaluation import (
     EVALUATION_SEED,
+    assign_example_buckets,
     run_eval_step,
     unknown_tokens_messages,
 )
@@ -78,10 +79,7 @@ def evaluate(
     )
     evaluated = task_class(resolved, tokenizer, loaded.config)
     encoded = evaluated.encode_dataset(rows, "test")
-    lengths = column_array(encoded.examples, "length")
-    buckets = assign_buckets(
-        lengths, resolved.bucket_lengths, resolved.tokens_per_batch // encoded.inputs_per_example
-    )
+    lengths, buckets = assign_example_buckets(resolved, encoded)
     step = jax.jit(lambda params, batch: evaluated.eval_step(loaded, params, batch))
     batches = evaluation_batches(encoded.examples, buckets, evaluated.collate, EVALUATION_SEED)
     outputs = evaluated.merge_windows(run_eval_step(step, loaded.params, batches), encoded)

@@ -4,14 +4,34 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from flax_bigbird.data.batching import Bucket, assign_buckets
 from flax_bigbird.data.loading import SPLIT_NAMES
-from flax_bigbird.data.tokenization import count_tokens_of_rows, unknown_tokens_message
+from flax_bigbird.data.tokenization import (
+    column_array,
+    count_tokens_of_rows,
+    unknown_tokens_message,
+)
 from flax_bigbird.data.types import Arrays
 from flax_bigbird.nn.losses import IGNORED_LABEL
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
+from flax_bigbird.tasks.options import TaskOptions
 
 EVALUATION_SEED = 20_07_14062
 """The seed of the masked tokens in evaluations, so that all of them mask the same tokens."""
+
+
+def assign_example_buckets(
+    options: TaskOptions, encoded: EncodedDataset
+) -> tuple[np.ndarray, list[Bucket]]:
+    """Returns the number of tokens of each example, and the buckets of the examples.
+
+    Args:
+      options: The options, with a `max_length`.
+      encoded: The examples of a split.
+    """
+    lengths = column_array(encoded.examples, "length")
+    tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example
+    return lengths, assign_buckets(lengths, options.bucket_lengths, tokens_per_batch)
 
 
 def run_eval_step(

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.config import SparsityConfig
-from flax_bigbird.data.batching import Bucket, Examples, assign_buckets, padding_fraction
+from flax_bigbird.data.batching import Bucket, Examples, padding_fraction
 from flax_bigbird.data.loading import load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.splitting import train_validation_split
-from flax_bigbird.data.tokenization import column_array
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
-from flax_bigbird.tasks.evaluation import unknown_tokens_messages
+from flax_bigbird.tasks.evaluation import assign_example_buckets, unknown_tokens_messages
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
 
@@ -114,9 +113,7 @@ def setup_split(
     encoded = task.encode_dataset(rows, split)
     for message in [*encoded.messages, *unknown_tokens_messages(task, encoded, split)]:
         callback.on_message(f"{message}.")
-    lengths = column_array(encoded.examples, "length")
-    tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example
-    buckets = assign_buckets(lengths, options.bucket_lengths, tokens_per_batch)
+    lengths, buckets = assign_example_buckets(options, encoded)
     return SplitData(encoded, lengths, buckets, encoded.examples)
 
 
