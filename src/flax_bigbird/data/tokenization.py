@@ -249,6 +249,9 @@ def map_cached(
     """
     fingerprint = hashlib.sha256(repr((rows._fingerprint, key)).encode()).hexdigest()[:32]
     removed = [column for column in rows.column_names if column not in set(keep)]
+    import datasets
+
+    datasets.disable_progress_bars()  # those of the commands are the only ones
     return rows.map(
         function,
         batched=True,
