@@ -22,6 +22,7 @@ import pytest  # noqa: E402
 # Every call of a function in these packages is checked against its annotations, shapes included.
 TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird._lazy",
+    "flax_bigbird._signals",
     "flax_bigbird._transformers",
     "flax_bigbird.attention",
     "flax_bigbird.checkpoint",

@@ -32,7 +32,7 @@ LEVEL = {
 }
 # Packages of one level import nothing from each other, but for these pairs.
 SAME_LEVEL = {("config", "attention"), ("serve", "inference")}
-ANY_LEVEL = {"_lazy", "_transformers", "_version", "pretrained"}
+ANY_LEVEL = {"_lazy", "_signals", "_transformers", "_version", "pretrained"}
 PUBLIC = 3  # from this level up, modules import public names from `flax_bigbird`, as users do
 
 

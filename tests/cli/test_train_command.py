@@ -1,5 +1,8 @@
 """`bigbird train`: options from flags and YAML, a run, and how it is interrupted and resumed."""
 
+import os
+import signal
+
 import pytest
 import yaml
 from tiny_runs import TINY_MODEL, tiny_run_options, write_labeled_texts
@@ -52,6 +55,54 @@ def test_a_run_from_a_file_of_options(tmp_path, capsys):
     assert "must have a column 'body'; got text, label" in capsys.readouterr().err
 
 
+def command_line(folder):
+    line = [
+        "train",
+        "sequence-classification",
+        "--train-files",
+        write_labeled_texts(folder / "a.jsonl", 40),
+    ]
+    line += ["-o", str(folder / "out"), "--max-steps", "5", "--max-length", "64"]
+    line += ["--vocab-size", "60", "--tokens-per-batch", "256"]
+    for key, value in TINY_MODEL.items():
+        line += ["--config-overrides", f"{key}={value}"]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "stopped by SIGTERM"),
+        (signal.SIGUSR1, "stopped by SIGUSR1"),
+    ],
+)
+def test_signals_save_the_run_and_the_same_command_resumes_it(
+    tmp_path, capfd, monkeypatch, number, reason
+):
+    from flax_bigbird.cli.progress import ProgressBarCallback
+
+    calls = []
+    should_stop = ProgressBarCallback.should_stop
+
+    def send_signal(self):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return should_stop(self)
+
+    monkeypatch.setattr(ProgressBarCallback, "should_stop", send_signal)
+    handlers = [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)]
+    line = command_line(tmp_path)
+    assert main(line) == 128 + number
+    assert [signal.getsignal(other) for other in (signal.SIGINT, signal.SIGTERM)] == handlers
+    error = capfd.readouterr().err
+    assert f"{number.name}: the run is saved after this step" in error
+    assert f"bigbird: {reason} after step 3, which is saved; the same command resumes" in error
+    assert main(line) == 0
+    assert "from step 3." in capfd.readouterr().out
+
+
 def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(tmp_path, capsys, monkeypatch):
     from flax_bigbird.cli.progress import ProgressBarCallback
 
@@ -59,16 +110,7 @@ def test_ctrl_c_saves_the_run_and_the_same_command_resumes_it(tmp_path, capsys, 
     monkeypatch.setattr(
         ProgressBarCallback, "should_stop", lambda self: calls.append(1) or len(calls) == 3
     )
-    line = [
-        "train",
-        "sequence-classification",
-        "--train-files",
-        write_labeled_texts(tmp_path / "a.jsonl", 40),
-    ]
-    line += ["-o", str(tmp_path / "out"), "--max-steps", "5", "--max-length", "64"]
-    line += ["--vocab-size", "60", "--tokens-per-batch", "256"]
-    for key, value in TINY_MODEL.items():
-        line += ["--config-overrides", f"{key}={value}"]
+    line = command_line(tmp_path)
     assert main(line) == INTERRUPTED
     assert "after step 3, which is saved; the same command resumes" in capsys.readouterr().err
     assert main(line) == 0

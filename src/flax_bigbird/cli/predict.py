@@ -9,6 +9,8 @@ from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, RUN, TASK
 
+SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
+
 
 def predict_command() -> Callable[..., None]:
     """Returns the function of `bigbird predict`, with its flags."""
@@ -61,13 +63,13 @@ def run_prediction(
 
     Raises:
       CommandError: if an extra is missing, or if options, model or data cannot be used.
-      InterruptedWork: if the user pressed Ctrl-C; the answers so far are saved.
+      InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the answers so far are saved.
     """
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from flax_bigbird._signals import deferred_signals
     from flax_bigbird.cli.compilation import enable_compilation_cache
-    from flax_bigbird.cli.interrupts import deferred_interrupt
     from flax_bigbird.inference import PredictionInterrupted, load_predictor, predict_files
 
     if output is None:
@@ -77,7 +79,10 @@ def run_prediction(
     enable_compilation_cache()
     messages: list[str] = []
     columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
-    with deferred_interrupt() as is_interrupted, Progress(*columns, console=Console()) as progress:
+    with (
+        deferred_signals(SAVING_MESSAGE) as is_stopped,
+        Progress(*columns, console=Console()) as progress,
+    ):
         bar = progress.add_task("", total=None)
         try:
             fields = {name: field for name, (field, _) in task_fields("predict").items()}
@@ -90,14 +95,15 @@ def run_prediction(
                 on_start=lambda done, total: progress.update(bar, completed=done, total=total),
                 on_progress=lambda done: progress.update(bar, completed=done),
                 on_message=messages.append,
-                should_stop=is_interrupted,
+                should_stop=is_stopped,
             )
         except (OptionError, DataError) as error:
             raise CommandError(str(error)) from error
         except PredictionInterrupted as error:
             raise InterruptedWork(
-                f"interrupted after {error.rows:,} rows, which are saved; the same command resumes "
-                "the prediction"
+                f"{is_stopped.reason} after {error.rows:,} rows, which are saved; the same command "
+                "resumes the prediction",
+                is_stopped.exit_code,
             ) from error
     for message in messages:
         progress.console.print(f"{message}.", highlight=False)

@@ -29,6 +29,8 @@ REQUIRED_MODULES = (
     "tensorboardX",
 )
 
+SAVING_MESSAGE = "the run is saved after this step; a second signal ends it at once"
+
 
 def train_command(task: str) -> Callable[..., None]:
     """Returns the function of `bigbird train TASK`, with the flags that the task uses."""
@@ -89,12 +91,12 @@ def run_training(options: TrainingArguments) -> None:
 
     Raises:
       CommandError: if an extra is missing, or if the run cannot be started or finished.
-      InterruptedWork: if the user pressed Ctrl-C; the run is saved.
+      InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped the run, which is saved.
     """
     from rich.console import Console
 
+    from flax_bigbird._signals import deferred_signals
     from flax_bigbird.cli.compilation import enable_compilation_cache
-    from flax_bigbird.cli.interrupts import deferred_interrupt
 
     for module in REQUIRED_MODULES:
         require(module, "train")
@@ -103,16 +105,17 @@ def run_training(options: TrainingArguments) -> None:
     from flax_bigbird.train import TrainingError, TrainingInterrupted, train
 
     console = Console()
-    with deferred_interrupt() as is_interrupted:
-        progress_bar = ProgressBarCallback(console, is_interrupted)
+    with deferred_signals(SAVING_MESSAGE) as is_stopped:
+        progress_bar = ProgressBarCallback(console, is_stopped)
         try:
             report = train(options, [progress_bar])
         except (OptionError, DataError, TrainingError) as error:
             raise CommandError(str(error)) from error
         except TrainingInterrupted as error:
             raise InterruptedWork(
-                f"interrupted after step {error.step}, which is saved; the same command resumes "
-                "the run"
+                f"{is_stopped.reason} after step {error.step}, which is saved; the same command "
+                "resumes the run",
+                is_stopped.exit_code,
             ) from error
         finally:
             progress_bar.close()

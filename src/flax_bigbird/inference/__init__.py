@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flax_bigbird import _lazy
 
 if TYPE_CHECKING:
+    from flax_bigbird._signals import deferred_signals as deferred_signals
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
     from flax_bigbird.inference.bulk_prediction import (

@@ -1,5 +1,6 @@
 """Prediction for files of any size: answers in order, written in chunks, resumed if interrupted."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -9,7 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.checkpoint import (
+    LOCK_FILE,
+    DirectoryInUseError,
+    atomic_write_text,
+    lock_directory,
+)
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.rows import FileRow
@@ -62,6 +68,14 @@ class PartialOutput:
     def done(self) -> Path:
         return self.folder / "done.json"
 
+    def clear(self) -> None:
+        """Removes everything in the directory but its lock, which the caller holds."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK_FILE:
+                path.unlink()
+
 
 def predict_files(
     predictor: Predictor,
@@ -98,7 +112,8 @@ def predict_files(
 
     Raises:
       OptionError, DataError: if the output or the files cannot be used (nothing is written then),
-        or if a row lacks what the task needs (the rows before it are saved then).
+        if another process writes the same output, or if a row lacks what the task needs (the rows
+        before it are saved then).
       PredictionInterrupted: if `should_stop` returned True before the last row.
     """
     target = Path(output).expanduser()
@@ -119,30 +134,32 @@ def predict_files(
         num_rows = sum(1 for _ in iterate_rows())
         partial = PartialOutput.of(target)
         job = _job_fingerprint(predictor, paths, keep, is_standard_input=inputs is not files)
-        rows_done, size = _start_or_resume(partial, job, overwrite)
-        on_start(rows_done, num_rows)
         counts_before = predictor.token_counts
-        with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
-            # A chunk that was interrupted while it was being written is written again.
-            stream.truncate(size)
-            stream.seek(size)
-            remaining = itertools.islice(iterate_rows(), rows_done, None)
-            rows, rows_to_answer = itertools.tee(remaining)
-            for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
-                for answer in answers:
-                    line = _output_row(next(rows), keep, answer)
-                    stream.write(
-                        (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-                    )
-                stream.flush()
-                os.fsync(stream.fileno())
-                rows_done += len(answers)
-                done = {"rows": rows_done, "bytes": stream.tell()}
-                atomic_write_text(partial.done, json.dumps(done))
-                on_progress(rows_done)
-                if should_stop() and rows_done < num_rows:
-                    raise PredictionInterrupted(rows_done)
-        _publish(partial, target)
+        with _lock(partial, target):
+            _check_output(target, overwrite)  # another process may have written it since
+            rows_done, size = _start_or_resume(partial, job, overwrite)
+            on_start(rows_done, num_rows)
+            with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
+                # A chunk that was interrupted while it was being written is written again.
+                stream.truncate(size)
+                stream.seek(size)
+                remaining = itertools.islice(iterate_rows(), rows_done, None)
+                rows, rows_to_answer = itertools.tee(remaining)
+                for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
+                    for answer in answers:
+                        line = _output_row(next(rows), keep, answer)
+                        stream.write(
+                            (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+                        )
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    rows_done += len(answers)
+                    done = {"rows": rows_done, "bytes": stream.tell()}
+                    atomic_write_text(partial.done, json.dumps(done))
+                    on_progress(rows_done)
+                    if should_stop() and rows_done < num_rows:
+                        raise PredictionInterrupted(rows_done)
+            _publish(partial, target)
     message = predictor.unknown_tokens_message(counts_before)
     if message:
         on_message(message)
@@ -155,6 +172,7 @@ def _check_output(target: Path, overwrite: bool) -> None:
             f"output must end in {' or '.join(OUTPUT_FORMATS)}; got {target.name!r}: rename it"
         )
     if target.exists() and not overwrite:
+        _remove_published(PartialOutput.of(target))
         raise OptionError(
             f"output must be new; {target} exists: choose another name, or set overwrite"
         )
@@ -162,6 +180,32 @@ def _check_output(target: Path, overwrite: bool) -> None:
         raise OptionError(
             f"output must be in a directory that exists; got {target}: create the directory"
         )
+
+
+@contextlib.contextmanager
+def _lock(partial: PartialOutput, target: Path) -> Iterator[None]:
+    """Keeps other predictions out of the partial output inside the `with` block.
+
+    Raises:
+      OptionError: if another process writes to it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(lock_directory(partial.folder))
+        except DirectoryInUseError as error:
+            raise OptionError(
+                f"output must not be in use by another prediction; {target} is written by "
+                f"{error.holder}: wait until it ends, stop it, or choose another output"
+            ) from error
+        yield
+
+
+def _remove_published(partial: PartialOutput) -> None:
+    """Removes a partial output whose process was killed after it had written the output."""
+    with contextlib.suppress(OptionError, DirectoryInUseError):
+        if (_load_json(partial.done) or {}).get("published"):
+            with lock_directory(partial.folder):
+                shutil.rmtree(partial.folder)
 
 
 def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
@@ -233,7 +277,7 @@ def _start_or_resume(
     """
     job = json.loads(json.dumps(job, default=str))
     if overwrite:
-        shutil.rmtree(partial.folder, ignore_errors=True)
+        partial.clear()
     previous_job = _load_json(partial.job)
     if previous_job is not None and previous_job != job:
         different = [name for name in job if previous_job.get(name) != job[name]]
@@ -242,15 +286,39 @@ def _start_or_resume(
             f"other {', '.join(different)}: use the same, choose another output, or set overwrite"
         )
     if previous_job is None:
-        shutil.rmtree(partial.folder, ignore_errors=True)
-        partial.folder.mkdir()
+        partial.clear()
         atomic_write_text(partial.job, json.dumps(job))
-    done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
-    return done["rows"], done["bytes"]
+    done = _load_json(partial.done)
+    if done is None:
+        return 0, 0
+    rows, size = done.get("rows"), done.get("bytes")
+    if not (
+        isinstance(rows, int)
+        and isinstance(size, int)
+        and partial.lines.exists()
+        and partial.lines.stat().st_size >= size
+    ):
+        raise OptionError(
+            f"a prediction can only be resumed if its answers so far are there; those in "
+            f"{partial.folder} are incomplete: set overwrite to start over"
+        )
+    return rows, size
 
 
 def _load_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Returns the content of a file of a partial output, or None if it does not exist."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise OptionError(
+            f"a prediction can only be resumed if its files are intact; {path} is damaged: set "
+            "overwrite to start over"
+        )
+    return content
 
 
 def _publish(partial: PartialOutput, target: Path) -> None:
@@ -259,5 +327,7 @@ def _publish(partial: PartialOutput, target: Path) -> None:
     if target.suffix == ".parquet":
         finished = partial.folder / "rows.parquet"
         jsonl_to_parquet(partial.lines, finished)
+    done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
+    atomic_write_text(partial.done, json.dumps(done | {"published": True}))
     os.replace(finished, target)
     shutil.rmtree(partial.folder)

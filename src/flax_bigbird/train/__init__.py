@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flax_bigbird.train.arguments import TrainingArguments as TrainingArguments
     from flax_bigbird.train.arguments import train_options as train_options
     from flax_bigbird.train.arguments import train_options_class as train_options_class
+    from flax_bigbird.train.callbacks import StopOnSignal as StopOnSignal
     from flax_bigbird.train.callbacks import TrainerCallback as TrainerCallback
     from flax_bigbird.train.option_files import read_yaml as read_yaml
     from flax_bigbird.train.option_files import to_yaml as to_yaml

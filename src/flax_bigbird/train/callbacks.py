@@ -1,10 +1,12 @@
-"""The callback interface of a training run, and the callbacks that write metrics to files."""
+"""The callback interface of a training run, and the callbacks that come with the package."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
+from flax_bigbird._signals import deferred_signals
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.train.state import TrainerState
 from flax_bigbird.train.tensorboard import TensorBoardWriter
@@ -51,6 +53,34 @@ class TrainerCallback:
         If it returns True, the run is saved and `TrainingInterrupted` is raised.
         """
         return False
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves and stops the run when the process receives Ctrl-C, SIGTERM or SIGUSR1.
+
+        train(options, callbacks=[StopOnSignal()])
+
+    SIGTERM is what schedulers, containers and `kill` send; SIGUSR1 is what SLURM sends with
+    `--signal=USR1@60`. The run is saved after the current step, and `train` raises
+    `TrainingInterrupted`. A second signal ends the process at once. The former handlers are
+    restored when training ends. Signals can be handled in the main thread only; in another one,
+    this callback has no effect. `bigbird train` does the same.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._is_stopped: Callable[[], bool] = lambda: False
+
+    def on_train_begin(self, state: TrainerState) -> None:
+        del state
+        self._is_stopped = self._stack.enter_context(deferred_signals())
+
+    def on_train_end(self, state: TrainerState) -> None:
+        del state
+        self._stack.close()
+
+    def should_stop(self) -> bool:
+        return self._is_stopped()
 
 
 class CallbackList(TrainerCallback):

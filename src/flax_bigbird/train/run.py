@@ -40,17 +40,28 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       data, the model and the throughput.
 
     Raises:
-      OptionError: if the options cannot be used. Nothing was trained.
+      OptionError: if the options cannot be used, or if another run is in `output_dir`. Nothing was
+        trained.
       DataError: if the data cannot be used. Nothing was trained.
       TrainingInterrupted: if a callback stopped the run, which is saved.
       TrainingError: if the loss is not finite.
       OSError: if the disk is full. The last checkpoint is complete.
     """
     directory = open_run_directory(options)
+    with directory.lock():
+        open_run_directory(options)  # another run may have ended here since
+        return _train_in(directory, options, callbacks)
+
+
+def _train_in(
+    directory: RunDirectory, options: TrainingArguments, callbacks: Sequence[TrainerCallback]
+) -> dict[str, Any]:
+    """Trains in a directory that is locked."""
     writers = [MetricsFileCallback(directory.metrics), TensorBoardCallback(directory.tensorboard)]
     callback = CallbackList([*writers, *callbacks])
     if directory.is_finished() and not options.overwrite_output_dir:
         callback.on_message(f"{directory.root} already holds this run, which is finished.")
+        directory.remove_resume_files()  # the process that finished it may have been killed
         return directory.load_report()
 
     run = prepare_run(options, directory, callback)

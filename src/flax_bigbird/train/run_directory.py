@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.checkpoint import (
+    LOCK_FILE,
+    DirectoryInUseError,
+    atomic_write_text,
+    lock_directory,
+    partial_directory,
+    partial_file,
+    remove_staging_directories,
+)
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.train.arguments import TrainingArguments
@@ -82,10 +90,44 @@ class RunDirectory:
         self._remove_run()
         atomic_write_text(self.options, to_yaml(options))
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other runs out of the directory inside the `with` block.
+
+        Raises:
+          OptionError: if another run is in the directory.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(lock_directory(self.root))
+            except DirectoryInUseError as error:
+                raise OptionError(
+                    f"output_dir must not be in use by another run; {self.root} is in use by "
+                    f"{error.holder}: wait until it ends, stop it, or choose another output_dir"
+                ) from error
+            yield
+
+    def has_other_files(self) -> bool:
+        """Returns whether the directory holds files, but no run.
+
+        The lock and a file of options that a killed process did not finish do not count.
+        """
+        if not self.root.exists() or self.options.exists():
+            return False
+        names = {LOCK_FILE, partial_file(self.options).name}
+        return any(path.name not in names for path in self.root.iterdir())
+
     def remove_resume_files(self) -> None:
-        """Removes the directories that only an unfinished run needs."""
+        """Removes what only an unfinished run needs, and what killed processes have left.
+
+        The caller holds the lock, so that the staging directories are those of killed processes.
+        """
         for directory in (self.checkpoints, self.best, self.tokenizer):
             shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(partial_directory(directory), ignore_errors=True)
+        remove_staging_directories(self.root)
+        for path in (self.options, self.metrics, self.report, self.root / "README.md"):
+            partial_file(path).unlink(missing_ok=True)
 
     def check_free_space(self, model_bytes: int) -> None:
         """Raises `OptionError` unless two checkpoints of the run and two models fit on the disk.
@@ -123,14 +165,13 @@ def open_run_directory(options: TrainingArguments) -> RunDirectory:
         raise OptionError(
             f"output_dir must be a directory; {root} is a file: choose another directory"
         )
-    if root.exists() and any(root.iterdir()):
-        if not directory.options.exists():
-            raise OptionError(
-                "output_dir must be new, empty or the directory of a run; "
-                f"{root} holds other files: choose another directory"
-            )
-        if not options.overwrite_output_dir and directory.is_started():
-            _check_same_options(directory, options)
+    if directory.has_other_files():
+        raise OptionError(
+            "output_dir must be new, empty or the directory of a run; "
+            f"{root} holds other files: choose another directory"
+        )
+    if directory.is_started() and not options.overwrite_output_dir:
+        _check_same_options(directory, options)
     existing = next(path for path in (root, *root.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
