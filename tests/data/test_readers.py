@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
 from tiny_runs import write_jsonl
 
@@ -16,7 +18,7 @@ from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.files import expand_paths, iterate_rows
 from flax_bigbird.data.loading import ORIGIN, load_files
-from flax_bigbird.data.readers import json_files
+from flax_bigbird.data.readers import json_stream
 from flax_bigbird.data.standard_input import standard_input_as_file
 from flax_bigbird.tasks.options import TaskOptions
 
@@ -29,6 +31,10 @@ def read(*paths, **options):
     """Returns the rows as prediction reads them."""
     kind, files = expand_paths([str(path) for path in paths])
     return [dict(row) for row in iterate_rows(files, kind, **options)]
+
+
+def zstandard(content: bytes) -> bytes:
+    return pyarrow.Codec("zstd").compress(content, asbytes=True)
 
 
 def write(path, content: str | bytes):
@@ -283,7 +289,10 @@ def test_a_value_that_cannot_be_used_is_named(tmp_path, row, columns, message):
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not .*: compress it again"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "complete and undamaged"),
         ("a.jsonl.bz2", b"BZh91", "complete and undamaged"),
-        ("a.jsonl.zst", b"x", r"got \.jsonl\.zst"),
+        ("a.jsonl.zst", b"no zstd", r"a\.jsonl\.zst is not .*: compress it again"),
+        ("a.jsonl.zst", zstandard(b'{"text": "a"}\n' * 99)[:-9], "complete and undamaged"),
+        ("a.jsonl.xz", b"x", r"got \.jsonl\.xz"),
+        ("a.json", '[{"text": ' + "1" * 5000 + "}]", r"a\.json must be JSON.*digits"),
         ("a.parquet.gz", b"x", r"got \.parquet\.gz"),
     ],
 )
@@ -311,8 +320,10 @@ def test_a_damaged_parquet_file(tmp_path):
 # Compressed files and arrays
 
 
-@pytest.mark.parametrize(("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress)])
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "txt"])
+@pytest.mark.parametrize(
+    ("suffix", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("zst", zstandard)]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv", "txt", "conll"])
 def test_compressed_files(tmp_path, suffix, compress, kind):
     content = {
         "jsonl": '{"text": "héllo"}\n',
@@ -320,17 +331,34 @@ def test_compressed_files(tmp_path, suffix, compress, kind):
         "csv": "text\nhéllo\n",
         "tsv": "text\tn\nhéllo\t1\n",
         "txt": "héllo",
+        "conll": "héllo",
     }[kind]
     path = write(tmp_path / f"a.{kind}.{suffix}", compress(content.encode()))
+    if kind == "conll":
+        assert read(path)[0]["tokens"] == ["héllo"]
+        return
     assert list(load_files([path], TEXT)["text"]) == ["héllo"]
     assert read(path)[0]["text"] == "héllo"
     if kind == "txt":
         assert list(load_files([str(tmp_path)])["text"]) == ["héllo"]
 
 
+def test_a_zstd_file_of_several_frames_is_read_to_its_end(tmp_path):
+    content = b"".join(zstandard(b'{"text": "%d"}\n' % n) for n in range(5))
+    path = write(tmp_path / "a.jsonl.zst", content)
+    assert [row["text"] for row in read(path)] == list("01234")
+
+
+def test_zstd_needs_pyarrow(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl.zst", zstandard(b'{"text": "a"}'))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"a\.jsonl\.zst needs the package pyarrow: pip install"):
+        read(path)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 20, 1000])
 def test_an_array_is_read_in_parts(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(json_files, "CHUNK_SIZE", size)
+    monkeypatch.setattr(json_stream, "CHUNK_SIZE", size)
     rows = [{"text": 'é "\\u00e9" \n' * n, "n": -n, "x": [{}, None, 1.5e3]} for n in range(12)]
     for indent in (None, 2):
         path = write(tmp_path / "a.json", json.dumps(rows, indent=indent) + " \n")

@@ -62,6 +62,11 @@ def test_values_that_are_not_allowed(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"train_files": [], "dataset": "x", "file_format": "csv"},
+            "file_format is an option of files; got 'csv' for a dataset: leave it out",
+        ),
+        ({"file_format": "xml"}, "file_format must be one of json, csv, parquet, text, conll; got"),
         ({"train_split": "all"}, "train_split belongs to a dataset; got 'all'"),
         ({"dataset_config": "en"}, "dataset_config belongs to a dataset; got 'en'"),
         (

@@ -203,7 +203,23 @@ def _check_labels(value: Any) -> Any:
     return _check_label(value)
 
 
+def answers_as_lists(value: Any) -> Any:
+    """Returns a list of answers, as in SQuAD's own files, as one dictionary of lists.
+
+    Other values are returned as they are. `answer_start` is left out if no answer has one.
+    """
+    if not isinstance(value, list) or not all(isinstance(answer, dict) for answer in value):
+        return value
+    if not all("text" in answer for answer in value):
+        return value
+    lists = {"text": [answer["text"] for answer in value]}
+    if any("answer_start" in answer for answer in value):
+        lists["answer_start"] = [answer.get("answer_start") for answer in value]
+    return lists
+
+
 def _check_answers(value: Any) -> dict[str, list[Any]]:
+    value = answers_as_lists(value)
     if not isinstance(value, dict) or "text" not in value:
         raise _WrongValue(_ANSWERS + "; {origin} has {got}: correct it")
     texts, starts = (

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.readers.conll_files import read_conll
 from flax_bigbird.data.readers.csv_files import csv_columns, read_csv
 from flax_bigbird.data.readers.json_files import read_json
 from flax_bigbird.data.readers.lines import COMPRESSIONS, read_text
@@ -19,14 +20,25 @@ FORMATS = {
     ".tsv": "csv",
     ".parquet": "parquet",
     ".txt": "text",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
 }
 """The format of a file by its suffix. All but Parquet may be compressed, as in `.jsonl.gz`."""
 
 
-def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
+def expand_paths(
+    paths: Sequence[str | Path], file_format: str | None = None
+) -> tuple[str, list[Path]]:
     """Expands paths to files. A directory is expanded to the text files below it.
 
     Paths are taken literally: `*` and `[` have no special meaning.
+
+    Args:
+      paths: The paths.
+      file_format: The format of the files, one of the values of `FORMATS`. By default, it follows
+        from their names.
 
     Returns:
       The format of the files, one of the values of `FORMATS`, and the files.
@@ -35,13 +47,15 @@ def expand_paths(paths: Sequence[str | Path]) -> tuple[str, list[Path]]:
       DataError: if a file is missing, empty, or of an unknown format, or if the formats differ.
     """
     files = [file for path in paths for file in _expand(Path(path).expanduser())]
+    if file_format is not None:
+        return file_format, files
     formats = {_format(file) for file in files}
     if None in formats or len(formats) != 1:
         names = ", ".join(sorted({"".join(file.suffixes[-2:]) or file.name for file in files}))
         raise DataError(
             f"data files must be of one kind among {', '.join(FORMATS)}, or of one of the text "
-            f"formats compressed as {' or '.join(COMPRESSIONS)}; got {names or 'none'}: convert "
-            "them"
+            f"formats compressed as {', '.join(COMPRESSIONS)}; got {names or 'none'}: convert "
+            "them, or name their format with file_format"
         )
     return str(formats.pop()), files
 
@@ -63,7 +77,10 @@ def iterate_rows(
     separator: str | None = None,
     missing: str | None = None,
 ) -> Iterator[FileRow]:
-    """Yields the rows of all files in order. A text file is a row with `text` and `file`.
+    """Yields the rows of all files in order.
+
+    A text file is a row with `text` and `file`. A CoNLL file has a row for each document or
+    sentence, and a JSON file in SQuAD's format one for each question.
 
     Args:
       files: The files.
@@ -82,7 +99,7 @@ def iterate_rows(
         elif format == "parquet":
             yield from read_parquet(file, columns)
         else:
-            yield from read_json(file) if format == "json" else read_text(file)
+            yield from {"json": read_json, "conll": read_conll, "text": read_text}[format](file)
 
 
 def column_names(files: Iterable[Path], format: str, *, separator: str | None = None) -> list[str]:
@@ -119,7 +136,9 @@ def _expand(path: Path) -> list[Path]:
             file for file in path.rglob("*") if _format(file) == "text" and file.is_file()
         )
         if not files:
-            raise DataError(f"a folder of data must hold .txt files; {path} has none: name files")
+            raise DataError(
+                f"a directory of data must hold .txt files; {path} has none: name files"
+            )
         return files
     if not path.is_file():
         raise DataError(f"data files must exist; {path} does not: check the path")

@@ -21,6 +21,7 @@ def load_files(
     split: str = "train",
     *,
     separator: str | None = None,
+    file_format: str | None = None,
 ) -> Dataset:
     """Loads the rows of files of one format, in order.
 
@@ -33,12 +34,13 @@ def load_files(
         columns, with the types that their values have.
       split: The split of the rows, a key of `SPLIT_NAMES`.
       separator: The character between the fields of CSV files; None detects it.
+      file_format: The format of the files; None takes it from their names.
 
     Raises:
       DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken, if a
         column is missing, or if a value cannot be used. The message names the line.
     """
-    format, found = files.expand_paths(paths)
+    format, found = files.expand_paths(paths, file_format)
     files.check_separator(separator, format)
 
     def iterate_rows() -> Iterator[FileRow]:
@@ -52,7 +54,26 @@ def load_files(
     if columns is not None:
         _check_columns_exist(iterate_rows(), columns, found, format, split, separator)
     contents = [(str(file), files.content_hash(file)) for file in found]
-    return cached_dataset(iterate_rows, columns, format == "csv", (contents, separator))
+    return cached_dataset(iterate_rows, columns, format == "csv", (contents, format, separator))
+
+
+def file_columns(
+    paths: Sequence[str], *, separator: str | None = None, file_format: str | None = None
+) -> list[str]:
+    """Returns the names of the columns of the first row of files.
+
+    Args:
+      paths: The files.
+      separator: The character between the fields of CSV files; None detects it.
+      file_format: The format of the files; None takes it from their names.
+
+    Raises:
+      DataError: if a file is missing, or the first row cannot be read.
+    """
+    format, found = files.expand_paths(paths, file_format)
+    if format == "parquet":
+        return files.column_names(found[:1], format)
+    return list(next(files.iterate_rows(found, format, separator=separator), {}))
 
 
 def load_dataset_split(name: str, configuration: str | None, split: str) -> Dataset:

@@ -119,7 +119,7 @@ def predict_files(
     target = Path(output).expanduser()
     _check_output(target, overwrite)
     with standard_input_as_file(files) as inputs:
-        kind, paths = data_files.expand_paths(inputs)
+        kind, paths = data_files.expand_paths(inputs, predictor.options.file_format)
         separator = predictor.options.separator
         data_files.check_separator(separator, kind)
         _check_keep(keep, paths, kind, separator)
@@ -226,11 +226,14 @@ def _needed_columns(
     predictor: Predictor, paths: list[Path], kind: str, keep: Sequence[str]
 ) -> set[str] | None:
     """Returns the columns that are read from Parquet files; None reads all of them."""
-    columns = predictor.task.columns(predictor.options)
-    if columns is None or kind != "parquet":
+    if kind != "parquet":
+        return None
+    names = set(data_files.column_names(paths, kind))
+    task = predictor.task
+    columns = task.columns(task.resolve_columns(predictor.options, names))
+    if columns is None:
         return None
     needed = {*columns, getattr(predictor.options, "text_column", "text")}
-    names = set(data_files.column_names(paths, kind))
     # If all are missing, the error message lists the columns that exist.
     return needed.union(keep) if needed & names else None
 

@@ -6,11 +6,17 @@ from typing import Any
 import jax
 
 from flax_bigbird.data.batching import evaluation_batches, padding_fraction
-from flax_bigbird.data.loading import load_dataset_split, load_files
+from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.inference.options import evaluate_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
-from flax_bigbird.inference.rows import is_path, is_single_row, iterate_items, rows_as_dataset
+from flax_bigbird.inference.rows import (
+    is_path,
+    is_single_row,
+    iterate_items,
+    iterate_rows,
+    rows_as_dataset,
+)
 from flax_bigbird.tasks.evaluation import (
     EVALUATION_SEED,
     assign_example_buckets,
@@ -66,13 +72,16 @@ def evaluate(
     ).with_max_length(config.max_position_embeddings)
     if rows_are_given:
         text_column = getattr(resolved, "text_column", "text")
+        items = list(iterate_rows(items, text_column))
+        resolved = task_class.resolve_columns(resolved, items[0] if items else ())
         rows = rows_as_dataset(items, text_column, task_class.columns(resolved))
     elif resolved.dataset:
         rows = load_dataset_split(resolved.dataset, resolved.dataset_config, resolved.split)
+        resolved = task_class.resolve_columns(resolved, rows.column_names)
     else:
-        rows = load_files(
-            resolved.files, task_class.columns(resolved), "test", separator=resolved.separator
-        )
+        reading = {"separator": resolved.separator, "file_format": resolved.file_format}
+        resolved = task_class.resolve_columns(resolved, file_columns(resolved.files, **reading))
+        rows = load_files(resolved.files, task_class.columns(resolved), "test", **reading)
     tokenizer = load_tokenizer(name)
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides

@@ -86,9 +86,11 @@ def evaluate_options(task: str, *, rows_are_given: bool = False, **options: Any)
 def saved_option_names(task: str, command: Command) -> frozenset[str]:
     """Returns the options of a command whose defaults are the values of the training run.
 
-    These are the options that training has too, except the separator, which belongs to the files.
+    These are the options that training has too, except those that belong to the files.
     Prediction does not use the dtype of the run: it computes in float32 unless `dtype` is given.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
-    return frozenset(names - {"separator"} - ({"dtype"} if command == "predict" else set()))
+    return frozenset(
+        names - {"separator", "file_format"} - ({"dtype"} if command == "predict" else set())
+    )

@@ -7,6 +7,7 @@ space or accents were counted in another way. Such an answer is moved to where i
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from flax_bigbird.data.columns import answers_as_lists
 from flax_bigbird.data.errors import DataError
 
 MAX_SHIFT = 10
@@ -76,12 +77,13 @@ class AnswerErrors:
 def parse_answers(value: Any) -> Answers:
     """Returns the answers in a cell of the column `answers`.
 
-    It holds the lists `text` and `answer_start`, or a text and a number. `answer_start` may be
-    missing, and floats stand for integers.
+    It holds the lists `text` and `answer_start`, a text and a number, or a list of such pairs.
+    `answer_start` may be missing, and floats stand for integers.
 
     Raises:
       DataError: if the cell holds something else. The message names neither the row nor the remedy.
     """
+    value = answers_as_lists(value)
     if not isinstance(value, dict) or "text" not in value:
         raise DataError(f"has {_shorten(value)}")
     texts, starts = _as_list(value["text"]), _as_list(value.get("answer_start"))

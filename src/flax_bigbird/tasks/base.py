@@ -6,7 +6,7 @@ needs to know.
 """
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -125,6 +125,19 @@ class Task(abc.ABC):
         """
         del options
         return None
+
+    @classmethod
+    def resolve_columns(cls, options: Any, names: Collection[str]) -> Any:
+        """Returns the options with the columns of a known data set, if the data have these.
+
+        By default, the options do not change.
+
+        Args:
+          options: The options.
+          names: The names of the columns of the data.
+        """
+        del names
+        return options
 
     @classmethod
     @abc.abstractmethod

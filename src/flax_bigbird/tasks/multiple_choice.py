@@ -1,6 +1,8 @@
 """Multiple choice: which of several texts belongs to a document."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+import string
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,9 +27,11 @@ from flax_bigbird.data.tokenization import (
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.options import option_fields
 from flax_bigbird.tasks.task_options import MultipleChoiceOptions
 
 MIN_CHOICES = 2
+_LETTERS = string.ascii_uppercase
 _MASKED = -1e6  # the logit of a missing choice
 
 
@@ -35,8 +39,10 @@ class MultipleChoice(Task):
     """Chooses one of several texts.
 
     The model reads `[CLS] text [SEP] second text choice [SEP]` for every choice and computes one
-    logit for each. `choices_column` holds lists of texts, and `label_column` the index of the right
-    one or its text. Rows may have different numbers of choices.
+    logit for each. `choices_column` holds lists of texts, or names one column per choice with
+    commas between the names. `label_column` holds the index of the right choice, its text, or its
+    letter (`A` is the first). Rows may have different numbers of choices. The columns of RACE and
+    SWAG are recognized, see `resolve_columns`.
 
     A prediction is `{"choice", "label", "scores"}`: the most likely text, its index, and the
     probabilities of all choices.
@@ -52,19 +58,38 @@ class MultipleChoice(Task):
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
         columns: dict[str, ColumnKind] = dict.fromkeys(_text_columns(options), "text")
-        columns[options.choices_column] = "texts"
+        choices = _choices_columns(options)
+        columns |= dict.fromkeys(choices, "text" if len(choices) > 1 else "texts")
         columns[options.label_column] = "label"
         return columns
 
     @classmethod
+    def resolve_columns(cls, options: Any, names: Collection[str]) -> Any:
+        """Returns the options with the columns of RACE or SWAG, if the data have these.
+
+        They apply if all columns have their defaults, and the data lack one of the defaults. RACE
+        has `article`, `question`, `options` and `answer`. SWAG has `sent1` and `sent2`, or
+        `startphrase`, and `ending0`, `ending1` and so on, and `label`.
+        """
+        defaults = MultipleChoiceOptions.model_fields
+        columns = ("text_column", "text_pair_column", "choices_column", "label_column")
+        changed = any(getattr(options, name, None) != defaults[name].default for name in columns)
+        if changed or {"text", "choices"} <= set(names):
+            return options
+        changes = _race_columns(names) or _swag_columns(names) or {}
+        known = option_fields(type(options))  # prediction has no label_column
+        changes = {name: column for name, column in changes.items() if name in known}
+        return options.replace(**changes) if changes else options
+
+    @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         columns = _text_columns(options)
-        require_columns(rows, [*columns, options.choices_column, options.label_column], split)
+        require_columns(rows, cls.columns(options), split)
         messages = require_texts(rows, columns, split)
         for index, row in enumerate(rows):
             values: Any = row
             try:
-                choices = _get_choices(values, options.choices_column)
+                choices = _get_choices(values, options)
                 _right_choice(choices, values[options.label_column])
             except DataError as error:
                 raise DataError(f"{row_location(rows, index, split)}: {error}") from error
@@ -80,8 +105,9 @@ class MultipleChoice(Task):
         for batch in rows.iter(64):
             for column in _text_columns(options):
                 yield from filter(None, batch[column])  # type: ignore[index]
-        for choices in rows[options.choices_column]:
-            yield from choices
+            for column in _choices_columns(options):
+                for choices in batch[column]:  # type: ignore[index]
+                    yield from [choices] if isinstance(choices, str) else choices or ()
 
     @property
     def metric_for_best_model(self) -> str:
@@ -90,21 +116,24 @@ class MultipleChoice(Task):
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options = self.options
         messages = self.check_rows(options, rows, split)
-        column, pair = options.choices_column, options.text_pair_column
+        pair = options.text_pair_column
 
         def encode_batch(batch: Batch) -> Batch:
-            encoded: Batch = {"choices": [], "length": [], "right": [], "cut": []}
-            labels = batch[options.label_column]
-            for index, choices in enumerate(batch[column]):
-                second = batch[pair][index] if pair else ""
-                inputs = self._encode_choices(batch[options.text_column][index], second, choices)
+            names = ("choices", "length", "right", "cut", "num_choices")
+            encoded: Batch = {name: [] for name in names}
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(batch, values, strict=True))
+                choices = _get_choices(row, options)
+                second = row[pair] if pair else ""
+                inputs = self._encode_choices(row[options.text_column], second, choices)
                 encoded["choices"].append([ids for ids, _ in inputs])
                 encoded["length"].append(max(len(ids) for ids, _ in inputs))
-                encoded["right"].append(_right_choice(choices, labels[index]))
+                encoded["right"].append(_right_choice(choices, row[options.label_column]))
+                encoded["num_choices"].append(len(choices))
                 encoded["cut"].append(any(truncated for _, truncated in inputs))
             return encoded
 
-        key = ("choices", options.text_column, pair, column, options.label_column, options.length)
+        key = ("choices", pair, *self.columns(options), options.length)
         fingerprint = tokenizer_fingerprint(self.tokenizer)
         examples = map_cached(rows, encode_batch, *key, fingerprint)
         truncated = int(column_array(examples, "cut").sum())
@@ -114,8 +143,8 @@ class MultipleChoice(Task):
                 f"than {options.length:,} tokens and are truncated"
             )
         # All examples of a batch have the same number of choices.
-        num_choices = max(MIN_CHOICES, max(len(choices) for choices in rows[column]))
-        examples = examples.remove_columns("cut")
+        num_choices = max(MIN_CHOICES, int(column_array(examples, "num_choices").max()))
+        examples = examples.remove_columns(["cut", "num_choices"])
         examples = examples.add_column("num_choices", [num_choices] * len(examples))  # type: ignore[arg-type]
         return EncodedDataset(examples, messages, inputs_per_example=num_choices)
 
@@ -148,10 +177,10 @@ class MultipleChoice(Task):
 
     def encode(self, row: Row) -> list[Window]:
         """Encodes each choice as a window."""
-        options = self.options
+        options = self.resolve_columns(self.options, row)
         texts = [get_text(row, column) for column in _text_columns(options)]
         second = texts[1] if len(texts) > 1 else ""
-        choices = _get_choices(row, options.choices_column)
+        choices = _get_choices(row, options)
         return [Window(ids) for ids, _ in self._encode_choices(texts[0], second, choices)]
 
     def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
@@ -163,8 +192,8 @@ class MultipleChoice(Task):
         scores = np.exp(logits - logits.max())
         scores /= scores.sum()
         best = int(scores.argmax())
-        choice = row[self.options.choices_column][best]
-        return {"choice": choice, "label": best, "scores": scores.tolist()}
+        choices = _get_choices(row, self.resolve_columns(self.options, row))
+        return {"choice": choices[best], "label": best, "scores": scores.tolist()}
 
     def _encode_choices(
         self, text: str, second: str, choices: Sequence[str]
@@ -187,20 +216,57 @@ def _text_columns(options: Any) -> tuple[str, ...]:
     return (options.text_column, pair) if pair else (options.text_column,)
 
 
-def _get_choices(row: Row, column: str) -> list[str]:
+def _choices_columns(options: Any) -> list[str]:
+    """Returns the column of the lists of choices, or the columns of the single choices."""
+    return [name.strip() for name in options.choices_column.split(",")]
+
+
+def _race_columns(names: Collection[str]) -> dict[str, str] | None:
+    """Returns the options for the columns of RACE (Lai et al., 2017) if the data have them."""
+    if not {"article", "question", "options"} <= set(names):
+        return None
+    return {
+        "text_column": "article",
+        "text_pair_column": "question",
+        "choices_column": "options",
+    } | ({"label_column": "answer"} if "answer" in names else {})
+
+
+def _swag_columns(names: Collection[str]) -> dict[str, str] | None:
+    """Returns the options for the columns of SWAG (Zellers et al., 2018) if the data have them."""
+    numbered = (f"ending{index}" for index in itertools.count())
+    endings = list(itertools.takewhile(lambda name: name in names, numbered))
+    if len(endings) < MIN_CHOICES:
+        return None
+    choices = {"choices_column": ",".join(endings)}
+    if {"sent1", "sent2"} <= set(names):
+        return choices | {"text_column": "sent1", "text_pair_column": "sent2"}
+    return choices | {"text_column": "startphrase"} if "startphrase" in names else None
+
+
+def _get_choices(row: Row, options: Any) -> list[str]:
     """Returns the choices of a row.
 
+    Of choices in columns of their own, the last ones may be missing or empty.
+
     Raises:
-      DataError: if they are not a list of two texts or more.
+      DataError: if they are not two texts or more.
     """
-    choices = row.get(column)
+    columns = _choices_columns(options)
+    choices: Any = row.get(columns[0])
+    if len(columns) > 1:
+        choices = [row.get(name) for name in columns]
+        while choices and choices[-1] in (None, ""):
+            choices.pop()
     is_valid = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-    if not is_valid or len(choices) < MIN_CHOICES:  # type: ignore[arg-type]
+    if not is_valid or len(choices) < MIN_CHOICES:
+        what = "hold lists of" if len(columns) == 1 else "hold"
         raise DataError(
-            f"column {column!r} must hold lists of two texts or more; got {str(choices)[:60]!r}; "
-            f"there are {', '.join(map(str, row))}: correct it, or name another with choices_column"
+            f"column {options.choices_column!r} must {what} two texts or more; got "
+            f"{str(choices)[:60]!r}; there are {', '.join(map(str, row))}: correct it, or name "
+            "another with choices_column"
         )
-    return choices  # type: ignore[return-value]
+    return choices
 
 
 def _right_choice(choices: list[str], label: Any) -> int:
@@ -209,11 +275,16 @@ def _right_choice(choices: list[str], label: Any) -> int:
     Raises:
       DataError: if the label is not one of the choices.
     """
-    if isinstance(label, str) and label in choices:
-        return choices.index(label)
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices):
+    if isinstance(label, str):
+        if label in choices:
+            return choices.index(label)
+        if len(label) == 1 and label in _LETTERS[: len(choices)]:
+            return _LETTERS.index(label)
+    elif isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(choices):
         return label
+    last = len(choices) - 1
+    letters = f", its letter, A to {_LETTERS[last]}" if last < len(_LETTERS) else ""
     raise DataError(
-        f"the label must be the index of a choice, 0 to {len(choices) - 1}, or its text; got "
-        f"{label!r}: correct it, or name another column with label_column"
+        f"the label must be the index of a choice, 0 to {last}, its text{letters}; got {label!r}: "
+        "correct it, or name another column with label_column"
     )

@@ -116,6 +116,13 @@ class TaskOptions(Options):
         "semicolon if the first line has semicolons and no comma, and a tab in TSV files.",
         panel=DATA,
     )
+    file_format: str | None = option(
+        None,
+        help="The format of the files. By default, it follows from their names, as in rows.jsonl "
+        "or rows.conll.gz.",
+        panel=DATA,
+        choices=("json", "csv", "parquet", "text", "conll"),
+    )
     max_length: int | None = option(
         None,
         help="The maximum number of tokens of an input; longer documents are truncated or split "
@@ -151,6 +158,17 @@ class TaskOptions(Options):
                 f"separator must be one character that is no quote or line end; got {separator!r}: "
                 "give one such as ;"
             )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_options_of_files(self) -> "TaskOptions":
+        has_files = not getattr(self, "dataset", None) or getattr(self, "validation_files", None)
+        for name in ("separator", "file_format"):
+            value = getattr(self, name)
+            if value is not None and not has_files:
+                raise OptionError(
+                    f"{name} is an option of files; got {value!r} for a dataset: leave it out"
+                )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -41,10 +41,10 @@ class QuestionAnswering(Task):
     """Finds the answer to a question in a context.
 
     Rows have SQuAD's columns: `question`, `context`, and `answers` with lists `text` and
-    `answer_start`, which are empty if the context has no answer. Without `answer_start`, answers
-    can be evaluated, but not trained on. A context longer than the model is
-    split into windows that have `stride` tokens in common; the answer is the best span of all of
-    them.
+    `answer_start`, which are empty if the context has no answer; options name other columns.
+    Without `answer_start`, answers can be evaluated, but not trained on. A context longer than the
+    model is split into windows that have `stride` tokens in common; the answer is the best span of
+    all of them.
 
     A prediction is `{"answer", "start", "end", "score", "no_answer_score"}`: the text and its
     characters `context[start:end]`, the sum of its start and end logits, and the same sum for no
@@ -59,7 +59,9 @@ class QuestionAnswering(Task):
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
-        return {"question": "text", "context": "text", "answers": "answers"}
+        columns: dict[str, ColumnKind] = dict.fromkeys(_text_columns(options), "text")
+        columns[options.answers_column] = "answers"
+        return columns
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
@@ -73,7 +75,7 @@ class QuestionAnswering(Task):
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         for batch in rows.iter(64):
-            for column in ("question", "context"):
+            for column in _text_columns(options):
                 yield from batch[column]  # type: ignore[index]
 
     @property
@@ -81,17 +83,16 @@ class QuestionAnswering(Task):
         return "f1"
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
-        messages, misplaced = self._check_rows(self.options, rows, split)
+        options = self.options
+        messages, misplaced = self._check_rows(options, rows, split)
         if misplaced and split != "test":  # evaluation does not need to know where an answer is
             rows = rows.select(np.setdiff1d(np.arange(len(rows)), misplaced))
 
         def encode_batch(batch: Batch, indices: list[int]) -> Batch:
-            columns = ("input_ids", "length", "start", "end", "row")
-            columns += ("context_at", "offsets", "short")
-            encoded: Batch = {name: [] for name in columns}
-            questions = zip(
-                batch["question"], batch["context"], batch["answers"], indices, strict=True
-            )
+            names = ("input_ids", "length", "start", "end", "row", "context_at", "offsets", "short")
+            encoded: Batch = {name: [] for name in names}
+            columns = (batch[name] for name in self.columns(options))
+            questions = zip(*columns, indices, strict=True)
             for question, context, answers, index in questions:
                 parsed = parse_answers(answers)
                 answer = first_answer(context, parsed)
@@ -112,8 +113,8 @@ class QuestionAnswering(Task):
                         encoded[name].append(value)
             return encoded
 
-        options, fingerprint = self.options, tokenizer_fingerprint(self.tokenizer)
-        key = ("spans", options.length, options.stride, fingerprint)
+        fingerprint = tokenizer_fingerprint(self.tokenizer)
+        key = ("spans", *self.columns(options), options.length, options.stride, fingerprint)
         examples = map_cached(rows, encode_batch, *key, with_indices=True)
         truncated = int(column_array(examples, "short").sum())
         if truncated:
@@ -138,7 +139,9 @@ class QuestionAnswering(Task):
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         predicted, no_answer = self.best_answers(outputs, encoded)
         assert encoded.source is not None
-        answers = [parse_answers(value).texts for value in encoded.source["answers"]]
+        answers = [
+            parse_answers(value).texts for value in encoded.source[self.options.answers_column]
+        ]
         known = column_array(encoded.examples, "start") >= 0
         loss = {"loss": float(outputs["losses"][known].mean())} if known.any() else {}
         return loss | squad_metrics(predicted, no_answer, answers)
@@ -161,7 +164,7 @@ class QuestionAnswering(Task):
         windows: Iterable[Any] = zip(
             encoded.examples, outputs["start"], outputs["end"], strict=True
         )
-        contexts = encoded.source["context"]
+        contexts = encoded.source[self.options.context_column]
         for row, group in itertools.groupby(windows, key=lambda window: window[0]["row"]):
             span, no_answer = self._best_span(
                 (example["context_at"], example["offsets"], start, end)
@@ -172,7 +175,7 @@ class QuestionAnswering(Task):
         return texts, np.array(log_odds)
 
     def encode(self, row: Row) -> list[Window]:
-        question, context = get_text(row, "question"), get_text(row, "context")
+        question, context = (get_text(row, column) for column in _text_columns(self.options))
         return [Window(window.input_ids, window) for window in self._windows(question, context)]
 
     def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
@@ -184,7 +187,7 @@ class QuestionAnswering(Task):
             for window, output in zip(windows, outputs, strict=True)
         )
         has_answer = no_answer <= span.score
-        text = row["context"][span.start : span.end] if has_answer else ""
+        text = row[self.options.context_column][span.start : span.end] if has_answer else ""
         start = span.start + len(text) - len(text.lstrip())
         text = text.strip()
         return {
@@ -234,10 +237,11 @@ class QuestionAnswering(Task):
     @classmethod
     def _check_rows(cls, options: Any, rows: Dataset, split: Split) -> tuple[list[str], list[int]]:
         """Returns messages, and the indices of the rows whose answer is not in the context."""
-        require_columns(rows, ["question", "context", "answers"], split)
-        messages = require_texts(rows, ["question", "context"], split)
-        answers = _parse_all(rows, split)
-        errors = AnswerErrors(zip(iterate_column(rows, "context"), answers, strict=True))
+        require_columns(rows, cls.columns(options), split)
+        messages = require_texts(rows, _text_columns(options), split)
+        answers = _parse_all(rows, options.answers_column, split)
+        contexts = iterate_column(rows, options.context_column)
+        errors = AnswerErrors(zip(contexts, answers, strict=True))
         num_misplaced, what = len(errors.misplaced), SPLIT_NAMES[split]
         if errors.num_unknown and split != "test":
             raise DataError(
@@ -271,13 +275,17 @@ class QuestionAnswering(Task):
         return messages, errors.misplaced
 
 
-def _parse_all(rows: Dataset, split: Split) -> Iterator[Answers]:
+def _text_columns(options: Any) -> tuple[str, str]:
+    return options.question_column, options.context_column
+
+
+def _parse_all(rows: Dataset, column: str, split: Split) -> Iterator[Answers]:
     """Yields the answers of every row.
 
     Raises:
       DataError: if they cannot be parsed. The message names the row.
     """
-    for index, value in enumerate(iterate_column(rows, "answers")):
+    for index, value in enumerate(iterate_column(rows, column)):
         try:
             yield parse_answers(value)
         except DataError as error:

@@ -184,6 +184,14 @@ class QuestionAnsweringOptions(TaskOptions):
 
     task = "question-answering"
 
+    question_column: str = option("question", help="The column of the question.", panel=DATA)
+    context_column: str = option("context", help="The column of the context.", panel=DATA)
+    answers_column: str = option(
+        "answers",
+        help="The column of the answers: lists of their texts and of where they start.",
+        panel=DATA,
+        commands=_LABELED,
+    )
     stride: int = option(
         256,
         help="The number of tokens that neighboring windows of a context have in common.",
@@ -219,6 +227,9 @@ class MultipleChoiceOptions(TaskOptions):
     text_column: str = _text_column()
     text_pair_column: str | None = _text_pair_column()
     choices_column: str = option(
-        "choices", help="The column of the lists of texts to choose from.", panel=DATA
+        "choices",
+        help="The column of the lists of texts to choose from, or the columns of the single texts "
+        "with commas between them, as in ending0,ending1.",
+        panel=DATA,
     )
     label_column: str = _label_column()

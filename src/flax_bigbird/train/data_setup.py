@@ -7,7 +7,7 @@ import numpy as np
 
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.batching import Bucket, Examples, padding_fraction
-from flax_bigbird.data.loading import load_dataset_split, load_files
+from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.splitting import train_validation_split
 from flax_bigbird.data.types import Dataset
@@ -51,26 +51,35 @@ class SplitData:
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding_fraction}
 
 
-def load_rows(options: TrainingArguments, task: type[Task]) -> tuple[Dataset, Dataset | None]:
-    """Returns the rows of the training data, and those of the validation data if they are given.
+def load_rows(
+    options: TrainingArguments, task: type[Task]
+) -> tuple[TrainingArguments, Dataset, Dataset | None]:
+    """Loads the rows of a run.
+
+    Returns:
+      The options with the columns of the data (see `Task.resolve_columns`), the rows of the
+      training data, and those of the validation data if they are given.
 
     Raises:
       DataError: if the data cannot be loaded.
     """
-    columns = task.columns(options)
+    files: dict[str, Any] = {"separator": options.separator, "file_format": options.file_format}
     if options.dataset:
         rows = load_dataset_split(options.dataset, options.dataset_config, options.train_split)
+        options = task.resolve_columns(options, rows.column_names)
     else:
-        rows = load_files(options.train_files, columns, separator=options.separator)
+        options = task.resolve_columns(options, file_columns(options.train_files, **files))
+        rows = load_files(options.train_files, task.columns(options), **files)
     if options.validation_files:
-        return rows, load_files(
-            options.validation_files, columns, "validation", separator=options.separator
-        )
+        columns = task.columns(options)
+        return options, rows, load_files(options.validation_files, columns, "validation", **files)
     if options.dataset and options.validation_split:
-        return rows, load_dataset_split(
-            options.dataset, options.dataset_config, options.validation_split
+        return (
+            options,
+            rows,
+            load_dataset_split(options.dataset, options.dataset_config, options.validation_split),
         )
-    return rows, None
+    return options, rows, None
 
 
 def hold_out_rows(

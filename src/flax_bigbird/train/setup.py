@@ -72,7 +72,7 @@ def prepare_run(
     initial_model = resolve_initial_model(options, task_class)
     given_options, options = options, resolve_max_length(options, initial_model)
 
-    train_rows, validation_rows = load_rows(options, task_class)
+    options, train_rows, validation_rows = load_rows(options, task_class)
     # The labels are those of all rows, so that rows held out have no unknown ones.
     task_config = task_class.infer_config(options, train_rows)
     if validation_rows is None:

@@ -1,36 +1,39 @@
-"""Reads JSON files: one object per line, or one array of objects."""
+"""Reads JSON files: one object per line, an array of objects, or SQuAD's own format."""
 
 import codecs
-import io
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.readers.json_stream import open_json
 from flax_bigbird.data.readers.lines import check_encoding, iterate_lines, open_binary
 from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.readers.squad_files import is_squad, read_squad
 
-CHUNK_SIZE = 2**20  # characters of an array that are read at once
-
-_SPACE = re.compile(r"\s*")
 _PEEK_SIZE = 4096  # bytes that show whether a file is an array
-_LOOKAHEAD = 16  # characters; an error so close to the end of a chunk may be due to that end
 
 
 def read_json(file: Path) -> Iterator[FileRow]:
-    """Yields the objects of a JSON file. An array is parsed as it is read.
+    """Yields the objects of a JSON file, or the questions of one in SQuAD's format.
+
+    Arrays are parsed as they are read.
 
     Raises:
       DataError: if the file is not UTF-8 or not JSON, or if it holds something other than objects.
-        The message names the line, or the row of an array.
+        The message names the line, the row of an array, or the question.
     """
     with open_binary(file) as stream:
         start = stream.read(_PEEK_SIZE)
     check_encoding(file, start)
-    is_array = start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    yield from _array_rows(file) if is_array else _line_rows(file)
+    start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        yield from _array_rows(file)
+    elif start.startswith(b"{") and is_squad(file):
+        yield from read_squad(file)
+    else:
+        yield from _line_rows(file)
 
 
 def _line_rows(file: Path) -> Iterator[FileRow]:
@@ -61,93 +64,17 @@ def _line_rows(file: Path) -> Iterator[FileRow]:
 
 
 def _array_rows(file: Path) -> Iterator[FileRow]:
-    number = 0
-    with open_binary(file) as binary:
-        stream = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
-        try:
-            for number, row in enumerate(_iterate_array(stream), 1):
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"every element of the array must be a JSON object; {file}, row {number} "
-                        f"is {json.dumps(row)[:60]}: correct or remove it"
-                    )
-                yield FileRow(row, f"{file}, row {number}")
-        except UnicodeDecodeError:
-            for _ in iterate_lines(file):  # raises an error that names the line
-                pass
-            raise
-        except (_ArrayError, RecursionError) as error:
-            raise DataError(
-                f"{file} must be JSON; it is not after row {number}: {error}: correct it"
-            ) from error
-
-
-class _ArrayError(ValueError):
-    """Raised if an array is not valid JSON."""
-
-
-def _iterate_array(stream: io.TextIOWrapper) -> Iterator[Any]:
-    """Yields the elements of an array without holding all of them in memory."""
-    decoder = json.JSONDecoder()
-    buffer, position = stream.read(CHUNK_SIZE), 0
-    lines_before = 0  # those that are no longer in the buffer
-    is_first = True
-
-    def more() -> bool:
-        """Reads at least as much as is not parsed yet; returns whether there was more."""
-        nonlocal buffer, position, lines_before
-        lines_before += buffer.count("\n", 0, position)
-        buffer, position = buffer[position:], 0
-        added = stream.read(max(CHUNK_SIZE, len(buffer)))
-        buffer += added
-        return bool(added)
-
-    def next_character() -> str:
-        """Returns the next character that is not white space; "" at the end."""
-        nonlocal position
-        while True:
-            match = _SPACE.match(buffer, position)
-            position = match.end() if match else position
-            if position < len(buffer) or not more():
-                return buffer[position : position + 1]
-
-    def fail(message: str, at: int) -> _ArrayError:
-        return _ArrayError(f"{message}, line {lines_before + buffer.count(chr(10), 0, at) + 1}")
-
-    next_character()
-    position += 1  # the opening bracket
-    while next_character() != "]" or not is_first:
-        if not is_first:
-            character = next_character()
-            if character == "]":
-                break
-            if character != ",":
-                raise fail("an element must be followed by a comma or ]", position)
-            position += 1
-            next_character()
-        while True:
-            try:
-                value, end = decoder.raw_decode(buffer, position)
-            except json.JSONDecodeError as error:
-                is_cut = error.pos >= len(buffer) - _LOOKAHEAD or "Unterminated" in error.msg
-                start = position
-                if not is_cut:
-                    raise fail(error.msg, error.pos) from error
-                if not more():
-                    raise fail(error.msg, error.pos - start) from error
-                continue
-            start = position
-            if end < len(buffer):
-                break
-            if not more():
-                end -= start
-                break
-        position = end
-        is_first = False
-        yield value
-    position += 1
-    if next_character():
-        raise fail("nothing may follow the array", position)
+    with open_json(file) as stream:
+        for index in stream.iterate_array():
+            row = stream.value()
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"every element of the array must be a JSON object; {file}, row {index + 1} "
+                    f"is {json.dumps(row)[:60]}: correct or remove it"
+                )
+            yield FileRow(row, f"{file}, row {index + 1}")
+            stream.last = f"row {index + 1}"
+        stream.check_end()
 
 
 def _is_table_of_columns(row: dict[str, Any]) -> bool:

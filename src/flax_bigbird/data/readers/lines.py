@@ -4,15 +4,34 @@ import bz2
 import codecs
 import contextlib
 import gzip
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.rows import FileRow
 
-COMPRESSIONS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+
+def _open_zstandard(file: Path, mode: str) -> io.BufferedReader:
+    try:
+        import pyarrow
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"reading {file} needs the package {error.name}: "
+            'pip install "flax-bigbird[train]", or decompress the file with zstd -d'
+        ) from error
+    del mode
+    stream: Any = pyarrow.input_stream(str(file), compression="zstd")
+    return io.BufferedReader(stream)
+
+
+COMPRESSIONS: dict[str, Callable[[Path, str], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".zst": _open_zstandard,
+}
 """The functions that open compressed files, by suffix."""
 
 
@@ -62,8 +81,17 @@ def iterate_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(file: Path) -> Iterator[FileRow]:
-    """Yields the one row of a text file, with the columns `text` and `file`."""
+    """Yields the one row of a text file, with the columns `text` and `file`.
+
+    Raises:
+      DataError: if the file is not UTF-8, or if it is a CoNLL file.
+    """
     text = "".join(line for _, line in iterate_lines(file))
+    if text.startswith("-DOCSTART-"):
+        raise DataError(
+            f"text files must hold prose; {file} is a CoNLL file, which begins with -DOCSTART-: "
+            "set file_format=conll, or rename it to end in .conll"
+        )
     yield FileRow({"text": text, "file": file.name}, str(file))
 
 
