@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from flax_bigbird.attention import BLOCK_SPARSE_IMPLEMENTATIONS, FULL_IMPLEMENTATIONS, Layout
 
 RANDOM_ATTENTION_RULES = ("hf", "google", "fixed")
+ATTENTION_TYPES = ("block_sparse", "original_full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class SparsityConfig:
       max_user_global_blocks: The largest number of blocks per example that a
         `global_attention_mask` may mark. Older checkpoints call this key
         `max_chosen_global_blocks`.
+      short_decoder_attention: How a sparse decoder attends in calls, and with caches, of at most
+        (5 + 2R) W tokens: "block_sparse" as in longer ones, or "original_full" as HF-Torch does.
       implementation: Which attention implementation a model uses, or None for the fastest that
         accepts a call. A configuration names it as `attention_implementation`, which is never
         saved in `config.json`.
@@ -48,6 +51,7 @@ class SparsityConfig:
         "random_attention",
         "random_attention_seed",
         "padding_invariant",
+        "short_decoder_attention",
         "num_window_blocks",
         "num_leading_global_blocks",
         "num_trailing_global_blocks",
@@ -70,6 +74,7 @@ class SparsityConfig:
     num_leading_global_blocks: int = 1
     num_trailing_global_blocks: int = 1
     max_user_global_blocks: int = 8
+    short_decoder_attention: Literal["block_sparse", "original_full"] = "block_sparse"
     implementation: str | None = None
 
     @classmethod
@@ -104,6 +109,7 @@ class SparsityConfig:
             num_leading_global_blocks=_block_count(config, "num_leading_global_blocks", 1),
             num_trailing_global_blocks=_block_count(config, "num_trailing_global_blocks", 1),
             max_user_global_blocks=_max_user_global_blocks(config),
+            short_decoder_attention=_short_decoder_attention(config),
             implementation=implementation,
         )
         google = sparsity.random_attention == "google" and sparsity.num_random_blocks
@@ -127,7 +133,8 @@ class SparsityConfig:
     def max_full_attention_blocks(self) -> int:
         """The number of blocks up to which an encoder attends in full: 5 + 2R by default.
 
-        These are the global blocks, the window and twice the random blocks.
+        With `short_decoder_attention="original_full"`, a decoder does so, too. These are the global
+        blocks, the window and twice the random blocks.
         """
         return self.layout.row_width + 2 * self.num_random_blocks
 
@@ -136,22 +143,29 @@ class SparsityConfig:
         """The maximum number of blocks of an example that is packed with others; None for any.
 
         An example of an encoder must be short enough for full attention. A longer one needs a row
-        of its own, for its global rows.
+        of its own, for its global rows. A decoder that attends to short examples in full has the
+        same limit, because a row would otherwise mix both kinds of attention.
         """
-        if self.causal or self.attention_type == "original_full":
+        if self.attention_type == "original_full" or not self.has_full_short_calls:
             return None
         return self.max_full_attention_blocks
 
+    @property
+    def has_full_short_calls(self) -> bool:
+        """Whether calls of at most `max_full_attention_blocks` blocks attend in full."""
+        return not self.causal or self.short_decoder_attention == "original_full"
+
     def uses_full_attention(self, length: int) -> bool:
-        """Returns whether a call of `length` tokens runs full attention.
+        """Returns whether a call of `length` tokens, or with so many cache slots, attends in full.
 
         It is decided for each call, from the shape alone. An encoder attends in full up to
         (5 + 2R) W tokens, where HF-Torch switches permanently (transformers issue 20031). A decoder
-        follows `attention_type`, so that single steps and a whole sequence agree.
+        follows `attention_type`, so that a text has the same logits whether or not more text
+        follows it; with `short_decoder_attention="original_full"` it does as an encoder.
         """
         if self.attention_type == "original_full":
             return True
-        if self.causal:
+        if not self.has_full_short_calls:
             return False
         return length <= self.max_full_attention_blocks * self.block_size
 
@@ -195,6 +209,24 @@ def _padding_invariant(config: Any) -> bool:
     if value not in (None, False, True):
         raise ValueError(f"config.padding_invariant must be True or False; got {value!r}")
     return bool(value)
+
+
+def _short_decoder_attention(config: Any) -> Any:
+    value = getattr(config, "short_decoder_attention", None)
+    if value is None:
+        return "block_sparse"
+    if value not in ATTENTION_TYPES:
+        raise ValueError(
+            f"config.short_decoder_attention must be one of {ATTENTION_TYPES}; got {value!r}"
+        )
+    if value == "original_full" and config.is_decoder and _padding_invariant(config):
+        raise ValueError(
+            "config.short_decoder_attention='original_full' makes the attention of an example "
+            "depend on how far it is padded; got it with padding_invariant=True, which the "
+            "`bigbird` commands always set: leave one of them out, or set "
+            "attention_type='original_full', which attends in full at any length"
+        )
+    return value
 
 
 def _block_count(config: Any, key: str, default: int) -> int:

@@ -128,6 +128,22 @@ def test_tasks(pair, cls, length):
     same_outputs(ours, theirs(), inputs, output_hidden_states=True, **kwargs)
 
 
+SPARSE_DECODER = {"is_decoder": True, "attention_type": "block_sparse"}
+
+
+@pytest.mark.parametrize("length", [1, 19, 28])
+def test_short_sparse_decoder(pair, length):
+    """HF-Torch attends in full up to (5 + 2R) W = 28 tokens, we do so with one key."""
+    rule = {"short_decoder_attention": "original_full"}
+    theirs, ours = pair("BigBirdForCausalLM", **SPARSE_DECODER, **rule)
+    inputs = token_inputs(length, 2, length, VOCAB, mask="both")
+    same_outputs(ours, theirs(), inputs, output_hidden_states=True)
+    if length == 28:
+        _, (model, params) = pair("BigBirdForCausalLM", **SPARSE_DECODER)
+        logits = run(model, params, inputs).logits
+        assert np.abs(logits - their_outputs(theirs(), inputs)["logits"]).max() > 0.1
+
+
 # (5 + 2R) W is the last length of full attention.
 LENGTHS = [(4, 1, 28), (4, 1, 29), (4, 1, 32), (4, 2, 50), (8, 3, 101), (16, 1, 130), (5, 2, 53)]
 

@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from flax_bigbird.config import SparsityConfig
 from flax_bigbird.generation import beam_search, sampling
 from flax_bigbird.generation.decoder import Prompt
 from flax_bigbird.generation.decoding_options import (
@@ -76,8 +77,7 @@ def generate(
     max_new_tokens = resolve_max_new_tokens(
         values, length, num_prompt_tokens, model.config.max_position_embeddings
     )
-    # Custom processors receive lengths and slots, which must then be exact.
-    block = 1 if processors else model.sparsity.block_size
+    block = _rounding(model.sparsity, length, max_new_tokens, exact=bool(processors))
     static, scalars = compile_options(
         values,
         prompt_length=length,
@@ -183,6 +183,23 @@ def _as_functions(processors: Any) -> Processors:
                 f"{function!r}: pass one, or a list of them"
             )
     return functions
+
+
+def _rounding(sparsity: SparsityConfig, length: int, max_new_tokens: int, *, exact: bool) -> int:
+    """Returns the number of tokens that prompts and continuations are rounded up to multiples of.
+
+    Args:
+      sparsity: The configuration of attention.
+      length: The length of the prompts, in tokens.
+      max_new_tokens: The number of tokens to generate.
+      exact: Whether to round nothing, as for custom processors, which receive lengths and slots.
+    """
+    block = sparsity.block_size
+    slots = sum(-(-count // block) * block for count in (length, max_new_tokens))
+    total = length + max_new_tokens
+    # Rounding must not turn a cache that attends in full into one that does not.
+    changes = sparsity.uses_full_attention(total) != sparsity.uses_full_attention(slots)
+    return 1 if exact or changes else block
 
 
 def _pad_to_block(ids: Int[Array, "B T"], mask: Array | None, block: int) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class BigBirdSelfAttention(nn.Module):
             return jnp.zeros_like(q), None
         keys, values, start = updated
         size = keys.shape[1]
-        sparse = self.sparsity.attention_type == "block_sparse"
+        sparse = not self.sparsity.uses_full_attention(size)
         dense = options.output_attentions or (self._drops_probabilities(options) and not sparse)
         if options.prefill and not dense:
             prompt_mask = None if mask is None else mask[:, :length]

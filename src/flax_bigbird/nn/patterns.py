@@ -183,7 +183,7 @@ def _packed_pattern(
     """Returns the pattern in which each example of a packed row reads what it reads alone."""
     size, causal = sparsity.block_size, sparsity.causal
     segments, mixed = block_segment_ids(segment_ids, size)
-    if causal and sparsity.attention_type == "block_sparse":
+    if sparsity.max_packed_blocks is None and sparsity.attention_type == "block_sparse":
         pattern = layer_pattern(sparsity, layer, segment_ids.shape[1], train=train, key=key)
         return packed_causal_pattern(pattern, segments), mixed
     max_blocks = sparsity.max_packed_blocks or segments.shape[1]
