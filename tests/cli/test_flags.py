@@ -45,7 +45,7 @@ def test_inference_has_the_flags_of_all_tasks(command, capsys, monkeypatch):
 
 def test_help_shows_choices_ranges_and_defaults(capsys, monkeypatch):
     shown = " ".join(shown_help(["train", "masked-lm"], capsys, monkeypatch).split())
-    assert "[linear|cosine|constant]" in shown
+    assert "[linear|cosine|constant|warmup_stable_decay]" in shown
     assert "[range: 0.01 to 0.9] [default: 0.15]" in shown
     assert "[min: 1] [default: 500]" in shown
 

@@ -32,7 +32,8 @@ def test_yaml_floats_without_a_point_are_numbers(tmp_path):
     [
         (
             {"lr_scheduler_type": "step"},
-            "lr_scheduler_type must be one of linear, cosine, constant; got 'step'",
+            "lr_scheduler_type must be one of linear, cosine, constant, warmup_stable_decay; "
+            "got 'step'",
         ),
         ({"num_train_epochs": "3"}, "num_train_epochs must be of type float; got '3'"),
         ({"max_steps": 2.5}, "max_steps must be of type int; got 2.5"),

@@ -23,7 +23,8 @@ from flax_bigbird.tasks.options import (
     option,
 )
 
-SCHEDULES = ("linear", "cosine", "constant")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
 
 
@@ -119,6 +120,13 @@ class TrainingArguments(TaskOptions):
     )
 
     # Optimization
+    optim: str = option(
+        "adamw",
+        help="The optimizer. muon is for pretraining: Muon updates the matrices of the encoder's "
+        "layers, and AdamW all other parameters, with the same learning rate and weight decay.",
+        panel=OPTIMIZATION,
+        choices=OPTIMIZERS,
+    )
     learning_rate: float = option(
         3e-5, help="The learning rate after the warmup.", panel=OPTIMIZATION, ge=0, le=10
     )
@@ -127,6 +135,14 @@ class TrainingArguments(TaskOptions):
         help="How the learning rate decreases after the warmup.",
         panel=OPTIMIZATION,
         choices=SCHEDULES,
+    )
+    decay_ratio: float = option(
+        0.2,
+        help="The fraction of steps, at the end of a run with warmup_stable_decay, in which the "
+        "learning rate falls linearly to 0.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=1,
     )
     warmup_ratio: float = option(
         0.1,
@@ -137,7 +153,7 @@ class TrainingArguments(TaskOptions):
     )
     weight_decay: float = option(
         0.01,
-        help="The weight decay of AdamW; biases and LayerNorm parameters have none.",
+        help="The weight decay; biases and LayerNorm parameters have none.",
         panel=OPTIMIZATION,
         ge=0,
         le=10,
@@ -256,6 +272,21 @@ class TrainingArguments(TaskOptions):
                     f"{name} needs validation data; got {value!r} and none: give validation_files, "
                     "or a validation_fraction above 0"
                 )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_schedule(self) -> "TrainingArguments":
+        if self.lr_scheduler_type != "warmup_stable_decay":
+            if self._is_changed("decay_ratio"):
+                raise OptionError(
+                    "decay_ratio belongs to lr_scheduler_type warmup_stable_decay; got "
+                    f"{self.decay_ratio:g} with {self.lr_scheduler_type}: leave it out"
+                )
+        elif self.warmup_ratio + self.decay_ratio > 1:
+            raise OptionError(
+                "warmup_ratio and decay_ratio must add up to at most 1; got "
+                f"{self.warmup_ratio:g} and {self.decay_ratio:g}: lower one of them"
+            )
         return self
 
     @pydantic.model_validator(mode="after")

@@ -1,30 +1,40 @@
-"""AdamW with warmup, a learning rate schedule, weight decay of matrices and gradient clipping."""
+"""AdamW and Muon, with learning rate schedules, weight decay of matrices and gradient clipping."""
 
+import functools
 from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from flax_bigbird.train.arguments import TrainingArguments
+
+MUON_MOMENTUM = 0.95
+MUON_RMS = 0.2  # of an update before the learning rate, about that of AdamW (arXiv:2502.16982, 2.2)
 
 
 def learning_rate_schedule(arguments: TrainingArguments, max_steps: int) -> optax.Schedule:
     """Returns the learning rate by step.
 
     It rises linearly to `learning_rate` during the first `warmup_ratio` of the steps, then follows
-    `lr_scheduler_type` to 0 at `max_steps` ("linear", "cosine") or stays ("constant").
+    `lr_scheduler_type`: to 0 at `max_steps` ("linear", "cosine"), unchanged ("constant"), or
+    unchanged until it falls linearly to 0 during the last `decay_ratio` of the steps
+    ("warmup_stable_decay").
 
     Args:
       arguments: The options of the run.
       max_steps: The number of optimizer steps of the run.
     """
     warmup_steps = min(round(arguments.warmup_ratio * max_steps), max_steps)
-    decay_steps = max(1, max_steps - warmup_steps)
+    remaining = max(1, max_steps - warmup_steps)
     peak = arguments.learning_rate
     after_warmup = {
-        "linear": lambda: optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, decay_steps),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, remaining),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, remaining),
         "constant": lambda: optax.constant_schedule(peak),
+        "warmup_stable_decay": lambda: _stable_then_linear(
+            peak, remaining, min(round(arguments.decay_ratio * max_steps), remaining)
+        ),
     }[arguments.lr_scheduler_type]()
     if not warmup_steps:
         return after_warmup
@@ -33,28 +43,86 @@ def learning_rate_schedule(arguments: TrainingArguments, max_steps: int) -> opta
     return optax.join_schedules([warmup, after_warmup], [warmup_steps])
 
 
+def _stable_then_linear(peak: float, steps: int, decay_steps: int) -> optax.Schedule:
+    """Returns `peak` until the last `decay_steps` of the steps, in which it falls to 0."""
+    if not decay_steps:
+        return optax.constant_schedule(peak)
+    return optax.linear_schedule(peak, 0.0, decay_steps, transition_begin=steps - decay_steps)
+
+
 def weight_decay_mask(params: Any) -> Any:
     """Returns True for matrices, which decay, and False for biases and LayerNorm parameters."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def optimizer_labels(params: Any) -> Any:
+    """Returns which parameters Muon updates ("muon"), and which AdamW ("adamw").
+
+    Muon updates the matrices between hidden states, the kernels of the encoder's layers. They are
+    stored as `[inputs, outputs]`, with the heads of attention side by side. AdamW updates the
+    rest: embeddings, biases, LayerNorm parameters, the pooler and the heads (arXiv:2502.16982,
+    section 2.1).
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any) -> str:
+        names = [entry.key for entry in path]
+        is_hidden = "encoder" in names and names[-1] == "kernel" and leaf.ndim == 2
+        return "muon" if is_hidden else "adamw"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
 def create_optimizer(
     arguments: TrainingArguments, max_steps: int
 ) -> optax.GradientTransformationExtraArgs | optax.GradientTransformation:
-    """Returns AdamW, after clipping by the global norm unless `max_grad_norm` is 0.
+    """Returns the optimizer `optim`, after clipping by the global norm unless `max_grad_norm` is 0.
 
     Args:
       arguments: The options of the run.
       max_steps: The number of optimizer steps of the run.
     """
-    adamw = optax.adamw(
-        learning_rate_schedule(arguments, max_steps),
+    schedule = learning_rate_schedule(arguments, max_steps)
+    optimizer: Any = optax.adamw(
+        schedule,
         b1=arguments.adam_beta1,
         b2=arguments.adam_beta2,
         eps=arguments.adam_epsilon,
         weight_decay=arguments.weight_decay,
         mask=weight_decay_mask,
     )
+    if arguments.optim == "muon":
+        muon = _muon(schedule, arguments.weight_decay)
+        optimizer = optax.multi_transform({"muon": muon, "adamw": optimizer}, optimizer_labels)
     if not arguments.max_grad_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(arguments.max_grad_norm), adamw)
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(arguments.max_grad_norm), optimizer)
+
+
+def _muon(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Returns Muon with decoupled weight decay, for parameters that are all matrices.
+
+    An update is the orthogonalized momentum, multiplied by `MUON_RMS * sqrt(max(inputs, outputs))`.
+    Its root mean square is then about that of an update of AdamW, whatever the matrix's shape, so
+    that both optimizers take the same learning rate and weight decay (arXiv:2502.16982, equation
+    4). `optax.contrib.muon` would give the other parameters to AdamW with Nesterov momentum, and
+    decay their biases.
+
+    Args:
+      schedule: The learning rate by step.
+      weight_decay: The weight decay.
+    """
+    dimensions = optax.contrib.MuonDimensionNumbers()  # [inputs, outputs]
+    orthogonalize = optax.contrib.scale_by_muon(
+        beta=MUON_MOMENTUM,
+        weight_dimension_numbers=functools.partial(jax.tree.map, lambda _: dimensions),
+    )
+
+    def scale(update: Any) -> Any:
+        return update * (MUON_RMS * max(update.shape) ** 0.5)
+
+    return optax.chain(
+        orthogonalize,
+        optax.stateless_with_tree_map(lambda update, _: scale(update)),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
