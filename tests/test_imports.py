@@ -12,6 +12,7 @@ import pytest
 from import_graph import MODULES, Import
 
 import flax_bigbird
+from flax_bigbird.models import outputs
 
 # cli -> examples -> {serve, train, inference} -> tasks -> {data, models}
 #     -> {nn, checkpoint, generation} -> {attention, config}
@@ -207,6 +208,9 @@ def test_every_public_name_is_importable():
     heads += ("TokenClassification", "QuestionAnswering")
     names = {"FlaxBigBirdModel", "FlaxBigBirdModule", "FlaxBigBirdPreTrainedModel"}
     names |= {f"FlaxBigBirdFor{head}{end}" for head in heads for end in ("", "Module")}
+    output_classes = vars(outputs).items()
+    names |= {name for name, x in output_classes if name.startswith("Flax") and type(x) is not str}
+    assert "FlaxMaskedLMOutput" in names
     public = {name for name in dir(flax_bigbird) if name.startswith("Flax")}
     assert public == names
     for name in names:

@@ -57,6 +57,25 @@ if TYPE_CHECKING:
     from flax_bigbird.models.language_modeling import (
         FlaxBigBirdForPreTrainingModule as FlaxBigBirdForPreTrainingModule,
     )
+    from flax_bigbird.models.outputs import FlaxBeamSearchOutput as FlaxBeamSearchOutput
+    from flax_bigbird.models.outputs import (
+        FlaxBigBirdForPreTrainingOutput as FlaxBigBirdForPreTrainingOutput,
+    )
+    from flax_bigbird.models.outputs import (
+        FlaxBigBirdForQuestionAnsweringModelOutput as FlaxBigBirdForQuestionAnsweringModelOutput,
+    )
+    from flax_bigbird.models.outputs import FlaxBigBirdModelOutput as FlaxBigBirdModelOutput
+    from flax_bigbird.models.outputs import FlaxCausalLMOutput as FlaxCausalLMOutput
+    from flax_bigbird.models.outputs import FlaxGenerationOutput as FlaxGenerationOutput
+    from flax_bigbird.models.outputs import FlaxMaskedLMOutput as FlaxMaskedLMOutput
+    from flax_bigbird.models.outputs import (
+        FlaxMultipleChoiceModelOutput as FlaxMultipleChoiceModelOutput,
+    )
+    from flax_bigbird.models.outputs import (
+        FlaxSequenceClassifierOutput as FlaxSequenceClassifierOutput,
+    )
+    from flax_bigbird.models.outputs import FlaxTokenClassifierOutput as FlaxTokenClassifierOutput
+    from flax_bigbird.models.outputs import ModelOutput as ModelOutput
     from flax_bigbird.models.position_embeddings import (
         resize_position_embeddings as resize_position_embeddings,
     )

@@ -13,6 +13,7 @@ from huggingface_hub import errors
 
 import flax_bigbird as fb
 from flax_bigbird.checkpoint import CheckpointError
+from flax_bigbird.models import saving
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -162,6 +163,56 @@ def test_push_to_hub(tmp_path, monkeypatch):
     assert options["repo_id"] == "owner/bird"
     assert options["revision"] == "v2"
     assert "flax_model.msgpack" in options["delete_patterns"]
+
+
+def tags_of(card: str) -> Any:
+    data: Any = huggingface_hub.ModelCard(card).data
+    return data.tags
+
+
+def test_positional_options_and_tags_of_push_to_hub(monkeypatch):
+    """Options in the order of `transformers`; tags go into the repository's model card."""
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+
+    def load(repo_id, token):
+        assert (repo_id, token) == ("owner/bird", "secret")
+        return huggingface_hub.ModelCard("---\ntags:\n- birds\n---\n\n# Bird\n")
+
+    cards = []
+
+    def save(folder, repo_id, tags, token):
+        name = save_card(folder, repo_id, tags, token)
+        cards.append((folder / name).read_text())
+        return name
+
+    save_card = saving.save_model_card
+    monkeypatch.setattr(huggingface_hub.ModelCard, "load", load)
+    monkeypatch.setattr(saving, "save_model_card", save)
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
+    model.push_to_hub(
+        *("bird", True, "new", True, "secret", "5GiB", True, False, "v2", "why", ["long"]),
+        params=params,
+    )
+    _, repo, _, (_, files, options) = Api.calls
+    assert repo == ("create_repo", "bird", {"private": True, "exist_ok": True})
+    assert files == ["README.md", "config.json", "flax_model.msgpack"]
+    assert sorted(options["allow_patterns"]) == files
+    given = ("commit_message", "create_pr", "revision", "commit_description")
+    assert [options[name] for name in given] == ["new", True, "v2", "why"]
+    assert tags_of(cards[0]) == ["birds", "long"]
+    assert "# Bird" in cards[0]
+
+
+def test_tags_of_a_repository_without_a_model_card(tmp_path, monkeypatch):
+    def load(repo_id, token):
+        not_found: Any = response()
+        raise errors.RemoteEntryNotFoundError("none", response=not_found)
+
+    monkeypatch.setattr(huggingface_hub.ModelCard, "load", load)
+    assert saving.save_model_card(tmp_path, "owner/bird", ["a", "a", "b"], None) == "README.md"
+    text = (tmp_path / "README.md").read_text()
+    assert tags_of(text) == ["a", "b"]
+    assert "# bird" in text
 
 
 def test_save_pretrained_pushes_only_what_it_wrote(tmp_path, monkeypatch):

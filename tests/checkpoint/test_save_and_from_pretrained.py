@@ -245,6 +245,11 @@ def test_keywords_set_config_keys_and_module_fields(tmp_path):
         random_attention="google",
         from_pt=True,
         trust_remote_code=False,
+        proxies=None,
+        adapter_kwargs={},
+        _commit_hash="a" * 40,
+        _from_auto=True,
+        _from_pipeline="fill-mask",
         seed=4,
         gradient_checkpointing=True,
         input_shape=(1, 5),
@@ -335,6 +340,66 @@ def test_error_for_params_of_another_model(tmp_path):
     assert "pooler/kernel is missing" in str(error.value)
     assert "pooler/bias has shape (2, 16), not (16,)" in str(error.value)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_some_of_the_params_are_saved_with_a_warning(tmp_path, safe):
+    """As the removed Flax classes did, without the warning: adapters save what they trained."""
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
+    part = {"pooler": params["pooler"]}
+    with pytest.warns(CheckpointWarning, match=r"params lack \d+ parameters .*embeddings/"):
+        model.save_pretrained(tmp_path, params=part, safe_serialization=safe)
+    with pytest.warns(CheckpointWarning, match="are missing from params"):
+        _, loaded = fb.FlaxBigBirdModel.from_pretrained(tmp_path, _do_init=False)
+    assert_trees_equal(flatten_dict(loaded), flatten_dict(part))
+    with pytest.raises(ValueError, match="is missing"):
+        model.save_pretrained(tmp_path, params={})
+
+
+def test_proxies_warn(tmp_path):
+    save_random_model(fb.FlaxBigBirdModel, tmp_path)
+    with pytest.warns(UserWarning, match="set them"):
+        fb.FlaxBigBirdModel.from_pretrained(
+            tmp_path, _do_init=False, proxies={"https": "proxy:3128"}
+        )
+
+
+def test_other_processes_write_nothing(tmp_path):
+    model, params = random_model(fb.FlaxBigBirdModel, tiny_config())
+    model.save_pretrained(tmp_path / "new", params=params, is_main_process=False)
+    assert not (tmp_path / "new").exists()
+    model.save_pretrained(tmp_path / "new", params=params, is_main_process=True)
+    assert (tmp_path / "new" / "config.json").is_file()
+
+
+def test_weight_files_are_loaded_by_name(tmp_path):
+    """`load_flax_weights` and `load_flax_sharded_weights` of the removed classes."""
+    cls = fb.FlaxBigBirdForMaskedLM
+    model, params = random_model(cls, tiny_config())
+    want = flatten_dict(params)
+    model.save_pretrained(tmp_path / "flax", params=params, safe_serialization=False)
+    model.save_pretrained(tmp_path / "torch", params=params)
+    model.save_pretrained(
+        tmp_path / "shards", params=params, safe_serialization=False, max_shard_size=SHARD_SIZE
+    )
+    for file in ("flax/flax_model.msgpack", "torch/model.safetensors"):
+        assert_trees_equal(flatten_dict(cls.load_flax_weights(str(tmp_path / file))), want)
+    shards = sorted((tmp_path / "shards").glob("*.msgpack"))
+    assert len(shards) > 1
+    assert_trees_equal(flatten_dict(cls.load_flax_sharded_weights(shards)), want)
+    with pytest.raises(CheckpointError, match="is no file"):
+        cls.load_flax_weights(tmp_path / "flax_model.msgpack")
+    with pytest.raises(CheckpointError, match="a weight file ends in"):
+        cls.load_flax_weights(tmp_path / "flax" / "config.json")
+
+
+def test_auto_classes_are_said_to_be_gone():
+    class Custom(fb.FlaxBigBirdForMaskedLM):
+        pass
+
+    assert Custom.main_input_name == "input_ids"
+    with pytest.warns(UserWarning, match="transformers 5 has no FlaxAutoModel: registering Custom"):
+        Custom.register_for_auto_class()
 
 
 def test_error_for_saving_without_params(tmp_path):

@@ -214,6 +214,27 @@ def test_invalid_shard_size_is_an_error(tmp_path, size):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+SIZES = {
+    "5GiB": 5 * 2**30,
+    "5GB": 5 * 10**9,
+    "5Gb": 5 * 10**9 // 8,
+    "10 gib": 10 * 2**30,
+    "200mB": 200 * 10**6,
+    "200mb": 25 * 10**6,
+    "3MIB": 3 * 2**20,
+    "20KB": 20_000,
+    "1.5KiB": 1536,
+    "2TB": 2 * 10**12,
+    77: 77,
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_spellings_of_sizes(size):
+    """Those of `transformers`, in which a lower-case b without an i counts bits."""
+    assert saving.parse_size(size) == SIZES[size]
+
+
 @pytest.mark.parametrize("leaf", ["text", None, object()])
 def test_leaf_that_is_no_array_is_an_error(tmp_path, leaf):
     with pytest.raises(ValueError, match="must be a numeric array; cls/x is"):

@@ -156,9 +156,37 @@ class TestMerge:
         assert merge_options({}, config)["temperature"] == 0.3
         assert config.to_dict() == before
 
-    def test_unsupported_options_of_a_configuration_raise(self):
+    def test_unsupported_options_of_the_caller_raise(self):
         with pytest.raises(ValueError, match="generation_config does not support typical_p"):
             merge_options({}, GenerationConfig(typical_p=0.5))
+        with pytest.raises(ValueError, match="generate does not support typical_p"):
+            merge_options({"typical_p": 0.5}, None, GenerationConfig(typical_p=0.5))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"decoder_start_token_id": 2},
+            {"output_scores": True, "renormalize_logits": True},
+            {"cache_implementation": "static"},
+            {"typical_p": 0.75, "remove_invalid_values": True},
+            {"an_option_of_a_fork": [1, 2]},
+        ],
+    )
+    def test_unsupported_options_of_the_files_warn_once(self, options):
+        config = GenerationConfig(max_new_tokens=7, **options)
+        with pytest.warns(UserWarning, match="does not support and ignores") as given:
+            out = merge_options({}, None, config)
+        assert all(name in str(given[0].message) for name in options)
+        assert len(given) == 1
+        assert out["max_new_tokens"] == 7
+        assert merge_options({}, None, config) == out  # a second warning would be an error
+
+    def test_sampling_options_of_the_files_are_not_read_without_sampling(self):
+        model = GenerationConfig()
+        model.temperature, model.top_p = 0.0, 0.0
+        assert merge_options({}, None, model)["temperature"] == 0.0
+        with pytest.raises(ValueError, match="temperature must be a number above 0"):
+            merge_options({"do_sample": True}, None, model)
 
 
 def test_default_length():

@@ -25,9 +25,27 @@ CALLS = {
         {"input_ids": IDS},
         ["[batch, choices, tokens]", "(2, 6)"],
     ),
-    "float_ids": ("Model", {}, {"input_ids": IDS * 1.0}, ["integers", "float64", "astype"]),
+    "float_ids": (
+        "Model",
+        {},
+        {"input_ids": IDS * 1.5},
+        ["integers, or floats that are whole numbers", "7.5 among float64"],
+    ),
+    "nan_ids": ("Model", {}, {"input_ids": IDS * np.nan}, ["whole numbers", "nan among float64"]),
+    "half_ids": (
+        "Model",
+        {},
+        {"input_ids": IDS.astype(np.float16)},
+        ["at least 32 bits", "float16", "astype"],
+    ),
+    "whole_ids_past_the_vocabulary": ("Model", {}, {"input_ids": IDS + 35.0}, ["0..39", "got 40"]),
     "bool_ids": ("Model", {}, {"input_ids": IDS > 0}, ["integers", "bool", "astype"]),
-    "device_float_ids": ("Model", {}, {"input_ids": jnp.ones((1, 4))}, ["integers", "float32"]),
+    "device_half_ids": (
+        "Model",
+        {},
+        {"input_ids": jnp.ones((1, 4), jnp.bfloat16)},
+        ["integers", "bfloat16"],
+    ),
     "text": ("Model", {}, {"input_ids": "two words"}, ["array of numbers", "str", "tokenize"]),
     "none": ("Model", {}, {"input_ids": None}, ["array of numbers", "NoneType"]),
     "ragged_ids": ("Model", {}, {"input_ids": [[1, 2], [3]]}, ["equal length", "list", "pad"]),
@@ -86,14 +104,14 @@ CALLS = {
     "token_types_shape": (
         "Model",
         {},
-        {"input_ids": IDS, "token_type_ids": IDS[0]},
-        ["shape of input_ids, (2, 6)", "(6,)"],
+        {"input_ids": IDS, "token_type_ids": IDS[0, :5]},
+        ["shape of input_ids, (2, 6), or of one example, (6,)", "got (5,)"],
     ),
     "float_token_types": (
         "Model",
         {},
-        {"input_ids": IDS, "token_type_ids": IDS * 0.0},
-        ["token_type_ids must be integers", "float64"],
+        {"input_ids": IDS, "token_type_ids": IDS * 0.1},
+        ["token_type_ids must be integers", "0.5 among float64"],
     ),
     "positions_past_the_table": (
         "Model",
@@ -107,11 +125,17 @@ CALLS = {
         {"input_ids": IDS, "position_ids": IDS - 6},
         ["position_ids", "0..47", "got -1"],
     ),
-    "positions_of_one_axis": (
+    "one_position_per_example": (
         "Model",
         {},
-        {"input_ids": IDS, "position_ids": np.arange(6)},
-        ["shape of input_ids, (2, 6)", "(6,)"],
+        {"input_ids": IDS, "position_ids": IDS[:, :1]},
+        ["shape of input_ids, (2, 6)", "got (2, 1)"],
+    ),
+    "positions_of_three_examples": (
+        "Model",
+        {},
+        {"input_ids": IDS, "position_ids": np.zeros((3, 6), int)},
+        ["shape of input_ids, (2, 6)", "got (3, 6)"],
     ),
     "head_mask_of_three": (
         "Model",
@@ -305,6 +329,41 @@ def test_values_on_a_device_are_not_checked():
     model = tiny_models.model()
     assert model(jnp.full((1, 4), 39))[0].shape == (1, 4, D)
     tiny_models.run(model, {"input_ids": np.full((1, 4), 400)})
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
+def test_ids_of_one_example_and_floats_of_whole_numbers(convert):
+    """The removed Flax classes broadcast and cast them; NumPy's default dtype is float64."""
+    model = tiny_models.model()
+    positions, types = np.arange(6)[::-1] + 3, np.array([0, 0, 1, 1, 1, 0])
+    full = {"position_ids": np.stack([positions] * 2), "token_type_ids": np.stack([types] * 2)}
+    want = model(IDS, **full)[0]
+    for shape in ((6,), (1, 6), (2, 6)):
+        for dtype in (np.int32, np.float32):
+            inputs = {k: np.broadcast_to(v, (2, 6))[:1] for k, v in full.items()}
+            inputs = {k: np.broadcast_to(v[0], shape).astype(dtype) for k, v in inputs.items()}
+            arrays = {k: convert(v) for k, v in inputs.items()}
+            ids = convert(IDS.astype(dtype))
+            tiny_models.close(model(ids, **arrays)[0], want, 1e-6)
+    tiny_models.close(model(IDS * 1.0, token_type_ids=types == 1)[0], model(IDS, None, types)[0])
+
+
+def test_ids_of_one_example_for_multiple_choice():
+    model = tiny_models.model("ForMultipleChoice")
+    ids = np.stack([IDS, IDS + 1, IDS + 2], axis=1)
+    types = np.array([0, 0, 1, 1, 1, 0])
+    want = model(ids, token_type_ids=np.broadcast_to(types, ids.shape))[0]
+    for shape in ((6,), (1, 6), (1, 1, 6), (2, 1, 6)):
+        tiny_models.close(model(ids, token_type_ids=np.broadcast_to(types, shape))[0], want, 1e-6)
+
+
+def test_traced_floats_that_are_not_whole_give_nan():
+    """They cannot be checked; as an id out of range, they must not pass for another id."""
+    model = tiny_models.model()
+    ids = IDS * np.array([[1.0], [1.1]])
+    out = tiny_models.run(model, {"input_ids": ids})[0]
+    assert np.isfinite(out[0]).all()
+    assert np.isnan(out[1]).all()
 
 
 def test_lists_and_other_dtypes_are_accepted():

@@ -1,6 +1,9 @@
 """Outputs are frozen dataclasses and pytrees, with access by attribute, key, index and slice."""
 
+import collections.abc
+import copy
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +71,36 @@ def test_as_a_mapping(output):
         output["pooled_output"]
     with pytest.raises(IndexError):
         output[3]
+
+
+def test_is_a_mapping_that_unpacks(output):
+    """Scripts test for a mapping, pass outputs on by name, and iterate over names and values."""
+    assert issubclass(type(output), collections.abc.Mapping)
+
+    def names(**fields):
+        return list(fields)
+
+    assert names(**output) == list(output)
+    assert {**output}.keys() == output.keys()
+    assert [name for name, _ in output.items()] == list(output)
+    assert output.get("end_logits") is output.end_logits
+    assert output.get("no such output") is None
+    for other in (copy.deepcopy(output), pickle.loads(pickle.dumps(output))):
+        assert type(other) is type(output)
+        assert list(other) == list(output)
+
+
+def test_output_classes_are_public():
+    import flax_bigbird
+
+    for task, name in {
+        "ForPreTraining": "FlaxBigBirdForPreTrainingOutput",
+        "ForMaskedLM": "FlaxMaskedLMOutput",
+        "ForQuestionAnswering": "FlaxBigBirdForQuestionAnsweringModelOutput",
+    }.items():
+        result = tiny_models.run(tiny_models.model(task), tiny_models.inputs(task))
+        assert type(result) is getattr(flax_bigbird, name)
+        assert isinstance(result, flax_bigbird.ModelOutput)
 
 
 def test_frozen_and_replace(output):

@@ -43,6 +43,17 @@ def test_every_used_parameter_has_a_gradient(task, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_key_biases_is_rounding(kind):
+    """They add the same to all scores of a row; docs/parity.md says what follows from that."""
+    model, inputs = tiny_models.model(**KINDS[kind]), tiny_models.inputs()
+    leaves = tiny_models.flat(gradient(model, inputs, model.params))
+    largest = max(np.abs(leaf).max() for leaf in leaves.values())
+    biases = [np.abs(leaf).max() for path, leaf in leaves.items() if path.endswith("key/bias")]
+    assert biases
+    assert max(biases) < 1e-6 * largest
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradient_checkpointing_changes_no_gradient(kind):
     """It does not with dropout either, nor with `enable_gradient_checkpointing`."""
     model = tiny_models.model("ForMaskedLM", hidden_dropout_prob=0.2, **TWO_LAYERS, **KINDS[kind])

@@ -12,6 +12,7 @@ from flax_bigbird.checkpoint.errors import CheckpointError as CheckpointError
 from flax_bigbird.checkpoint.errors import CheckpointWarning as CheckpointWarning
 from flax_bigbird.checkpoint.hub import Source as Source
 from flax_bigbird.checkpoint.loading import WEIGHT_FILES as WEIGHT_FILES
+from flax_bigbird.checkpoint.loading import load_file as load_file
 from flax_bigbird.checkpoint.loading import load_weights as load_weights
 from flax_bigbird.checkpoint.locks import LOCK_FILE as LOCK_FILE
 from flax_bigbird.checkpoint.locks import DirectoryInUseError as DirectoryInUseError

@@ -59,6 +59,22 @@ def load_weights(
     )
 
 
+def load_file(path: Path) -> Flat:
+    """Loads one weight file as a flat linen tree, under the names that the file has.
+
+    Raises:
+      CheckpointError: if the file is missing or broken, or of an unknown kind.
+    """
+    if path.suffix not in _FORMATS:
+        raise CheckpointError(
+            f"a weight file ends in {', '.join(_FORMATS)}; got {path}: pass the path of such a file"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path} is no file: check the path")
+    load, to_tree = _FORMATS[path.suffix]
+    return to_tree(load(path), set(), "bert")
+
+
 def _load_shards(source: Source, index: Path, load: Callable[[Path], _Content]) -> _Content:
     """Loads all shards that an index lists, and checks that they hold the tensors it lists."""
     weight_map = _parse_index(index)

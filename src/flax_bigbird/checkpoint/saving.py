@@ -50,6 +50,7 @@ _SHARD = re.compile(
 _STAGING_PREFIX = ".saving-"
 _STAGING_TIMEOUT = 3600.0  # seconds after its last change until a staging directory is abandoned
 
+_UNITS = {"K": 1, "M": 2, "G": 3, "T": 4}
 _Writer = Callable[[Path], Any]
 
 
@@ -79,7 +80,9 @@ def save_checkpoint(
       folder: the target, which is created if necessary.
       flat: the parameters by path, as NumPy or fully addressable JAX arrays.
       text_files: the content of text files by name, in the order in which they are moved.
-      max_shard_size: the size above which weights are split, in bytes or as text such as "5GB".
+      max_shard_size: the size above which weights are split, in bytes or as text: "5GB" (10^9 bytes
+        each), "5GiB" (2^30 bytes each), "5Gb" (bits, as in `transformers`), and the same for K, M
+        and T.
       safe_serialization: True writes `model.safetensors` with PyTorch's names, False
         `flax_model.msgpack`.
 
@@ -178,20 +181,12 @@ def _plan(
 
     stem, suffix = ("model", ".safetensors") if safe else ("flax_model", ".msgpack")
     keys = {key if isinstance(key, str) else "/".join(key): key for key in tensors}
-    try:
-        if isinstance(max_shard_size, int) and max_shard_size <= 0:
-            raise ValueError("it is not positive")
-        split = split_state_dict_into_shards_factory(
-            {name: tensors[key] for name, key in keys.items()},
-            get_storage_size=lambda leaf: leaf.nbytes,
-            filename_pattern=f"{stem}{{suffix}}{suffix}",
-            max_shard_size=max_shard_size,
-        )
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "max_shard_size must be a positive number of bytes or text such as '5GB'; got "
-            f"{max_shard_size!r} ({error}): correct it"
-        ) from error
+    split = split_state_dict_into_shards_factory(
+        {name: tensors[key] for name, key in keys.items()},
+        get_storage_size=lambda leaf: leaf.nbytes,
+        filename_pattern=f"{stem}{{suffix}}{suffix}",
+        max_shard_size=parse_size(max_shard_size),
+    )
     rename = _unused_names(folder, list(split.filename_to_tensors)) if split.is_sharded else str
     files = {
         rename(file): {keys[name]: tensors[keys[name]] for name in members}
@@ -202,6 +197,30 @@ def _plan(
     weight_map = {name: rename(file) for name, file in split.tensor_to_filename.items()}
     index = {"metadata": split.metadata, "weight_map": weight_map}
     return _Plan(f"{stem}{suffix}.index.json", files, index)
+
+
+def parse_size(size: int | str) -> int:
+    """Returns a number of bytes, from a number or from text such as "5GB", "5GiB" or "5Gb".
+
+    Raises:
+      ValueError: if it is neither, or not positive.
+    """
+    num_bytes = 0
+    if isinstance(size, int) and not isinstance(size, bool):
+        num_bytes = size
+    elif isinstance(size, str):
+        text = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)(b)\s*", size, re.IGNORECASE)
+        if text is not None:
+            number, prefix, binary, unit = text.groups()
+            num_bytes = int(float(number) * (1024 if binary else 1000) ** _UNITS[prefix.upper()])
+            if unit == "b" and not binary:
+                num_bytes //= 8
+    if num_bytes <= 0:
+        raise ValueError(
+            "max_shard_size must be a positive number of bytes or text such as '5GB', '5GiB' or "
+            f"'200MB'; got {size!r}: correct it"
+        )
+    return num_bytes
 
 
 def _unused_names(folder: Path, shards: list[str]) -> Callable[[str], str]:

@@ -1,11 +1,12 @@
 """The options of `generate`: merges keywords and `GenerationConfig`s, and checks the result.
 
-Nothing is silently ignored: an unsupported option is an error, unless its value is the one that has
-no effect.
+Nothing is silently ignored: an unsupported option of the caller is an error, unless its value is
+the one that has no effect. One that comes from the files of a checkpoint is ignored with a warning.
 """
 
 import difflib
 import reprlib
+import warnings
 from typing import Any
 
 from flax_bigbird import _transformers
@@ -72,26 +73,39 @@ _MINIMUM = {
 }
 
 
-def merge_options(kwargs: dict[str, Any], *configs: Any) -> dict[str, Any]:
+_given_warnings: set[str] = set()
+
+
+def merge_options(
+    kwargs: dict[str, Any], call_config: Any = None, model_config: Any = None
+) -> dict[str, Any]:
     """Returns the value of every supported option.
 
-    Keywords take precedence over the configurations, the configurations over those after them, and
-    all of them over the defaults. A keyword that is None restores the default; in a configuration,
-    None means that the option is not set.
+    Keywords take precedence over the configuration of the call, which takes precedence over that
+    of the model, and all of them over the defaults. A keyword that is None restores the default; in
+    a configuration, None means that the option is not set.
 
     Args:
       kwargs: The options that the caller of `generate` passes by name.
-      configs: Instances of `GenerationConfig`, or None.
+      call_config: The `GenerationConfig` that the caller passes, or None.
+      model_config: The model's own `GenerationConfig`, which its files set, or None.
 
     Raises:
       ValueError: If an option is unknown, unsupported or invalid, or if two options exclude each
-        other.
+        other. Unknown and unsupported options of `model_config` are ignored.
+
+    Warns:
+      UserWarning: Once for options of `model_config` that are ignored.
     """
-    layers = [dict(kwargs), *(_options_of(config) for config in configs if config is not None)]
+    layers = [dict(kwargs)]
+    if call_config is not None:
+        layers.append(_options_of(call_config))
     for i, layer in enumerate(layers):
         for key, value in layer.items():
-            if key not in DEFAULTS:
-                _check_unsupported(key, value, from_config=i > 0)
+            if not _has_no_effect(key, value):
+                raise ValueError(_describe_unsupported(key, value, from_config=i > 0))
+    if model_config is not None:
+        layers.append(_without_unsupported(_options_of(model_config)))
     for pair in _EXCLUSIVE_PAIRS:
         if all(kwargs.get(name) is not None for name in pair):
             given = ", ".join(f"{name}={kwargs[name]}" for name in pair)
@@ -135,22 +149,40 @@ def _resolve_exclusive_pairs(options: dict[str, Any], layers: list[dict[str, Any
                 break
 
 
-def _check_unsupported(key: str, value: Any, *, from_config: bool) -> None:
-    """Raises `ValueError` unless the value of an unsupported option has no effect."""
-    if key in _WITHOUT_EFFECT or value is None or value is False:
-        return
-    if key in _NEUTRAL_VALUES and value == _NEUTRAL_VALUES[key]:
-        return
+def _has_no_effect(key: str, value: Any) -> bool:
+    """Returns whether an option is supported, or has a value that changes nothing."""
+    if key in DEFAULTS or key in _WITHOUT_EFFECT or value is None or value is False:
+        return True
+    return key in _NEUTRAL_VALUES and value == _NEUTRAL_VALUES[key]
+
+
+def _without_unsupported(options: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the options that `generate` does not support, with one warning per set of them."""
+    ignored = {key: value for key, value in options.items() if not _has_no_effect(key, value)}
+    if ignored:
+        listed = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in ignored.items())
+        message = (
+            "the generation options of the checkpoint include some that generate does not support "
+            f"and ignores: {listed}. Set them to None in model.generation_config to silence this"
+        )
+        if message not in _given_warnings:
+            _given_warnings.add(message)
+            warnings.warn(message, UserWarning, stacklevel=2)
+    return {key: value for key, value in options.items() if key not in ignored}
+
+
+def _describe_unsupported(key: str, value: Any, *, from_config: bool) -> str:
+    """Returns the message about an option that is unsupported or unknown."""
     given = f"{key}={reprlib.repr(value)}"
     where = "generation_config" if from_config else "generate"
     if hasattr(_transformers.generation_config_class()(), key):
-        raise ValueError(
+        return (
             f"{where} does not support {key}; got {given}: leave it out (supported: "
             f"{', '.join(DEFAULTS)})"
         )
     similar = difflib.get_close_matches(key, [*DEFAULTS, "attention_mask", "streamer"], 1)
     hint = f"did you mean {similar[0]}?" if similar else f"the options are {', '.join(DEFAULTS)}"
-    raise ValueError(f"{where} has no option {key!r}; got {given}: {hint}")
+    return f"{where} has no option {key!r}; got {given}: {hint}"
 
 
 def _check_values(options: dict[str, Any]) -> None:
@@ -163,21 +195,19 @@ def _check_values(options: dict[str, Any]) -> None:
     def is_integer(x: Any) -> bool:
         return isinstance(x, int) and not isinstance(x, bool)
 
-    def is_number(x: Any) -> bool:
-        return isinstance(x, int | float) and not isinstance(x, bool)
-
     for name, minimum in _MINIMUM.items():
         value = options[name]
         if value is not None:
             fits = is_integer(value) and value >= minimum
             check(name, fits, f"an integer of at least {minimum}")
-    for name in ("temperature", "repetition_penalty"):
-        check(name, is_number(options[name]) and options[name] > 0, "a number above 0")
-    top_p, min_p = options["top_p"], options["min_p"]
-    check("length_penalty", is_number(options["length_penalty"]), "a number")
-    check("top_p", is_number(top_p) and 0 < top_p <= 1, "a number above 0, at most 1")
-    if min_p is not None:
-        check("min_p", is_number(min_p) and 0 <= min_p <= 1, "a number in 0..1")
+    check("repetition_penalty", _is_above_zero(options["repetition_penalty"]), "a number above 0")
+    check("length_penalty", _is_number(options["length_penalty"]), "a number")
+    if options["do_sample"]:  # the files of a checkpoint may set the others without sampling
+        top_p, min_p = options["top_p"], options["min_p"]
+        check("temperature", _is_above_zero(options["temperature"]), "a number above 0")
+        check("top_p", _is_number(top_p) and 0 < top_p <= 1, "a number above 0, at most 1")
+        if min_p is not None:
+            check("min_p", _is_number(min_p) and 0 <= min_p <= 1, "a number in 0..1")
     check("do_sample", isinstance(options["do_sample"], bool), "True or False")
     early_stopping = options["early_stopping"]
     check(
@@ -185,6 +215,14 @@ def _check_values(options: dict[str, Any]) -> None:
         isinstance(early_stopping, bool) or early_stopping == "never",
         "True, False or 'never'",
     )
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _is_above_zero(x: Any) -> bool:
+    return _is_number(x) and x > 0
 
 
 def _check_combinations(options: dict[str, Any], kwargs: dict[str, Any]) -> None:

@@ -46,11 +46,11 @@ def array(name: str, x: Any) -> np.ndarray | Array:
 
 
 def token_ids(name: str, x: Any, *, ndim: int, num_ids: int, limit_name: str) -> Int[Array, "..."]:
-    """Returns integer ids as int32.
+    """Returns ids as int32.
 
     Args:
       name: The name of the argument.
-      x: The ids.
+      x: The ids, as integers, or as floats that are whole numbers.
       ndim: The required number of axes.
       num_ids: Ids must lie in `0..num_ids-1`.
       limit_name: The configuration key that sets `num_ids`.
@@ -64,8 +64,7 @@ def token_ids(name: str, x: Any, *, ndim: int, num_ids: int, limit_name: str) ->
         raise ValueError(
             f"{name} must have shape {axes}; got shape {x.shape}: add or remove an axis"
         )
-    if not jnp.issubdtype(x.dtype, jnp.integer):
-        raise ValueError(f"{name} must be integers; got {x.dtype}: cast with .astype('int32')")
+    x = whole_numbers(name, x, invalid=num_ids)
     if 0 in x.shape:
         raise ValueError(
             f"{name} must hold at least one token; got shape {x.shape}: leave empty batches out"
@@ -80,13 +79,56 @@ def token_ids(name: str, x: Any, *, ndim: int, num_ids: int, limit_name: str) ->
     return jnp.asarray(x, jnp.int32)
 
 
-def check_same_shape(name: str, x: Any, shape: tuple[int, ...]) -> None:
-    """Raises `ValueError` unless `x` has the shape of input_ids."""
-    if (x_shape := array(name, x).shape) != shape:
+def whole_numbers(name: str, x: np.ndarray | Array, *, invalid: int) -> np.ndarray | Array:
+    """Returns integers, also for floats of 32 bits or more that are whole numbers.
+
+    Args:
+      name: The name of the argument.
+      x: The numbers. `token_type_ids` may be booleans.
+      invalid: What floats on a device, or under `jit`, become if they are not whole numbers. As an
+        index out of range, it makes the results NaN.
+
+    Raises:
+      ValueError: If `x` has another dtype, or is on the host and has other floats.
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        return x
+    if x.dtype == np.bool_ and name == "token_type_ids":
+        return x.astype(np.int32)
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize < 4:
         raise ValueError(
-            f"{name} must have the shape of input_ids, {shape}; got {x_shape}: pass one value per "
-            "token"
+            f"{name} must be integers, or whole numbers of at least 32 bits; got {x.dtype}: cast "
+            "with .astype('int32') before anything else"
         )
+    if isinstance(x, np.ndarray):
+        is_whole = np.isfinite(x) & (x == np.floor(x)) & (np.abs(x) < 2.0**62)
+        if not is_whole.all():
+            raise ValueError(
+                f"{name} must be integers, or floats that are whole numbers; got "
+                f"{x[~is_whole].flat[0]} among {x.dtype}: check what it was computed from"
+            )
+        return x.astype(np.int64)
+    is_whole = (x == jnp.floor(x)) & (jnp.abs(x) < 2.0**31)
+    return jnp.where(is_whole, x, jnp.asarray(invalid, x.dtype)).astype(jnp.int32)
+
+
+def broadcast_to_tokens(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray | Array:
+    """Returns `x` with the shape of input_ids; leading axes may be missing, or be 1.
+
+    Raises:
+      ValueError: If `x` does not hold one value per token of an example.
+    """
+    x = array(name, x)
+    ndim = len(shape)
+    full = (1,) * (ndim - x.ndim) + tuple(x.shape)
+    fits = len(full) == ndim and all(a in (1, b) for a, b in zip(full, shape, strict=True))
+    if not fits or full[-1] != shape[-1]:
+        raise ValueError(
+            f"{name} must have the shape of input_ids, {shape}, or of one example, "
+            f"{shape[-1:]}; got {x.shape}: pass one value per token"
+        )
+    xp: Any = np if isinstance(x, np.ndarray) else jnp
+    return xp.broadcast_to(x, shape)
 
 
 def key_mask(name: str, x: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:

@@ -68,11 +68,14 @@ class FlaxBigBirdPreTrainedModel(PretrainedModel):
         """Runs the model.
 
         Args:
-          input_ids: Integers, `[B, T]`; `[B, C, T]` for multiple choice.
+          input_ids: Integers, `[B, T]`; `[B, C, T]` for multiple choice. These and other ids may
+            be floats, if they are whole numbers.
           attention_mask: 1 at real tokens and 0 at padding, in the shape of input_ids. With a
             cache, `[B, max_length]` over its slots. The default is all ones.
-          token_type_ids: The default is all zeros.
-          position_ids: The default is 0..T-1, counted from the next slot of the cache.
+          token_type_ids: In the shape of input_ids, or `[1, T]` or `[T]` for all examples. The
+            default is all zeros.
+          position_ids: In the shape of input_ids, or `[1, T]` or `[T]` for all examples. The
+            default is 0..T-1, counted from the next slot of the cache.
           head_mask: `[heads]` or `[layers, heads]`; 1 keeps a head, 0 masks it.
           encoder_hidden_states: `[B, S, D]`, for models with `config.add_cross_attention`.
           encoder_attention_mask: `[B, S]`. The default is all ones.

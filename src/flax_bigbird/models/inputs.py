@@ -136,7 +136,7 @@ def _check_token_inputs(model: ParameterizedModel, call: CallArguments) -> Model
     def token_ids(name: str, value: Any, limit_name: str) -> Array:
         if value is None:
             return jnp.zeros(shape, jnp.int32)
-        checks.check_same_shape(name, value, shape)
+        value = checks.broadcast_to_tokens(name, value, shape)
         num_ids = getattr(config, limit_name)
         return checks.token_ids(
             name, value, ndim=len(shape), num_ids=num_ids, limit_name=limit_name

@@ -19,9 +19,18 @@ from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models.parameterized import ParameterizedModel, Params
 
-# Keywords of HF-Flax that change nothing here: code of a repository is never run, and interrupted
-# downloads are always resumed.
-_IGNORED_KEYWORDS = {"trust_remote_code", "resume_download", "from_pt"}
+# Keywords of HF-Flax that change nothing here: code of a repository is never run, interrupted
+# downloads are always resumed, and auto classes and pipelines pass the names with an underscore.
+_IGNORED_KEYWORDS = {
+    "trust_remote_code",
+    "resume_download",
+    "from_pt",
+    "proxies",
+    "adapter_kwargs",
+    "_commit_hash",
+    "_from_auto",
+    "_from_pipeline",
+}
 
 # Fields of a linen module that are not options of `from_pretrained`.
 _RESERVED_FIELDS = {"parent", "name", "config", "dtype", "gradient_checkpointing"}
@@ -54,12 +63,19 @@ def resolve_config(
     fields = {field.name for field in dataclasses.fields(module_class)} - _RESERVED_FIELDS
     module_kwargs: dict[str, Any] = {}
     own_keys = (*SparsityConfig.KEYS, SparsityConfig.IMPLEMENTATION_KEY)
+    if overrides.get("proxies"):
+        _warn(
+            "proxies= is not used: the client of the Hub reads the environment variables "
+            "HTTPS_PROXY and HTTP_PROXY instead; set them"
+        )
     for key, value in overrides.items():
+        if key in _IGNORED_KEYWORDS:
+            continue
         if key in own_keys or not callable(getattr(config, key, len)):
             setattr(config, key, value)
         elif key in fields:
             module_kwargs[key] = value
-        elif key not in _IGNORED_KEYWORDS:
+        else:
             raise ValueError(
                 f"a keyword must be a configuration key or a field of {module_class.__name__} "
                 f"({', '.join(sorted(fields)) or 'it has none of its own'}); got {key}={value!r}: "

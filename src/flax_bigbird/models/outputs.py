@@ -1,7 +1,7 @@
 """The output dataclasses of the task classes, which are frozen and registered as pytrees."""
 
 import dataclasses
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, Int
 _Output = TypeVar("_Output", bound="ModelOutput")
 
 
-class ModelOutput:
+class ModelOutput(Mapping[str, Any]):
     """An output whose fields can be accessed by attribute, key, index and slice.
 
     `output.logits`, `output["logits"]`, `output[0]` and `output[:2]` (a tuple) all work, as do
-    `to_tuple()`, `replace(...)`, `keys()`, `values()`, `items()`, `in` and `dict(output)`. Fields
-    that are None are skipped. Iteration yields the names of the fields, as for a mapping.
+    `to_tuple()`, `replace(...)`, `keys()`, `values()`, `items()`, `get(...)`, `in`,
+    `dict(output)` and `f(**output)`. Fields that are None are skipped. Iteration yields the names
+    of the fields, as for any mapping.
     """
 
     def _present(self) -> dict[str, Any]:
@@ -41,10 +42,6 @@ class ModelOutput:
     def items(self) -> ItemsView[str, Any]:
         """Returns the names and values of the fields that are not None."""
         return self._present().items()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Returns the field of that name, or the default if it is None."""
-        return self._present().get(name, default)
 
     def __getitem__(self, key: str | int | slice) -> Any:
         if isinstance(key, str):

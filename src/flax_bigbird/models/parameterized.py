@@ -45,6 +45,7 @@ class ParameterizedModel:
     config_class = _ConfigClass()
     base_model_prefix: ClassVar[str] = "bert"
     framework: ClassVar[str] = "flax"
+    main_input_name: ClassVar[str] = "input_ids"
     module_class: ClassVar[type[nn.Module] | None] = None
     input_rank: ClassVar[int] = 2
     takes_encoder_states: ClassVar[bool] = False

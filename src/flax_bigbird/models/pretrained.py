@@ -2,26 +2,65 @@
 
 import os
 import tempfile
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_bigbird import _transformers, checkpoint
 from flax_bigbird.models import loading, saving
-from flax_bigbird.models.parameterized import ParameterizedModel
+from flax_bigbird.models.parameterized import ParameterizedModel, Params
 
 
 class PretrainedModel(ParameterizedModel):
     """Adds loading and saving to a `ParameterizedModel`."""
 
     _generation_config: Any = None
+    _auto_class: ClassVar[str | None] = None
 
     @classmethod
     def can_generate(cls) -> bool:
         """Returns whether the model generates text."""
         return False
+
+    @classmethod
+    def load_flax_weights(cls, resolved_archive_file: str | os.PathLike[str]) -> Params:
+        """Returns the parameters in one weight file, under the names that the file has.
+
+        Args:
+          resolved_archive_file: A `flax_model.msgpack`, or any other file that `from_pretrained`
+            reads.
+
+        Raises:
+          CheckpointError: If the file is missing or broken.
+        """
+        return unflatten_dict(checkpoint.load_file(Path(resolved_archive_file).expanduser()))
+
+    @classmethod
+    def load_flax_sharded_weights(cls, shard_files: Iterable[str | os.PathLike[str]]) -> Params:
+        """Returns the parameters in all shards of a checkpoint; see `load_flax_weights`."""
+        flat: dict[Any, Any] = {}
+        for file in shard_files:
+            flat |= checkpoint.load_file(Path(file).expanduser())
+        return unflatten_dict(flat)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str | type = "FlaxAutoModel") -> None:
+        """Does nothing but warn, as `transformers` 5 has no Flax auto classes.
+
+        Args:
+          auto_class: An auto class, or its name.
+        """
+        cls._auto_class = auto_class if isinstance(auto_class, str) else auto_class.__name__
+        warnings.warn(
+            f"transformers 5 has no {cls._auto_class}: registering {cls.__name__} for it changes "
+            "neither what is saved nor what is loaded",
+            UserWarning,
+            stacklevel=2,
+        )
 
     @property
     def generation_config(self) -> Any:
@@ -143,22 +182,30 @@ class PretrainedModel(ParameterizedModel):
         Args:
           save_directory: The folder, which is created if necessary. A model that was saved there
             before is replaced.
-          params: The parameters. The default is the model's own.
+          params: The parameters. The default is the model's own. A part of them is saved as it is,
+            with a warning; `from_pretrained` then initializes the others.
           push_to_hub: Whether to upload the model as well, to `repo_id` or to a repository with the
             name of the folder.
-          max_shard_size: The maximum size of a file, in bytes or as text such as "5GB". Larger
-            weights are split into several files.
+          max_shard_size: The maximum size of a file, in bytes or as text such as "5GB" or "5GiB".
+            Larger weights are split into several files.
           token: The access token of the Hub.
           safe_serialization: If True, writes `model.safetensors` with PyTorch's names, which
             `transformers` opens too; if False, writes `flax_model.msgpack`.
           repo_id: The Hub repository.
-          hub_options: Further options of `push_to_hub`.
+          hub_options: Further options of `push_to_hub`. If `is_main_process=False` is among them,
+            nothing is written, as for the other processes of PyTorch's `save_pretrained`.
 
         Raises:
           CheckpointError: If the folder is a file, or cannot be written.
           ValueError: If `params` are not those of the model; nothing is written then.
+
+        Warns:
+          CheckpointWarning: If `params` lack some of the model's parameters.
         """
+        is_main_process = hub_options.pop("is_main_process", True)
         hub = saving.HubOptions.parse(token, hub_options)
+        if not is_main_process:
+            return
         folder = Path(save_directory).expanduser()
         weights = saving.Weights(params, max_shard_size, safe_serialization)
         files = saving.save(self, folder, weights, self.generation_config)
@@ -168,30 +215,51 @@ class PretrainedModel(ParameterizedModel):
     def push_to_hub(
         self,
         repo_id: str,
+        use_temp_dir: bool | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        max_shard_size: int | str = "10GB",
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        revision: str | None = None,
+        commit_description: str | None = None,
+        tags: list[str] | None = None,
         *,
         params: Any = None,
-        max_shard_size: int | str = "10GB",
-        token: str | bool | None = None,
-        safe_serialization: bool = True,
         **hub_options: Any,
     ) -> Any:
         """Saves the model and uploads it to a Hub repository, which is created if necessary.
 
         Args:
           repo_id: The Hub repository.
-          params: The parameters. The default is the model's own.
-          max_shard_size: See `save_pretrained`.
+          use_temp_dir: Ignored: a temporary folder is always used.
+          commit_message: The first line of the commit's message.
+          private: Whether a new repository is private.
           token: The access token of the Hub.
+          max_shard_size: See `save_pretrained`.
+          create_pr: Whether to open a pull request instead of committing.
           safe_serialization: See `save_pretrained`.
-          hub_options: `commit_message`, `commit_description`, `private`, `revision` and
-            `create_pr`.
+          revision: The branch, which is created if necessary.
+          commit_description: The rest of the commit's message.
+          tags: Tags that are added to the model card of the repository, or to a new one.
+          params: The parameters. The default is the model's own.
+          hub_options: `use_auth_token`, the former name of `token`.
 
         Returns:
           The Hub's description of the commit.
         """
-        hub_options.pop("use_temp_dir", None)  # a temporary folder is always used
+        del use_temp_dir
+        given = {
+            "commit_message": commit_message,
+            "private": private,
+            "create_pr": create_pr or None,
+            "revision": revision,
+            "commit_description": commit_description,
+        }
+        hub_options |= {name: value for name, value in given.items() if value is not None}
         hub = saving.HubOptions.parse(token, hub_options)
         weights = saving.Weights(params, max_shard_size, safe_serialization)
         with tempfile.TemporaryDirectory() as name:
             files = saving.save(self, Path(name), weights, self.generation_config)
-            return saving.upload(Path(name), files, repo_id, hub)
+            return saving.upload(Path(name), files, repo_id, hub, tags)
