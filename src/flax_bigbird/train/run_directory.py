@@ -24,10 +24,8 @@ from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.option_files import to_yaml
+from flax_bigbird.train.resuming import check_resumed_options
 from flax_bigbird.train.state import TrainerState
-
-# Options that may differ when a run is resumed.
-_CHANGEABLE = {"overwrite_output_dir", "logging_steps", "save_steps", "output_dir"}
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ def open_run_directory(options: TrainingArguments) -> RunDirectory:
             f"{root} holds other files: choose another directory"
         )
     if directory.is_started() and not options.overwrite_output_dir:
-        _check_same_options(directory, options)
+        check_resumed_options(root, load_saved_options(directory.options), options)
     existing = next(path for path in (root, *root.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=existing):
@@ -200,23 +198,7 @@ def explain_full_disk(directory: RunDirectory, state: TrainerState) -> Iterator[
         ) from error
 
 
-def _check_same_options(directory: RunDirectory, options: TrainingArguments) -> None:
-    """Raises `OptionError` if the run in the directory was started with other options."""
-    before = _load_options(directory.options)
-    now = options.as_dict()
-    different = [name for name in now if name not in _CHANGEABLE and before.get(name) != now[name]]
-    if different:
-        shown = "; ".join(
-            f"{name} {before.get(name)!r}, now {now[name]!r}" for name in different[:5]
-        )
-        raise OptionError(
-            f"a run resumes with the options that it was started with; {directory.root} has "
-            f"{shown}: use those, choose another output_dir, or start again with "
-            "overwrite_output_dir"
-        )
-
-
-def _load_options(path: Path) -> dict[str, Any]:
+def load_saved_options(path: Path) -> dict[str, Any]:
     """Returns the options that a run saved, by their current names."""
     import yaml
 

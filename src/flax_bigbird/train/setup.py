@@ -24,7 +24,8 @@ from flax_bigbird.train.model_setup import (
     setup_model,
     setup_tokenizer,
 )
-from flax_bigbird.train.run_directory import RunDirectory
+from flax_bigbird.train.resuming import original_batches
+from flax_bigbird.train.run_directory import RunDirectory, load_saved_options
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class PreparedRun:
       validation_data: The validation examples, if there are any.
       max_steps: The number of optimizer steps.
       eval_steps: The number of optimizer steps between evaluations.
+      max_gradient_tokens: The maximum number of tokens whose gradient is computed at once. It is
+        less than `options.tokens_per_batch` if the run is resumed with smaller batches.
     """
 
     options: TrainingArguments
@@ -50,6 +53,7 @@ class PreparedRun:
     validation_data: SplitData | None
     max_steps: int
     eval_steps: int
+    max_gradient_tokens: int
 
 
 def prepare_run(
@@ -71,6 +75,9 @@ def prepare_run(
     task_class: type[Task] = get_task(str(options.task))
     initial_model = resolve_initial_model(options, task_class)
     given_options, options = options, resolve_max_length(options, initial_model)
+    max_gradient_tokens = options.tokens_per_batch
+    if directory.is_started() and not options.overwrite_output_dir:
+        options = original_batches(load_saved_options(directory.options), options)
 
     options, train_rows, validation_rows = load_rows(options, task_class)
     # The labels are those of all rows, so that rows held out have no unknown ones.
@@ -91,7 +98,8 @@ def prepare_run(
         train_data = pack_split(options, train_data, model.config, callback)
     validation_data = None
     if validation_rows is not None:
-        validation_data = setup_split(options, task, validation_rows, "validation", callback)
+        smaller = options.replace(tokens_per_batch=max_gradient_tokens)
+        validation_data = setup_split(smaller, task, validation_rows, "validation", callback)
     max_steps, eval_steps = count_steps(options, train_data)
 
     if not (options.tokenizer or initial_model):
@@ -103,7 +111,15 @@ def prepare_run(
         f"{train_data.padding_fraction:.0%}, for {max_steps:,} steps."
     )
     return PreparedRun(
-        options, initial_model, task, model, train_data, validation_data, max_steps, eval_steps
+        options,
+        initial_model,
+        task,
+        model,
+        train_data,
+        validation_data,
+        max_steps,
+        eval_steps,
+        max_gradient_tokens,
     )
 
 

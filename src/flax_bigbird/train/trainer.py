@@ -64,6 +64,7 @@ class Trainer:
         """
         self.options, self.task, self.model = run.options, run.task, run.model
         self.validation_data = run.validation_data
+        self._max_gradient_tokens = run.max_gradient_tokens
         self.directory, self.callback = directory, callback
         self.state = TrainerState(run.max_steps, run.eval_steps)
         self.optimizer = create_optimizer(run.options, run.max_steps)
@@ -225,25 +226,34 @@ class Trainer:
         count = self.options.gradient_accumulation_steps
         total: Any = None
         for index in range(count):
-            batch = self._next_batch()
+            parts = self._next_batch()
             key = jax.random.fold_in(self._key, self.state.global_step * count + index)
-            if count == 1:
+            if count == 1 and len(parts) == 1:
                 self.params, self.optimizer_state, loss = self._step(
-                    self.params, self.optimizer_state, batch, key
+                    self.params, self.optimizer_state, self._sharding.place(parts[0]), key
                 )
                 return loss
-            gradient = self._gradient(self.params, batch, key)
-            total = gradient if total is None else self._add(total, gradient)
+            for number, part in enumerate(parts):
+                part_key = key if len(parts) == 1 else jax.random.fold_in(key, number)
+                gradient = self._gradient(self.params, self._sharding.place(part), part_key)
+                total = gradient if total is None else self._add(total, gradient)
         self.params, self.optimizer_state, loss = self._apply(
             self.params, self.optimizer_state, total
         )
         return loss
 
-    def _next_batch(self) -> Arrays:
-        """Returns the next batch on the devices, and counts its tokens."""
+    def _next_batch(self) -> list[Arrays]:
+        """Returns the next batch in parts whose gradients fit in memory, and counts its tokens.
+
+        It is a single part, unless the run was resumed with smaller batches.
+        """
         batch = next(self._batches)
-        self.state.num_input_tokens_seen += int(batch["attention_mask"].sum())
-        return self._sharding.place(batch)
+        mask = batch["attention_mask"]
+        self.state.num_input_tokens_seen += int(mask.sum())
+        max_rows = max(1, self._max_gradient_tokens // mask[0].size)
+        num_parts = -(-len(mask) // max_rows)
+        split = {name: np.array_split(values, num_parts) for name, values in batch.items()}
+        return [{name: parts[i] for name, parts in split.items()} for i in range(num_parts)]
 
     def _compute_gradient(self, params: Any, batch: Arrays, key: Any) -> tuple[Any, Any, Any]:
         """Returns the gradient of the summed loss, the summed loss and the number of targets."""
