@@ -2,22 +2,28 @@
 
 import datetime
 import decimal
+import functools
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from tiny_checkpoints import read_jsonl, write_jsonl
 
 from flax_bigbird.inference import (
     DataError,
     OptionError,
+    PredictionError,
     PredictionInterrupted,
     bulk_prediction,
+    evaluate,
+    load_predictor,
     predict_files,
 )
 from flax_bigbird.inference.parquet import jsonl_to_parquet
@@ -174,6 +180,86 @@ def test_kept_values_that_a_parquet_file_cannot_hold(tmp_path, values):
     message = f"column 'id' must hold .*row {len(values)} of the output holds .*write a .jsonl file"
     with pytest.raises(DataError, match=message):
         jsonl_to_parquet(Path(source), tmp_path / "rows.parquet")
+
+
+def nested(depth):
+    """Returns a number in lists that are nested in each other."""
+    return functools.reduce(lambda inner, _: [inner], range(depth), 1)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            functools.reduce(lambda inner, _: [inner], range(900), 1),
+            "nested at most 32 deep; those",
+        ),
+        ({"a": [{"\ud800": 1}]}, r"lone surrogate \\ud800 at character 1 in column 'v'"),
+    ],
+    ids=["deep", "surrogate"],
+)
+def test_kept_values_that_cannot_be_written(classify, tmp_path, suffix, value, message):
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "v": value}])
+    with pytest.raises(DataError, match=message):
+        predict_files(classify, [source], tmp_path / f"out.{suffix}", keep=["v"])
+
+
+def test_kept_values_may_be_nested(classify, tmp_path):
+    value = nested(32)
+    source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a", "v": value}])
+    predict_files(classify, [source], tmp_path / "out.parquet", keep=["v"])
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet")["v"].to_pylist() == [value]
+
+
+@pytest.mark.parametrize("content", [b"PAR1", b"no parquet", b"PAR1" + bytes(100) + b"PAR1"])
+def test_a_damaged_parquet_file_is_named(classify, tmp_path, content):
+    source = tmp_path / "in.parquet"
+    source.write_bytes(content)
+    for keep in ([], ["id"]):
+        with pytest.raises(DataError, match=r"readable as parquet; .*in\.parquet is not"):
+            predict_files(classify, [source], tmp_path / "out.jsonl", keep=keep)
+
+
+def test_answers_that_parquet_cannot_hold_stay(classify, tmp_path):
+    rows = [{"text": "a", "v": 1}, {"text": "b", "v": "x"}]
+    source = write_jsonl(tmp_path / "in.jsonl", rows)
+    with pytest.raises(DataError, match=r"answers are in .*out\.parquet\.part/rows\.jsonl\)"):
+        predict_files(classify, [source], tmp_path / "out.parquet", keep=["v"])
+    assert [row["v"] for row in read_jsonl(tmp_path / "out.parquet.part" / "rows.jsonl")] == [
+        1,
+        "x",
+    ]
+
+
+@pytest.mark.parametrize("rows_done", [3, 10])
+def test_a_partial_output_that_is_removed_is_named(
+    classify, rows, tmp_path, small_chunks, rows_done
+):
+    target = tmp_path / "out.jsonl"
+
+    def remove(done):
+        if done == rows_done:
+            shutil.rmtree(tmp_path / "out.jsonl.part")
+
+    with pytest.raises(PredictionError, match=r"must stay in .*out\.jsonl\.part .*: run the same"):
+        predict_files(classify, [rows], target, on_progress=remove)
+    assert not target.exists()
+    predict_files(classify, [rows], target)
+    assert len(read_jsonl(target)) == 10
+
+
+def test_very_large_batches_are_not_larger_than_the_rows(make_checkpoint, classify, tmp_path):
+    name = make_checkpoint("FlaxBigBirdForSequenceClassification")
+    large = load_predictor(name, tokens_per_batch=2**24)
+    texts = ["the cow", "a ship leaves the harbor"]
+    for answer, expected in zip(large(texts), classify(texts), strict=True):
+        assert answer["label"] == expected["label"]
+    labels = [answer["label"] for answer in large(texts)]
+    labeled = [{"text": t, "label": label} for t, label in zip(texts, labels, strict=True)]
+    assert evaluate(name, labeled, tokens_per_batch=2**24)["metrics"]["accuracy"] == 1.0
+    with pytest.raises(OptionError, match="between 8 and 16,777,216; got 1,000,000,000,000"):
+        load_predictor(name, tokens_per_batch=10**12)
 
 
 def test_standard_input(classify, tmp_path, monkeypatch):

@@ -21,6 +21,16 @@ def test_the_best_evaluation_and_early_stopping():
     assert state.is_finished(None)
 
 
+def test_a_metric_that_is_no_number_is_never_better():
+    state = TrainerState(max_steps=100, eval_steps=1)
+    nan = float("nan")
+    values = [state.record_evaluation({"f1": v}, "f1", lower_is_better=False) for v in (nan, nan)]
+    assert values == [True, False]
+    values = [state.record_evaluation({"f1": v}, "f1", lower_is_better=False) for v in (0.1, nan)]
+    assert values == [True, False]
+    assert state.best_metric == 0.1
+
+
 def test_a_higher_metric_may_be_better():
     state = TrainerState(max_steps=100, eval_steps=1)
     values = [state.record_evaluation({"f1": f1}, "f1", lower_is_better=False) for f1 in (1.0, 2.0)]

@@ -1,6 +1,5 @@
 """`bigbird demo`: runs the State of the Union example and moves its files to one directory."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_directory
 from flax_bigbird.cli.train import REQUIRED_MODULES
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.json_output import to_json
 
 RUN_REPORT_FILE = "run.json"  # The report of the training run; the demo has its own.
 
@@ -119,7 +119,7 @@ def _write_reports(directory: Path, report: dict[str, Any]) -> None:
     from flax_bigbird.examples.state_of_the_union.report import as_markdown
 
     (directory / "report.md").write_text(as_markdown(report), encoding="utf-8")
-    text = json.dumps(report, indent=2) + "\n"
+    text = to_json(report, indent=2) + "\n"
     (directory / REPORT_FILE).write_text(text, encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from flax_bigbird.cli.errors import CommandError, require
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
 from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.options import EvaluationArguments
 from flax_bigbird.tasks.options import RUN, TASK
 
@@ -45,8 +46,6 @@ def run_evaluation(
     Raises:
       CommandError: if an extra is missing, or if options, model or data cannot be used.
     """
-    import json
-
     from rich.console import Console
 
     from flax_bigbird.checkpoint import atomic_write_text
@@ -76,4 +75,4 @@ def run_evaluation(
     for name, value in result["metrics"].items():
         console.print(f"{name}: {value:.4f}", highlight=False)
     if target:
-        atomic_write_text(target, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        atomic_write_text(target, to_json(result, indent=2) + "\n")

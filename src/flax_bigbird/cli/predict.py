@@ -70,7 +70,12 @@ def run_prediction(
 
     from flax_bigbird._signals import deferred_signals
     from flax_bigbird.cli.compilation import enable_compilation_cache
-    from flax_bigbird.inference import PredictionInterrupted, load_predictor, predict_files
+    from flax_bigbird.inference import (
+        PredictionError,
+        PredictionInterrupted,
+        load_predictor,
+        predict_files,
+    )
 
     if output is None:
         raise CommandError("output must be given; got none: add --output FILE.jsonl")
@@ -97,7 +102,7 @@ def run_prediction(
                 on_message=messages.append,
                 should_stop=is_stopped,
             )
-        except (OptionError, DataError) as error:
+        except (OptionError, DataError, PredictionError) as error:
             raise CommandError(str(error)) from error
         except PredictionInterrupted as error:
             raise InterruptedWork(

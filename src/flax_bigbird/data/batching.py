@@ -13,6 +13,9 @@ CollateFn = Callable[[dict[str, Any], int, np.random.Generator], Arrays]
 
 READ_THREADS = 2
 PREFETCHED_BATCHES = 8
+MAX_FILLED_ROWS = 64
+"""Up to how many rows the only batch of a bucket is filled with copies in an evaluation."""
+
 _REPEATED_EXAMPLES = 2**40  # `repeat(None)` overflows in `grain.MapDataset.mix`
 
 
@@ -128,13 +131,14 @@ def evaluation_batches(
       a bucket is padded with copies of its first example; only the first n examples count.
     """
     for bucket in buckets:
-        for start in range(0, len(bucket.indices), bucket.batch_size):
-            indices = bucket.indices[start : start + bucket.batch_size]
+        batch_size = min(bucket.batch_size, max(len(bucket.indices), MAX_FILLED_ROWS))
+        for start in range(0, len(bucket.indices), batch_size):
+            indices = bucket.indices[start : start + batch_size]
             collated = [
                 collate(examples[int(i)], bucket.length, np.random.default_rng([seed, int(i)]))
                 for i in indices
             ]
-            collated += [collated[0]] * (bucket.batch_size - len(collated))
+            collated += [collated[0]] * (batch_size - len(collated))
             yield indices, stack(collated)
 
 

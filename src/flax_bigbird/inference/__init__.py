@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
     from flax_bigbird.inference.bulk_prediction import (
+        PredictionError as PredictionError,
+    )
+    from flax_bigbird.inference.bulk_prediction import (
         PredictionInterrupted as PredictionInterrupted,
     )
     from flax_bigbird.inference.bulk_prediction import predict_files as predict_files

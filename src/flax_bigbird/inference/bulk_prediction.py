@@ -41,6 +41,10 @@ class PredictionInterrupted(Exception):
         self.rows = rows
 
 
+class PredictionError(RuntimeError):
+    """Raised when a prediction cannot continue; the message states the problem and the remedy."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PartialOutput:
     """The directory `OUTPUT.part` of an unfinished prediction.
@@ -115,6 +119,7 @@ def predict_files(
         if another process writes the same output, or if a row lacks what the task needs (the rows
         before it are saved then).
       PredictionInterrupted: if `should_stop` returned True before the last row.
+      PredictionError: if the directory of the answers so far was removed in the meantime.
     """
     target = Path(output).expanduser()
     _check_output(target, overwrite)
@@ -135,7 +140,7 @@ def predict_files(
         partial = PartialOutput.of(target)
         job = _job_fingerprint(predictor, paths, keep, is_standard_input=inputs is not files)
         counts_before = predictor.token_counts
-        with _lock(partial, target):
+        with _lock(partial, target), _explain_missing(partial):
             _check_output(target, overwrite)  # another process may have written it since
             rows_done, size = _start_or_resume(partial, job, overwrite)
             on_start(rows_done, num_rows)
@@ -180,6 +185,20 @@ def _check_output(target: Path, overwrite: bool) -> None:
         raise OptionError(
             f"output must be in a directory that exists; got {target}: create the directory"
         )
+
+
+@contextlib.contextmanager
+def _explain_missing(partial: PartialOutput) -> Iterator[None]:
+    """Re-raises the error that follows if somebody else removes the partial output."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if partial.lines.exists():
+            raise
+        raise PredictionError(
+            f"the answers so far must stay in {partial.folder} until all are there; it was removed "
+            "in the meantime, and they are lost: run the same command again, which starts over"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -329,7 +348,10 @@ def _publish(partial: PartialOutput, target: Path) -> None:
     finished = partial.lines
     if target.suffix == ".parquet":
         finished = partial.folder / "rows.parquet"
-        jsonl_to_parquet(partial.lines, finished)
+        try:
+            jsonl_to_parquet(partial.lines, finished)
+        except DataError as error:
+            raise DataError(f"{error} (the answers are in {partial.lines})") from error
     done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
     atomic_write_text(partial.done, json.dumps(done | {"published": True}))
     os.replace(finished, target)

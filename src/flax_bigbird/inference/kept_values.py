@@ -8,8 +8,11 @@ from typing import Any
 from flax_bigbird.data.columns import find_surrogate
 from flax_bigbird.data.errors import DataError
 
+MAX_DEPTH = 32
+"""How deeply lists and objects may be nested in each other. Readers of Parquet have such limits."""
 
-def json_value(value: Any, column: str, origin: str) -> Any:
+
+def json_value(value: Any, column: str, origin: str, depth: int = 0) -> Any:
     """Returns a value as JSON can represent it.
 
     Dates and times become ISO 8601 texts, decimals become texts, and NaN and infinity become null.
@@ -18,10 +21,16 @@ def json_value(value: Any, column: str, origin: str) -> Any:
       value: The value, as a reader yields it.
       column: The name of its column, for messages.
       origin: The file and line of its row, for messages.
+      depth: The number of lists and objects that the value is in.
 
     Raises:
-      DataError: if JSON cannot hold the value.
+      DataError: if JSON cannot hold the value, or if it is nested more than `MAX_DEPTH` deep.
     """
+    if depth > MAX_DEPTH:
+        raise DataError(
+            f"kept columns must hold lists and objects that are nested at most {MAX_DEPTH} deep; "
+            f"those of {origin} in column {column!r} are deeper: leave it out of keep"
+        )
     if isinstance(value, str):
         if surrogate := find_surrogate(value):
             raise DataError(
@@ -38,9 +47,12 @@ def json_value(value: Any, column: str, origin: str) -> Any:
     if isinstance(value, decimal.Decimal):
         return str(value)
     if isinstance(value, list | tuple):
-        return [json_value(item, column, origin) for item in value]
+        return [json_value(item, column, origin, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {str(key): json_value(item, column, origin) for key, item in value.items()}
+        return {
+            json_value(str(key), column, origin): json_value(item, column, origin, depth + 1)
+            for key, item in value.items()
+        }
     raise DataError(
         "kept columns must hold texts, numbers, booleans, dates, or lists and objects of them; "
         f"{origin} holds {type(value).__name__} in column {column!r}: leave it out of keep"

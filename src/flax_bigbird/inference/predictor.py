@@ -184,7 +184,8 @@ class Predictor:
         for shape in sorted(by_shape):
             same_shape = by_shape[shape]
             length = same_shape[0][1]["input_ids"].shape[-1]
-            batch_size = max(1, self.options.tokens_per_batch // length)
+            # More rows than those of a chunk would only be copies of others.
+            batch_size = min(max(1, self.options.tokens_per_batch // length), MAX_ROWS_PER_CHUNK)
             for start in range(0, len(same_shape), batch_size):
                 part = same_shape[start : start + batch_size]
                 examples = [arrays for _, arrays in part]

@@ -27,6 +27,9 @@ COMMANDS: tuple[Command, ...] = ("train", "evaluate", "predict")
 REQUIRED: Any = ...
 """The default of an option that must be given."""
 
+MAX_TOKENS_PER_BATCH = 2**24
+"""A limit that no accelerator reaches. Larger batches would only exhaust the memory."""
+
 DATA, MODEL, TASK = "Data", "Model", "Task"
 BATCHES, OPTIMIZATION, RUN = "Batches", "Optimization", "Run"
 
@@ -136,6 +139,7 @@ class TaskOptions(Options):
         help="The number of tokens per batch: the batch size times the padded length.",
         panel=BATCHES,
         ge=8,
+        le=MAX_TOKENS_PER_BATCH,
     )
     min_bucket_length: int = option(
         128,
@@ -243,7 +247,7 @@ def _option_error(options_class: type[Options], error: pydantic.ValidationError)
         return OptionError(f"{name} must be given; got none: add it")
     field = options_class.model_fields[name]
     if first["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
-        return OptionError(f"{name} must be {_range(field)}; got {value:g}: change it")
+        return OptionError(f"{name} must be {_range(field)}; got {_number(value)}: change it")
     where = " in it" if len(first["loc"]) > 1 else ""
     type_name = _type_name(field)
     return OptionError(f"{name} must be of type {type_name}; got {value!r}{where}: change it")
@@ -254,10 +258,14 @@ def _range(field: FieldInfo) -> str:
     low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
     high = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
     if low is not None and high is not None:
-        return f"between {low:g} and {high:g}"
+        return f"between {_number(low)} and {_number(high)}"
     if low is not None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if high is not None else "finite"
+        return f"at least {_number(low)}"
+    return f"at most {_number(high)}" if high is not None else "finite"
+
+
+def _number(value: int | float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _type_name(field: FieldInfo) -> str:

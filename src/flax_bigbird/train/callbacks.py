@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flax_bigbird._signals import deferred_signals
 from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.data.json_output import to_json
 from flax_bigbird.train.state import TrainerState
 from flax_bigbird.train.tensorboard import TensorBoardWriter
 
@@ -120,7 +121,7 @@ class CallbackList(TrainerCallback):
 
 
 class MetricsFileCallback(TrainerCallback):
-    """Appends a JSON object per log and per evaluation to metrics.jsonl.
+    """Appends a JSON object per log and per evaluation to metrics.jsonl; null stands for NaN.
 
     When a run is resumed, the lines of the steps that will be repeated are removed first.
     """
@@ -148,7 +149,7 @@ class MetricsFileCallback(TrainerCallback):
 
     def _write(self, kind: str, step: int, values: Mapping[str, int | float]) -> None:
         assert self._file is not None, "on_train_begin opens the file"
-        line = json.dumps({"step": step, "kind": kind, **values}) + "\n"
+        line = to_json({"step": step, "kind": kind, **values}) + "\n"
         self._file.write(line.encode())
 
 

@@ -1,12 +1,12 @@
 """Writes report.json, the figures and the model card of a finished run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.data.json_output import to_json
 from flax_bigbird.train.run_directory import RunDirectory
 from flax_bigbird.train.setup import PreparedRun
 
@@ -29,7 +29,7 @@ def write_report(directory: RunDirectory, run: PreparedRun, report: dict[str, An
         path = directory.root / "confusion_matrix.png"
         plot_confusion_matrix(path, np.array(matrix["rows"]), matrix["labels"])
     atomic_write_text(directory.root / "README.md", model_card(run, report))
-    atomic_write_text(directory.report, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(directory.report, to_json(report, indent=2) + "\n")
 
 
 def plot_losses(path: Path, report: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The counters and the history of a training run, which a checkpoint stores as JSON."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,10 @@ class TrainerState:
           Whether these are the best so far.
         """
         value, best = metrics[metric_name], self.best_metric
-        is_best = best is None or (value < best if lower_is_better else value > best)
+        if best is None or math.isnan(best):
+            is_best = best is None or not math.isnan(value)
+        else:
+            is_best = value < best if lower_is_better else value > best
         if is_best:
             self.best_metric, self.best_step = value, self.global_step
             self.evaluations_since_best = 0

@@ -39,14 +39,26 @@ def read_parquet(file: Path, columns: Collection[str] | None = None) -> Iterator
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"data files must be readable as parquet; {file} is not after row {number} "
-            f"({' '.join(str(error).split())[:200]}): write it again"
-        ) from error
+        raise _unreadable(file, f" after row {number}", error) from error
 
 
 def parquet_columns(file: Path) -> list[str]:
-    """Returns the names of the columns of a Parquet file."""
+    """Returns the names of the columns of a Parquet file.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
+    import pyarrow
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_schema(file).names
+    try:
+        return pyarrow.parquet.read_schema(file).names
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(file, "", error) from error
+
+
+def _unreadable(file: Path, where: str, error: BaseException) -> DataError:
+    return DataError(
+        f"data files must be readable as parquet; {file} is not{where} "
+        f"({' '.join(str(error).split())[:200]}): write it again"
+    )
