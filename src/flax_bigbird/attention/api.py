@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import cpu, mosaic_tpu, reference, triton, xla
 from flax_bigbird.attention.dispatch import run_first, unavailability
+from flax_bigbird.attention.manual_axes import vary_together
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 
@@ -92,6 +93,7 @@ def block_sparse_attention(
     """
     _check(q, k, v, pattern, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    q, k, v, pattern, mask = vary_together(q, k, v, pattern, mask)
     return run_first(_IMPLEMENTATIONS, implementation, q, k, v, pattern, mask=mask, scale=scale)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import cpu, cudnn, xla_full
 from flax_bigbird.attention.dispatch import run_first, unavailability
+from flax_bigbird.attention.manual_axes import vary_together
 
 # In order of preference. A backend declines a call by raising NotImplementedError.
 _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
@@ -57,6 +58,7 @@ def full_attention(
     """
     _check(q, k, v, mask, causal)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    q, k, v, mask = vary_together(q, k, v, mask)
     return run_first(
         _IMPLEMENTATIONS, implementation, q, k, v, mask=mask, causal=causal, scale=scale
     )

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from flax_bigbird.attention import BlockPattern, masked_softmax
+from flax_bigbird.attention import BlockPattern, masked_softmax, vary_together
 
 
 def leading_padding(mask: Bool[Array, "B S"] | None) -> Int[Array, "#B"]:
@@ -33,17 +33,21 @@ def leading_padding(mask: Bool[Array, "B S"] | None) -> Int[Array, "#B"]:
     return jnp.argmax(mask, axis=1).astype(jnp.int32)
 
 
-@jax.custom_vjp
 def shift(x: Shaped[Array, "B T ..."], offsets: Int[Array, "#B"]) -> Shaped[Array, "B T ..."]:
     """Rotates each example to the left by its offset, in slots."""
+    return _shift(*vary_together(x, offsets))
+
+
+@jax.custom_vjp
+def _shift(x: Shaped[Array, "B T ..."], offsets: Int[Array, "#B"]) -> Shaped[Array, "B T ..."]:
     slots = (jnp.arange(x.shape[1]) + offsets[:, None]) % x.shape[1]
     return x[jnp.arange(x.shape[0])[:, None], slots]
 
 
 # The gradient of a gather would be a scatter, which CPUs compute one row at a time.
-shift.defvjp(
-    lambda x, offsets: (shift(x, offsets), offsets),
-    lambda offsets, gradient: (shift(gradient, -offsets), None),
+_shift.defvjp(
+    lambda x, offsets: (_shift(x, offsets), offsets),
+    lambda offsets, gradient: (_shift(gradient, -offsets), None),
 )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_bigbird.attention import vary_together
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import ResidualOutput
 from flax_bigbird.nn.dropout import Dropout
@@ -60,7 +61,7 @@ class LanguageModelHead(nn.Module):
             x = jnp.einsum("...d,vd->...v", x, word_embeddings.embedding.astype(x.dtype))
         else:
             x = self.decoder(x)
-        return _add_bias(x, jnp.asarray(self.bias, x.dtype))
+        return _add_bias(*vary_together(x, jnp.asarray(self.bias, x.dtype)))
 
 
 @jax.custom_vjp

@@ -17,6 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from flax_bigbird.attention import vary_together
+
 IGNORED_LABEL = -100
 """The label of a position that has no target, as in PyTorch and `transformers`."""
 
@@ -95,7 +97,6 @@ def cross_entropy(
     return jnp.where(used, losses, 0).sum() / count
 
 
-@jax.custom_vjp
 def negative_log_likelihood(logits: Array, labels: Array) -> Array:
     """Returns `-log softmax(logits)[label]` of each label, in float32.
 
@@ -106,6 +107,11 @@ def negative_log_likelihood(logits: Array, labels: Array) -> Array:
       logits: `[..., V]`.
       labels: `[...]`, indices in `0..V-1`.
     """
+    return _negative_log_likelihood(*vary_together(logits, labels))
+
+
+@jax.custom_vjp
+def _negative_log_likelihood(logits: Array, labels: Array) -> Array:
     return _forward(logits, labels)[0]
 
 
@@ -128,7 +134,7 @@ def _backward(saved, d_losses: Array):
     return jnp.where(is_label, d_logits - d_losses[..., None].astype(weights.dtype), d_logits), None
 
 
-negative_log_likelihood.defvjp(_forward, _backward)
+_negative_log_likelihood.defvjp(_forward, _backward)
 
 
 def classification_losses(

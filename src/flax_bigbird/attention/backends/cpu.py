@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird.attention.manual_axes import shape_like
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.residuals import name_residuals
 
@@ -160,8 +161,8 @@ def _attend(static, q, k, v, mask, blocks, counts, global_rows):
 
 def _forward(static: _Static, q, *operands):
     batch, length, heads, _ = q.shape
-    log_sum_exp = jax.ShapeDtypeStruct((batch, heads, length), jnp.float32)
-    shapes = (jax.ShapeDtypeStruct(q.shape, q.dtype), log_sum_exp)
+    log_sum_exp = shape_like((batch, heads, length), jnp.float32, q)
+    shapes = (shape_like(q.shape, q.dtype, q), log_sum_exp)
     return _call(FORWARD_TARGET, shapes, static, q, *operands)
 
 
@@ -172,7 +173,7 @@ def _forward_rule(static, q, k, v, mask, *lists):
 
 
 def _backward_rule(static, saved, d_out):
-    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in saved[:3])
+    shapes = tuple(shape_like(x.shape, x.dtype, x) for x in saved[:3])
     d_q, d_k, d_v = _call(BACKWARD_TARGET, shapes, static, *saved, d_out)
     return d_q, d_k, d_v, None, None, None, None
 

@@ -13,6 +13,7 @@ from flax_bigbird.attention.backends.mosaic_tpu_program import (
     launch,
 )
 from flax_bigbird.attention.backends.mosaic_tpu_program import KernelShape as KernelShape
+from flax_bigbird.attention.manual_axes import shape_like
 from flax_bigbird.attention.numerics import MIN_ROW_MAX
 from flax_bigbird.attention.residuals import name_residuals
 
@@ -35,14 +36,14 @@ def attend(shape, q, k, v, mask, key_bias, rows, columns):
 def _forward(shape: KernelShape, q, k, v, key_bias, rows: ScalarWorkList):
     """Returns the output `[B, N, T, H]` and the log-sum-exp `[B, N, M, 1, W]`."""
     size, width = shape.block_size, shape.head_width
-    log_sum = jax.ShapeDtypeStruct((*q.shape[:2], shape.length // size, 1, size), jnp.float32)
+    log_sum = shape_like((*q.shape[:2], shape.length // size, 1, size), jnp.float32, q)
     return launch(
         _ATTENTION,
         shape,
         rows,
         target_arrays=(q,),
         source_arrays=(k, v, *(() if key_bias is None else (key_bias,))),
-        outputs=(jax.ShapeDtypeStruct(q.shape, q.dtype), log_sum),
+        outputs=(shape_like(q.shape, q.dtype, q), log_sum),
         scratch=((MIN_ROW_MAX, (size, 1)), (0.0, (size, 1)), (0.0, (size, width))),
     )
 
@@ -59,7 +60,7 @@ def _backward_rule(shape, saved, d_out):
     if unmasked is not None:
         d_out = jnp.where(unmasked, d_out, jnp.zeros((), d_out.dtype))
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).reshape(log_sum.shape)
-    like = jax.ShapeDtypeStruct(q.shape, q.dtype)
+    like = shape_like(q.shape, q.dtype, q)
     accumulated = (0.0, (shape.block_size, shape.head_width))
     (d_q,) = launch(
         _QUERY_GRADIENTS,

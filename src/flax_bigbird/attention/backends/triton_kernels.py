@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax_bigbird.attention.backends.triton_program import KernelShape as KernelShape
 from flax_bigbird.attention.backends.triton_program import Program, column, dot, row
 from flax_bigbird.attention.backends.work_lists import WorkList
+from flax_bigbird.attention.manual_axes import shape_like
 from flax_bigbird.attention.numerics import MIN_ROW_MAX
 from flax_bigbird.attention.residuals import name_residuals
 
@@ -27,8 +28,8 @@ def attend(shape, q, k, v, mask, rows, columns):
 
 def _forward(shape: KernelShape, q, k, v, mask, rows: WorkList):
     """Returns the output `[B, T, N, H]` and the base 2 log-sum-exp `[B, N, T]`."""
-    log_sum = jax.ShapeDtypeStruct((shape.batch, shape.heads, shape.length), jnp.float32)
-    outputs = (jax.ShapeDtypeStruct(q.shape, q.dtype), log_sum)
+    log_sum = shape_like((shape.batch, shape.heads, shape.length), jnp.float32, q)
+    outputs = (shape_like(q.shape, q.dtype, q), log_sum)
     return _Attention(shape, (q, k, v), mask, rows).launch(outputs)
 
 
@@ -44,7 +45,7 @@ def _backward_rule(shape, saved, d_out):
         d_out = jnp.where(mask[:, :, None, None] != 0, d_out, jnp.zeros((), d_out.dtype))
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1).swapaxes(1, 2)
     arrays = (q, k, v, d_out, log_sum, delta)
-    like = jax.ShapeDtypeStruct(q.shape, q.dtype)
+    like = shape_like(q.shape, q.dtype, q)
     (d_q,) = _QueryGradients(shape, arrays, mask, rows).launch((like,))
     d_k, d_v = _KeyGradients(shape, arrays, mask, columns).launch((like, like))
     return d_q, d_k, d_v, None, None, None

@@ -20,6 +20,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array
 
 from flax_bigbird.attention.backends.work_lists import WorkList
+from flax_bigbird.attention.manual_axes import shape_like, vary_together
 from flax_bigbird.attention.numerics import MASKED_SCORE
 
 _MIN_TILE = 16  # a side of a matmul on tensor cores
@@ -143,7 +144,7 @@ class Program:
         """
         shape = self.shape
         pairs = shape.batch * shape.heads
-        operands = (self.arrays, self.mask, self.work)
+        operands = vary_together(self.arrays, self.mask, self.work)
         specs = jax.tree.map(functools.partial(_array_spec, shape), (self.arrays, self.mask))
         specs = (*specs, jax.tree.map(functools.partial(_work_spec, shape), self.work))
         options = {"compiler_params": shape.compiler_params, "interpret": shape.interpret}
@@ -158,7 +159,7 @@ class Program:
                 in_specs=[*specs, _work_spec(shape, extra_items)],
                 out_specs=tuple(_partial_spec(x) for x in accumulated),
                 out_shape=tuple(
-                    jax.ShapeDtypeStruct((pairs, num_extra * shape.tiles, *x.shape), x.dtype)
+                    shape_like((pairs, num_extra * shape.tiles, *x.shape), x.dtype, outputs[0])
                     for x in accumulated
                 ),
                 name=f"bigbird_{self.name}_extra",

@@ -30,6 +30,7 @@ from flax_bigbird.attention.backends.xla_rows import (
     take_global_rows,
     take_rows,
 )
+from flax_bigbird.attention.manual_axes import vary_together
 from flax_bigbird.attention.numerics import zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.residuals import name_residuals
@@ -143,7 +144,7 @@ def _backward_rule(config, saved, d_out):
         d_v = scatter_add(d_v, blocks, product("bncws,bncwh->bncsh", weights, d_rows))
         return (d_k, d_v), d_q.astype(q.dtype)
 
-    zeros = jnp.zeros(k.shape, dtype)
+    zeros, _ = vary_together(jnp.zeros(k.shape, dtype), k)
     (d_k, d_v), d_q = lax.scan(visit, (zeros, zeros), split_rows(config, pattern))
     d_q = join_rows(config, pattern, d_q)
     if pattern.global_rows.shape[-1]:
