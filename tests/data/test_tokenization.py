@@ -44,7 +44,7 @@ def french(tmp_path_factory):
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path):
     """`transformers` would make a tokenizer of seven special tokens."""
     write_config(tmp_path)
-    with pytest.raises(OptionError, match=r"a folder with the files of one .*has none of them"):
+    with pytest.raises(OptionError, match=r"a directory with the files of one .*has none of them"):
         load_tokenizer(tmp_path)
 
 

@@ -64,7 +64,7 @@ def test_forms_of_answers(value, expected):
         ("a", "has a"),
         (None, "has None"),
         ({"answer_start": [1]}, "has {'answer_start'"),
-        ({"text": [1], "answer_start": [1]}, "a text that is none"),
+        ({"text": [1], "answer_start": [1]}, "a text that is not a string"),
         ({"text": ["a"], "answer_start": [1.5]}, "one whole number per text"),
         ({"text": ["a"], "answer_start": [float("nan")]}, "one whole number per text"),
         ({"text": ["a"], "answer_start": [1, 2]}, "one whole number per text"),

@@ -229,7 +229,9 @@ def _check_answers(value: Any) -> dict[str, list[Any]]:
     if "answer_start" not in value or starts == [None]:  # which evaluation does not need
         starts = []
     if not all(isinstance(text, str) for text in texts):
-        raise _WrongValue(_ANSWERS + "; {origin} has a text that is none, {got}: correct it")
+        raise _WrongValue(
+            _ANSWERS + "; {origin} has a text that is not a string, {got}: correct it"
+        )
     for text in texts:
         _check_unicode(text)
     is_whole = [

@@ -77,21 +77,21 @@ def file_columns(
 
 
 def load_dataset_split(name: str, configuration: str | None, split: str) -> Dataset:
-    """Loads a split of a dataset on the Hugging Face Hub, or of a folder that `datasets` reads.
+    """Loads a split of a dataset on the Hugging Face Hub, or of a directory that `datasets` reads.
 
     Args:
-      name: The dataset's id or folder.
+      name: The dataset's id or directory.
       configuration: The dataset's configuration; None for the default.
       split: The name of the split.
 
     Raises:
       DataError: if `datasets` cannot load it.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir() and set(str(folder.resolve())) & set("*?[]"):
+    directory = Path(name).expanduser()
+    if directory.is_dir() and set(str(directory.resolve())) & set("*?[]"):
         raise DataError(
-            "the path of a folder that `datasets` loads must not hold *, ?, [ or ], which it takes "
-            f"for patterns; got {folder.resolve()}: rename it, or give its files instead"
+            "the path of a directory that `datasets` loads must not hold *, ?, [ or ], which it "
+            f"takes for patterns; got {directory.resolve()}: rename it, or give its files instead"
         )
     try:
         return _datasets().load_dataset(name, configuration, split=split)

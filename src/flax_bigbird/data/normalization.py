@@ -1,4 +1,4 @@
-"""Unicode normalization: a tokenizer reads texts in the form that its vocabulary was trained in.
+"""Makes tokenizers normalize Unicode to the form of the texts that they were trained on.
 
 The same letter may be written as one character (`é`, as most texts have it) or as a letter and a
 combining mark (`e` and U+0301, as file names of macOS and some PDF extractors have it). The fast
@@ -18,19 +18,19 @@ _MAX_PAIRS = 2_000_000  # of letters and marks that are tried; only CJK alphabet
 
 
 def normalize_as_trained(tokenizer: Tokenizer, sentencepiece_model: Path | None = None) -> None:
-    """Makes a tokenizer normalize texts like those that its vocabulary was trained on.
+    """Makes a tokenizer normalize texts to the form that its vocabulary was trained on.
 
     The normalization is that of the SentencePiece model, if it has one. Otherwise, it is NFC or NFD
     if the characters of the vocabulary show that the training texts had this form. A text in the
-    form of the vocabulary keeps its token ids. A tokenizer that treats both forms of a letter alike
-    and one that works on bytes stay as they are.
+    form of the vocabulary keeps its token ids. Tokenizers that treat both forms of a letter alike,
+    and those that work on bytes, do not change.
 
     Args:
       tokenizer: The tokenizer, which is changed in place.
       sentencepiece_model: The `spiece.model` of the tokenizer, if there is one.
     """
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or _reads_bytes(backend) or _is_normalizing(backend):
+    if backend is None or _is_byte_level(backend) or _is_normalizing(backend):
         return
     from tokenizers import normalizers
 
@@ -85,11 +85,11 @@ def _is_closed(alphabet: set[str], marks: set[str]) -> bool:
     return all(len(letters) > 1 or letters in alphabet for letters in composed)
 
 
-def _reads_bytes(backend: Any) -> bool:
+def _is_byte_level(backend: Any) -> bool:
     """Returns whether a tokenizer works on bytes, whose tokens do not show their characters."""
     parts = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
-    is_byte_level = any("ByteLevel" in str(part) for part in parts)
-    return is_byte_level or bool(getattr(backend.model, "byte_fallback", False))
+    has_byte_level_part = any("ByteLevel" in str(part) for part in parts)
+    return has_byte_level_part or bool(getattr(backend.model, "byte_fallback", False))
 
 
 def _is_normalizing(backend: Any) -> bool:

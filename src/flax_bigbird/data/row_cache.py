@@ -46,10 +46,10 @@ def cached_dataset(
     kinds = None if columns is None else tuple(columns.items())
     text = repr((FORMAT_VERSION, kinds, key))
     fingerprint = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "flax_bigbird" / fingerprint
-    path = folder / "rows.arrow"
+    directory = Path(datasets.config.HF_DATASETS_CACHE) / "flax_bigbird" / fingerprint
+    path = directory / "rows.arrow"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         _write(iterate_rows, columns, is_csv, path)
     rows = datasets.Dataset.from_file(str(path))
     rows._fingerprint = fingerprint

@@ -1,4 +1,4 @@
-"""Holds out validation rows, stratified by labels so that no label is missing in training."""
+"""Holds out validation rows, stratified so that every label also occurs in the training rows."""
 
 import itertools
 from collections import defaultdict
@@ -23,7 +23,8 @@ def train_validation_split(
       validation_fraction: The fraction to hold out; 0 holds out nothing.
       seed: The seed of the choice.
       labels: The labels of each row, by which the split is stratified; None for rows without
-        labels. Every label keeps a row in training, so a label of one row is not held out.
+        labels. At least one row of every label is a training row, so a label that occurs in a
+        single row is never held out.
 
     Returns:
       The training rows and the validation rows, which are None if nothing is held out.
@@ -53,7 +54,7 @@ def train_validation_split(
 
 
 def stratified_choice(labels: RowLabels, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Chooses rows so that each label is about as frequent among them as among all rows.
+    """Chooses rows such that each label is about as frequent among them as among all rows.
 
     This is the iterative stratification of Sechidis et al. (2011), with the labels in a fixed
     order, from the rarest to the most frequent. Each row goes to the part that still needs more
@@ -62,25 +63,25 @@ def stratified_choice(labels: RowLabels, count: int, generator: np.random.Genera
     Args:
       labels: The labels of each row.
       count: The number of rows to choose; with several labels per row, the result may differ a
-        little. It is smaller if the rows cannot be chosen without using up a label.
-      generator: The source of the choice.
+        little. It is smaller if more rows cannot be chosen without choosing all rows of a label.
+      generator: The source of randomness.
 
     Returns:
       `[num_rows]`, whether a row is chosen. Of each label, at least one row is not.
     """
     num_rows = len(labels)
-    rows_of: dict[Hashable, list[int]] = defaultdict(list)
+    rows_by_label: dict[Hashable, list[int]] = defaultdict(list)
     for row in generator.permutation(num_rows).tolist():
         for label in set(labels[row]) or {None}:
-            rows_of[label].append(row)
-    remaining = {label: len(rows) for label, rows in rows_of.items()}
+            rows_by_label[label].append(row)
+    remaining = {label: len(rows) for label, rows in rows_by_label.items()}
     # How many rows each part needs, in units of 1 / num_rows, so that all numbers are integers.
     needs = {label: [n * (num_rows - count), n * count] for label, n in remaining.items()}
     total = [num_rows * (num_rows - count), num_rows * count]
     chosen = np.zeros(num_rows, bool)
     assigned = np.zeros(num_rows, bool)
-    for label in sorted(rows_of, key=lambda label: (len(rows_of[label]), str(label))):
-        for row in rows_of[label]:
+    for label in sorted(rows_by_label, key=lambda label: (len(rows_by_label[label]), str(label))):
+        for row in rows_by_label[label]:
             if assigned[row]:
                 continue
             row_labels = set(labels[row]) or {None}
@@ -91,12 +92,12 @@ def stratified_choice(labels: RowLabels, count: int, generator: np.random.Genera
                 needs[name][part] -= num_rows
             total[part] -= num_rows
             assigned[row], chosen[row] = True, bool(part)
-    if not chosen.any():  # so few rows that no label needs one of them
-        spare = (row for row in range(num_rows) if _is_spare(labels[row], remaining))
-        chosen[list(itertools.islice(spare, 1))] = True
+    if not chosen.any():  # there are so few rows that the fraction of each label rounds to none
+        candidates = (row for row in range(num_rows) if _can_be_chosen(labels[row], remaining))
+        chosen[list(itertools.islice(candidates, 1))] = True
     return chosen
 
 
-def _is_spare(row_labels: Collection[Hashable], remaining: dict[Hashable, int]) -> bool:
-    """Returns whether other rows have all labels of a row."""
+def _can_be_chosen(row_labels: Collection[Hashable], remaining: dict[Hashable, int]) -> bool:
+    """Returns whether each label of a row occurs in another row that is not chosen."""
     return all(remaining[name] > 1 for name in row_labels or {None})

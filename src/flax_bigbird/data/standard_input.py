@@ -33,8 +33,8 @@ def standard_input_as_file(paths: Sequence[str | Path]) -> Iterator[Sequence[str
         raise OptionError(
             f"standard input must be the only input; got {len(paths)} inputs: give - alone"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "input")
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, "input")
         with copy.open("wb") as stream:
             shutil.copyfileobj(sys.stdin.buffer, stream)
         with copy.open("rb") as stream:

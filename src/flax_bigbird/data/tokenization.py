@@ -34,7 +34,7 @@ TOKENIZER_FILES = (
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """Loads the tokenizer of a folder, a model inside the package, or a Hub id.
+    """Loads the tokenizer of a directory, a model inside the package, or a Hub id.
 
     It normalizes Unicode as the texts that its vocabulary was trained on, see
     `flax_bigbird.data.normalization`.
@@ -47,7 +47,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     path = Path(local_path(str(name)))
     if path.is_dir() and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise OptionError(
-            f"tokenizer must be a folder with the files of one ({', '.join(TOKENIZER_FILES)}); "
+            f"tokenizer must be a directory with the files of one ({', '.join(TOKENIZER_FILES)}); "
             f"{path} has none of them: save the model's tokenizer there with "
             "tokenizer.save_pretrained, or copy its files"
         )
@@ -55,7 +55,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(local_path(str(name)))
     except (OSError, ValueError, KeyError) as error:
         raise OptionError(
-            f"tokenizer must be a folder or Hub id that holds one; {name} does not "
+            f"tokenizer must be a directory or Hub id that holds one; {name} does not "
             f"({str(error).splitlines()[0]}): name one, or train a vocabulary with a new model"
         ) from error
     for kind in ("pad", "cls", "sep", "mask"):
@@ -222,9 +222,9 @@ def add_special_tokens(
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Returns a hash that changes with anything that changes the token ids of a text."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        files = sorted(path for path in Path(directory).iterdir() if path.is_file())
         content = b"".join(path.name.encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()
 

@@ -62,20 +62,20 @@ def train_vocabulary(
     return model.getvalue()
 
 
-def save_vocabulary(model: bytes, folder: Path, max_length: int) -> Tokenizer:
-    """Writes the files of a tokenizer to a folder, and returns the tokenizer loaded from there.
+def save_vocabulary(model: bytes, directory: Path, max_length: int) -> Tokenizer:
+    """Writes the files of a tokenizer to a directory, and returns the tokenizer loaded from there.
 
     Training with the loaded tokenizer makes sure that users get the same token ids.
 
     Args:
       model: The content of `spiece.model`, from `train_vocabulary`.
-      folder: An existing folder.
+      directory: An existing directory.
       max_length: The maximum number of tokens that the model reads.
     """
-    (folder / "spiece.model").write_bytes(model)
+    (directory / "spiece.model").write_bytes(model)
     with quiet():
         from transformers import AutoTokenizer, BigBirdTokenizer
-    tokenizer = BigBirdTokenizer.from_pretrained(folder, model_max_length=max_length)
-    normalize_as_trained(tokenizer, folder / "spiece.model")
-    tokenizer.save_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = BigBirdTokenizer.from_pretrained(directory, model_max_length=max_length)
+    normalize_as_trained(tokenizer, directory / "spiece.model")
+    tokenizer.save_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory, local_files_only=True)

@@ -1,4 +1,4 @@
-"""Where words start among the tokens of a vocabulary, and which text a token stands for."""
+"""Determines which tokens of a vocabulary start a word, and the text that a token stands for."""
 
 from typing import Any, Literal
 
@@ -49,13 +49,13 @@ def starts_word(tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
       vocab_size: V, the vocabulary size of the model, which may exceed that of the tokenizer.
 
     Raises:
-      OptionError: if the tokens do not show it.
+      OptionError: if the tokens do not show where words start.
     """
     marks = word_marks(tokenizer)
     if marks is None:
         raise OptionError(
             "whole_word_mask needs a tokenizer whose tokens show where words start (SentencePiece, "
-            "WordPiece, byte-level BPE or whole words); those of this one do not: set "
+            "WordPiece, byte-level BPE or whole words); the tokens of this one do not: set "
             "whole_word_mask=False"
         )
     result = np.zeros(vocab_size, bool)

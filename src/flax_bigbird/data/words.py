@@ -1,4 +1,4 @@
-"""Splits a text into words and punctuation marks, with their characters."""
+"""Splits a text into words and punctuation marks, and returns their character spans."""
 
 import re
 import unicodedata
@@ -10,18 +10,17 @@ _INSIDE_NUMBERS = frozenset(",:")  # between two digits: 1,000 and 10:30
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Returns the characters `[start, end)` of the words and punctuation marks of a text.
+    """Returns the character spans `[start, end)` of the words and punctuation marks of a text.
 
     Words end at white space and at punctuation, and each punctuation mark or symbol is a word of
     its own: `"Mr. Adams (Boston)"` has the words `Mr`, `.`, `Adams`, `(`, `Boston`, `)`. Hyphens,
-    apostrophes and periods inside of a word, and commas and colons inside of a number, do not
-    split it.
+    apostrophes, and periods inside a word, and commas and colons inside a number, do not split it.
     """
     spans = []
     for match in re.finditer(r"\S+", text):
         start, end = match.span()
         for index in range(start, end):
-            if _is_mark(text[index]) and not _is_inside(text, index):
+            if _is_punctuation(text[index]) and not _is_part_of_word(text, index):
                 if start < index:
                     spans.append((start, index))
                 spans.append((index, index + 1))
@@ -31,12 +30,12 @@ def split_words(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _is_mark(character: str) -> bool:
+def _is_punctuation(character: str) -> bool:
     return not character.isalnum() and unicodedata.category(character)[0] in "PS"
 
 
-def _is_inside(text: str, index: int) -> bool:
-    """Returns whether a punctuation mark is a part of the word around it."""
+def _is_part_of_word(text: str, index: int) -> bool:
+    """Returns whether a punctuation mark belongs to the word around it."""
     before, after = text[max(0, index - 1) : index], text[index + 1 : index + 2]
     if text[index] in _INSIDE_WORDS:
         return before.isalnum() and after.isalnum()

@@ -53,7 +53,7 @@ class PartialOutput:
     everything that they depend on (`job.json`).
     """
 
-    folder: Path
+    directory: Path
 
     @classmethod
     def of(cls, output: Path) -> "PartialOutput":
@@ -62,19 +62,19 @@ class PartialOutput:
 
     @property
     def lines(self) -> Path:
-        return self.folder / "rows.jsonl"
+        return self.directory / "rows.jsonl"
 
     @property
     def job(self) -> Path:
-        return self.folder / "job.json"
+        return self.directory / "job.json"
 
     @property
     def done(self) -> Path:
-        return self.folder / "done.json"
+        return self.directory / "done.json"
 
     def clear(self) -> None:
         """Removes everything in the directory but its lock, which the caller holds."""
-        for path in self.folder.iterdir():
+        for path in self.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != LOCK_FILE:
@@ -101,8 +101,8 @@ def predict_files(
 
     Args:
       predictor: The model and its task.
-      files: JSONL, CSV, TSV or Parquet files, text files, or folders of text files; or `-` alone,
-        which stands for rows of JSON or CSV from standard input.
+      files: JSONL, CSV, TSV, Parquet or CoNLL files, text files, or directories of text files; or
+        `-` alone, which stands for rows of JSON or CSV from standard input.
       output: The file to write; its name must end in `.jsonl` or `.parquet`.
       keep: The columns of the input that the output repeats.
       overwrite: Whether to replace an existing output and discard an unfinished one.
@@ -196,8 +196,9 @@ def _explain_missing(partial: PartialOutput) -> Iterator[None]:
         if partial.lines.exists():
             raise
         raise PredictionError(
-            f"the answers so far must stay in {partial.folder} until all are there; it was removed "
-            "in the meantime, and they are lost: run the same command again, which starts over"
+            f"the answers so far must stay in {partial.directory} until all of them are written; "
+            "it was removed in the meantime, and they are lost: run the same command again, which "
+            "starts over"
         ) from error
 
 
@@ -210,7 +211,7 @@ def _lock(partial: PartialOutput, target: Path) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(lock_directory(partial.folder))
+            stack.enter_context(lock_directory(partial.directory))
         except DirectoryInUseError as error:
             raise OptionError(
                 f"output must not be in use by another prediction; {target} is written by "
@@ -223,8 +224,8 @@ def _remove_published(partial: PartialOutput) -> None:
     """Removes a partial output whose process was killed after it had written the output."""
     with contextlib.suppress(OptionError, DirectoryInUseError):
         if (_load_json(partial.done) or {}).get("published"):
-            with lock_directory(partial.folder):
-                shutil.rmtree(partial.folder)
+            with lock_directory(partial.directory):
+                shutil.rmtree(partial.directory)
 
 
 def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
@@ -270,8 +271,8 @@ def _job_fingerprint(
     predictor: Predictor, paths: list[Path], keep: Sequence[str], is_standard_input: bool
 ) -> dict[str, Any]:
     """Returns everything that the answers depend on."""
-    folder = Path(local_path(predictor.name))
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    directory = Path(local_path(predictor.name))
+    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
     return {
         "task": predictor.task.name,
         "model": predictor.name,
@@ -304,8 +305,9 @@ def _start_or_resume(
     if previous_job is not None and previous_job != job:
         different = [name for name in job if previous_job.get(name) != job[name]]
         raise OptionError(
-            f"a prediction can only be resumed with what it was started with; {partial.folder} has "
-            f"other {', '.join(different)}: use the same, choose another output, or set overwrite"
+            "a prediction can only be resumed with what it was started with; "
+            f"{partial.directory} has other {', '.join(different)}: use the same, choose another "
+            "output, or set overwrite"
         )
     if previous_job is None:
         partial.clear()
@@ -322,7 +324,7 @@ def _start_or_resume(
     ):
         raise OptionError(
             f"a prediction can only be resumed if its answers so far are there; those in "
-            f"{partial.folder} are incomplete: set overwrite to start over"
+            f"{partial.directory} are incomplete: set overwrite to start over"
         )
     return rows, size
 
@@ -347,7 +349,7 @@ def _publish(partial: PartialOutput, target: Path) -> None:
     """Moves the finished rows to the output file, converted to Parquet if it ends in .parquet."""
     finished = partial.lines
     if target.suffix == ".parquet":
-        finished = partial.folder / "rows.parquet"
+        finished = partial.directory / "rows.parquet"
         try:
             jsonl_to_parquet(partial.lines, finished)
         except DataError as error:
@@ -355,4 +357,4 @@ def _publish(partial: PartialOutput, target: Path) -> None:
     done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
     atomic_write_text(partial.done, json.dumps(done | {"published": True}))
     os.replace(finished, target)
-    shutil.rmtree(partial.folder)
+    shutil.rmtree(partial.directory)

@@ -32,15 +32,15 @@ def load_predictor(
 ) -> "Predictor":
     """Loads a model with its tokenizer, ready to answer rows.
 
-        classify = load_predictor("folder", max_length=1024)
+        classify = load_predictor("classifier", max_length=1024)
         classify("The jury finds ...")["label"]
 
     Args:
-      model: A folder, the name of a shipped model, or a Hub id.
+      model: A directory, the name of a shipped model, or a Hub id.
       task: The name of the task. By default it is the task that the checkpoint was trained for.
       options: The options of `bigbird predict` that shape rows and answers, such as `max_length`,
         `text_column` or `dtype`. Options that are left out have the values of the training run that
-        the folder holds, if it holds one.
+        the directory holds, if it holds one.
 
     Returns:
       The predictor.
@@ -72,7 +72,7 @@ class Predictor:
     Attributes:
       task: The task, which encodes rows and decodes answers.
       model: The model.
-      name: The folder, shipped name or Hub id that the model was loaded from.
+      name: The directory, shipped name or Hub id that the model was loaded from.
       token_counts: How many tokens of the rows so far are unknown to the tokenizer, and how many
         there are.
     """

@@ -12,7 +12,7 @@ from flax_bigbird.tasks.registry import get_task, task_for_config
 
 
 def resolve_name(model: str | Path) -> str:
-    """Returns the name of a model as a string, with `~` expanded if it is a folder."""
+    """Returns the name of a model as a string, with `~` expanded if it is a directory."""
     path = Path(model).expanduser()
     return str(path) if path.is_dir() else str(model)
 
@@ -22,9 +22,9 @@ def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
 
     Args:
       task: The name of the task. By default, it is the task of the training run in the model's
-        folder, or else the task whose head the checkpoint has.
+        directory, or else the task whose head the checkpoint has.
       config: The model's configuration.
-      model: The folder, shipped name or Hub id of the model.
+      model: The directory, shipped name or Hub id of the model.
 
     Raises:
       OptionError: if there is no such task, or if the checkpoint does not identify its task.
@@ -40,7 +40,7 @@ def resolve_options(
     Args:
       task: The name of the task.
       command: The command whose options these are.
-      model: The folder, shipped name or Hub id of the model.
+      model: The directory, shipped name or Hub id of the model.
       given: The options that are given.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rows in memory, in the forms that Python programs have them: dictionaries, texts, or frames."""
+"""Converts rows in memory, such as dictionaries, records, texts, and data frames."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -61,6 +61,11 @@ def iterate_rows(value: Any, text_column: str, first_row: int = 1) -> Iterator[R
 
 def as_row(item: Any, text_column: str, name: str) -> Row:
     """Returns one row as a dictionary of plain Python values.
+
+    Args:
+      item: The row.
+      text_column: The column that a row which is only a text has.
+      name: The name of the row in messages, for example "row 3".
 
     Raises:
       DataError: if the value is not a row.

@@ -88,7 +88,7 @@ def parse_answers(value: Any) -> Answers:
         raise DataError(f"has {_shorten(value)}")
     texts, starts = _as_list(value["text"]), _as_list(value.get("answer_start"))
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"has a text that is none: {_shorten(value)}")
+        raise DataError(f"has a text that is not a string: {_shorten(value)}")
     if not starts:
         return Answers(texts, None if texts else [])
     if len(starts) != len(texts) or not all(map(_is_whole, starts)):

@@ -19,16 +19,16 @@ def load_config(model: str) -> Any:
     """Loads the configuration of a checkpoint.
 
     Args:
-      model: A folder, the name of a model inside the package, or a Hub id.
+      model: A directory, the name of a model inside the package, or a Hub id.
 
     Raises:
       OptionError: if there is no checkpoint.
     """
     path = local_path(model)
-    folder = Path(path)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    directory = Path(path)
+    if directory.is_dir() and not (directory / "config.json").is_file():
         raise OptionError(
-            f"model must be a BigBird checkpoint; the folder {path} has no config.json: name "
+            f"model must be a BigBird checkpoint; the directory {path} has no config.json: name "
             "another"
         )
     try:
@@ -36,7 +36,7 @@ def load_config(model: str) -> Any:
     except (OSError, ValueError) as error:
         raise OptionError(
             f"model must be a BigBird checkpoint; {path}: {str(error).splitlines()[0]}: name a "
-            "folder or Hub id that is one"
+            "directory or Hub id that is one"
         ) from error
 
 
@@ -44,7 +44,7 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
     """Loads a checkpoint with the head that a task needs. Its outputs do not depend on padding.
 
     Args:
-      model: A folder, the name of a model inside the package, or a Hub id.
+      model: A directory, the name of a model inside the package, or a Hub id.
       model_class: The name of the model class in `flax_bigbird`.
       dtype: The dtype of the computation.
       **config: Changes of the configuration.
@@ -76,7 +76,7 @@ def load_saved_options(model: str) -> dict[str, Any]:
     """Returns the options, under their present names, that a model was trained with.
 
     Args:
-      model: A folder, the name of a model inside the package, or a Hub id.
+      model: A directory, the name of a model inside the package, or a Hub id.
 
     Returns:
       The content of the `options.yaml` beside the model; an empty dictionary if there is none.

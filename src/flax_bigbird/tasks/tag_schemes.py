@@ -1,4 +1,4 @@
-"""The schemes in which tags mark entities, such as IOB2: detects the scheme of tags and checks it.
+"""Detects and checks the scheme in which tags mark entities, such as IOB2.
 
 A tag of a scheme is `O`, outside of entities, or a prefix and the type of the entity, as `B-PER`.
 The prefix says where in the entity the word is: `B` begins, `I` is inside, `E` or `L` ends it, and
@@ -47,7 +47,8 @@ def detect_tag_scheme(sequences: Iterable[Sequence[str]]) -> str:
 def tag_scheme_of_names(names: Iterable[str]) -> str:
     """Returns the scheme that the names of tags suggest, if there are no tagged documents.
 
-    Names cannot tell IOB1 from IOB2. It is IOB1 if a type of entities has no tag with `B`.
+    Names alone do not distinguish IOB1 from IOB2. The scheme is IOB1 if an entity type has a tag
+    with `I` and none with `B`.
     """
     entities = [_parse(name) for name in names if name != OUTSIDE]
     if None in entities:

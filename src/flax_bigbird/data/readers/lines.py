@@ -89,8 +89,8 @@ def read_text(file: Path) -> Iterator[FileRow]:
     text = "".join(line for _, line in iterate_lines(file))
     if text.startswith("-DOCSTART-"):
         raise DataError(
-            f"text files must hold prose; {file} is a CoNLL file, which begins with -DOCSTART-: "
-            "set file_format=conll, or rename it to end in .conll"
+            f"text files must not be CoNLL files; {file} is a CoNLL file, because it begins with "
+            "-DOCSTART-: set file_format=conll, or rename it to end in .conll"
         )
     yield FileRow({"text": text, "file": file.name}, str(file))
 
