@@ -6,8 +6,10 @@ for good (defect 1). Dropout rates are 0, so that `train=True` differs only in i
 
 import functools
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from golden_format import cotangent, token_inputs
 from parity_tools import close, close_gradients, gradients, named_outputs, random_params, run
 
@@ -207,6 +209,38 @@ def test_gradients(pair, cls, length, train):
     grads = {k: p.grad.numpy() for k, p in model.named_parameters() if p.grad is not None}
     model, params = ours
     mine = gradients(model, params, inputs, train=train)
+    close_gradients(mine, grads, pad=model.config.pad_token_id)
+
+
+LOSSES = {
+    "BigBirdForPreTraining": {},
+    "BigBirdForMaskedLM": {},
+    "BigBirdForCausalLM": DECODER,
+}
+
+
+@pytest.mark.parametrize("cls", LOSSES)
+def test_losses(pair, cls):
+    """`model.loss` is the loss that PyTorch returns for the same labels, with its gradient."""
+    theirs, (model, params) = pair(cls, **LOSSES[cls])
+    inputs = token_inputs(3, 2, 40, VOCAB)
+    rng = np.random.default_rng(2)
+    labels = np.where(rng.random((2, 40)) < 0.4, inputs["input_ids"], -100)
+    targets = {"labels": labels}
+    if cls == "BigBirdForPreTraining":
+        targets["next_sentence_label"] = np.array([1, 0])
+    module = theirs()
+    tensors = {k: torch.tensor(v) for k, v in (inputs | targets).items()}
+    loss = module(**tensors).loss
+    loss.backward()
+    grads = {k: p.grad.numpy() for k, p in module.named_parameters() if p.grad is not None}
+
+    def ours(params):
+        return model.loss(**inputs, **targets, params=params)
+
+    value, tree = jax.jit(jax.value_and_grad(ours))(params)
+    close(value, loss.detach().numpy(), "loss")
+    mine = {"/".join(path): np.asarray(leaf) for path, leaf in flatten_dict(tree).items()}
     close_gradients(mine, grads, pad=model.config.pad_token_id)
 
 

@@ -73,6 +73,35 @@ def apply_module(model: ParameterizedModel, inputs: ModelInputs, options: RunOpt
     return output if return_dict else output.to_tuple()
 
 
+def compute_loss(
+    model: ParameterizedModel, inputs: ModelInputs, options: RunOptions, **targets: Array | None
+) -> Array:
+    """Calls the `loss` of the model's module.
+
+    Args:
+      model: The model.
+      inputs: The checked inputs.
+      options: The other arguments of the call.
+      **targets: The checked labels, by name.
+
+    Raises:
+      ValueError: As in `apply_module`.
+    """
+    params = model.params if options.params is None else options.params
+    try:
+        loss: Any = model.module.apply(
+            {"params": params},
+            **targets,
+            **inputs.to_kwargs(),
+            deterministic=not options.train,
+            rngs=_random_keys(model.config, options),
+            method="loss",
+        )
+        return loss
+    except (ScopeParamNotFoundError, ScopeParamShapeError) as error:
+        raise ValueError(_describe_mismatch(model, params, error)) from error
+
+
 def _option(value: bool | None, default: bool) -> bool:
     return bool(default) if value is None else value
 

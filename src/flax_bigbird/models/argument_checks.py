@@ -218,6 +218,39 @@ def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
     return jnp.asarray(x, jnp.int32)
 
 
+def labels(
+    name: str, x: Any, shape: tuple[int, ...], num_ids: int, ignored: int | None = None
+) -> Int[Array, "..."]:
+    """Returns labels as int32.
+
+    Args:
+      name: The name of the argument.
+      x: The labels.
+      shape: The required shape.
+      num_ids: Labels must lie in `0..num_ids-1`; only host arrays are checked.
+      ignored: A label that is accepted, too.
+
+    Raises:
+      ValueError: If `x` has another shape or dtype, or values out of range.
+    """
+    x = array(name, x)
+    if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must be integers of shape {list(shape)}; got {x.dtype} {x.shape}: pass one "
+            "label for each"
+        )
+    if isinstance(x, np.ndarray):
+        valid = (x >= 0) & (x < num_ids)
+        valid = valid if ignored is None else valid | (x == ignored)
+        if not valid.all():
+            extra = "" if ignored is None else f", or be {ignored} where there is none"
+            raise ValueError(
+                f"{name} must lie in 0..{num_ids - 1}{extra}; got {x[~valid].flat[0]}: check that "
+                "labels and model belong together"
+            )
+    return jnp.asarray(x, jnp.int32)
+
+
 def random_key(name: str, x: Any) -> Array | None:
     """Returns `x` if it is None or one JAX random key, new-style or old-style.
 

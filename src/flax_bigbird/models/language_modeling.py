@@ -1,27 +1,142 @@
 """Pretraining, masked language modeling and causal language modeling."""
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from flax_bigbird.models import argument_checks as checks
+from flax_bigbird.models.apply import RunOptions, compute_loss
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.models.bert import Mask
-from flax_bigbird.models.inputs import ModelInputs
+from flax_bigbird.models.inputs import CallArguments, ModelInputs, check_inputs
 from flax_bigbird.models.outputs import (
     FlaxBigBirdForPreTrainingOutput,
     FlaxCausalLMOutput,
     FlaxMaskedLMOutput,
 )
-from flax_bigbird.models.parameterized import Params
+from flax_bigbird.models.parameterized import Params, ParamsLike
 from flax_bigbird.models.task_module import TaskModule, per_layer_fields
 from flax_bigbird.nn.context import CallOptions
 from flax_bigbird.nn.heads import PreTrainingHeads
+from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 
 
-class FlaxBigBirdForPreTrainingModule(TaskModule):
+class LanguageModule(TaskModule):
+    """A backbone and the head `cls` of a language model, with its loss."""
+
+    def loss(
+        self,
+        labels: Int[Array, "B T"],
+        next_sentence_label: Int[Array, " B"] | None = None,
+        *,
+        deterministic: bool = True,
+        **inputs: Any,
+    ) -> Float[Array, ""]:
+        """Returns the loss of the labels; `LanguageModel.loss` documents the arguments."""
+        states = self.run_backbone(ModelInputs(**inputs), CallOptions(deterministic))
+        head: Any = self.cls  # type: ignore[attr-defined]
+        loss = head.loss(states.last_hidden_state, self.word_embeddings(), labels)
+        if next_sentence_label is None:
+            return loss
+        logits = head.seq_relationship(states.pooler_output).astype(loss.dtype)
+        return loss + classification_losses(logits, next_sentence_label).mean()
+
+
+class LanguageModel(FlaxBigBirdPreTrainedModel):
+    """A model with logits over the vocabulary, and the loss of its labels.
+
+    Attributes:
+      shifts_labels: Whether the label of a token is predicted from the tokens before it.
+      takes_next_sentence_labels: Whether the model has a next-sentence head.
+    """
+
+    has_language_head = True
+    shifts_labels: ClassVar[bool] = False
+    takes_next_sentence_labels: ClassVar[bool] = False
+
+    def loss(
+        self,
+        input_ids: Any,
+        labels: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        params: ParamsLike | None = None,
+        dropout_rng: Any = None,
+        indices_rng: Any = None,
+        train: bool = False,
+        *,
+        next_sentence_label: Any = None,
+        global_attention_mask: Any = None,
+        segment_ids: Any = None,
+    ) -> Float[Array, ""]:
+        """Returns the mean cross-entropy of the labels, without the logits of all tokens.
+
+        It is the loss of PyTorch's classes, in value and gradient, in less memory and time than
+        from the logits: tokens without a label cost nothing in the output layer, and the logits of
+        1,024 tokens are held at a time.
+
+        Args:
+          input_ids: See `__call__`, also for the arguments that are not listed here.
+          labels: Token ids, or -100 where there is no label, in the shape of input_ids. A causal
+            language model predicts each label from the tokens before it: pass the ids themselves.
+          next_sentence_label: `[B]`, 0 if the second text follows the first, otherwise 1. Only for
+            `FlaxBigBirdForPreTraining`, which then adds the loss of its next-sentence head.
+
+        Raises:
+          ValueError: If shapes, dtypes, ranges or options do not fit.
+        """
+        call = CallArguments(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            head_mask=head_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            global_attention_mask=global_attention_mask,
+            segment_ids=segment_ids,
+        )
+        inputs = check_inputs(self, call)
+        shape, num_ids = inputs.input_ids.shape, self.config.vocab_size
+        labels = checks.labels("labels", labels, shape, num_ids, IGNORED_LABEL)
+        if next_sentence_label is not None:
+            if not self.takes_next_sentence_labels:
+                raise ValueError(
+                    "next_sentence_label needs a FlaxBigBirdForPreTraining; got it for "
+                    f"{type(self).__name__}: leave it out"
+                )
+            next_sentence_label = checks.labels(
+                "next_sentence_label", next_sentence_label, shape[:1], 2
+            )
+        if self.shifts_labels:
+            labels = _shift_labels(labels, inputs.segment_ids)
+        options = RunOptions(
+            params=params, dropout_rng=dropout_rng, indices_rng=indices_rng, train=train
+        )
+        return compute_loss(
+            self, inputs, options, labels=labels, next_sentence_label=next_sentence_label
+        )
+
+
+def _shift_labels(
+    labels: Int[Array, "B T"], segment_ids: Int[Array, "B T"] | None
+) -> Int[Array, "B T"]:
+    """Moves each label to the token before it, if both belong to one example."""
+    following = labels[:, 1:]
+    if segment_ids is not None:
+        same = segment_ids[:, 1:] == segment_ids[:, :-1]
+        following = jnp.where(same, following, IGNORED_LABEL)
+    return jnp.pad(following, ((0, 0), (0, 1)), constant_values=IGNORED_LABEL)
+
+
+class FlaxBigBirdForPreTrainingModule(LanguageModule):
     """Computes masked-language-model logits and next-sentence logits."""
 
     def setup(self):
@@ -37,14 +152,14 @@ class FlaxBigBirdForPreTrainingModule(TaskModule):
         )
 
 
-class FlaxBigBirdForPreTraining(FlaxBigBirdPreTrainedModel):
+class FlaxBigBirdForPreTraining(LanguageModel):
     """The model with both heads that it is pretrained with."""
 
     module_class = FlaxBigBirdForPreTrainingModule
-    has_language_head = True
+    takes_next_sentence_labels = True
 
 
-class FlaxBigBirdForMaskedLMModule(TaskModule):
+class FlaxBigBirdForMaskedLMModule(LanguageModule):
     """Computes logits over the vocabulary at every position."""
 
     def setup(self):
@@ -57,15 +172,14 @@ class FlaxBigBirdForMaskedLMModule(TaskModule):
         return FlaxMaskedLMOutput(logits, **per_layer_fields(states))
 
 
-class FlaxBigBirdForMaskedLM(FlaxBigBirdPreTrainedModel):
+class FlaxBigBirdForMaskedLM(LanguageModel):
     """The model with a masked-language-model head."""
 
     module_class = FlaxBigBirdForMaskedLMModule
-    has_language_head = True
     takes_packed_rows = True
 
 
-class FlaxBigBirdForCausalLMModule(TaskModule):
+class FlaxBigBirdForCausalLMModule(LanguageModule):
     """Computes next-token logits.
 
     `position_ids` comes before `token_type_ids` in the signature, as in HF-Flax.
@@ -122,13 +236,13 @@ class FlaxBigBirdForCausalLMModule(TaskModule):
         )
 
 
-class FlaxBigBirdForCausalLM(FlaxBigBirdPreTrainedModel):
+class FlaxBigBirdForCausalLM(LanguageModel):
     """The model with a next-token head; it is causal if `config.is_decoder` is True."""
 
     module_class = FlaxBigBirdForCausalLMModule
     takes_encoder_states = True
     takes_packed_rows = True
-    has_language_head = True
+    shifts_labels = True
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)

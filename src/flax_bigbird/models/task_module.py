@@ -53,6 +53,12 @@ class TaskModule(nn.Module):
         Returns:
           The output of the task, or a tuple if `return_dict` is False.
         """
+        states = self.run_backbone(inputs, options)
+        output = self.head(states, inputs, options.deterministic)
+        return output if return_dict else output.to_tuple()
+
+    def run_backbone(self, inputs: ModelInputs, options: CallOptions) -> FlaxBigBirdModelOutput:
+        """Runs the backbone, and selects `inputs.logits_positions` of its output."""
         backbone_inputs = inputs.replace(logits_mask=None, logits_positions=None)
         states = self.bert(  # type: ignore[attr-defined]
             **backbone_inputs.to_kwargs(),
@@ -64,8 +70,7 @@ class TaskModule(nn.Module):
         )
         if inputs.logits_positions is not None:
             states = select_positions(states, inputs.logits_positions)
-        output = self.head(states, inputs, options.deterministic)
-        return output if return_dict else output.to_tuple()
+        return states
 
     def __call__(
         self,

@@ -5,13 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flax_bigbird.attention import vary_together
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import ResidualOutput
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import layer_norm
+from flax_bigbird.nn.fused_losses import fused_cross_entropy
 from flax_bigbird.nn.layers import Intermediate
 
 
@@ -63,6 +64,17 @@ class LanguageModelHead(nn.Module):
             x = self.decoder(x)
         return _add_bias(*vary_together(x, jnp.asarray(self.bias, x.dtype)))
 
+    def loss(
+        self, x: Float[Array, "B T D"], word_embeddings: nn.Embed, labels: Int[Array, "B T"]
+    ) -> Float[Array, ""]:
+        """Returns the mean cross-entropy of the labels, without the logits of all tokens."""
+        x = self.transform(x)
+        if self.config.tie_word_embeddings:
+            matrix = word_embeddings.embedding
+        else:
+            matrix = self.decoder.variables["params"]["kernel"].T
+        return fused_cross_entropy(x, matrix, labels, self.bias)
+
 
 @jax.custom_vjp
 def _add_bias(x: Float[Array, "... V"], bias: Float[Array, " V"]) -> Float[Array, "... V"]:
@@ -98,6 +110,12 @@ class PreTrainingHeads(nn.Module):
     ) -> Float[Array, "B T V"]:
         """Returns the logits of the language-model head."""
         return self.predictions(x, word_embeddings)
+
+    def loss(
+        self, x: Float[Array, "B T D"], word_embeddings: nn.Embed, labels: Int[Array, "B T"]
+    ) -> Float[Array, ""]:
+        """Returns the loss of the language-model head."""
+        return self.predictions.loss(x, word_embeddings, labels)
 
 
 class ClassificationHead(nn.Module):
