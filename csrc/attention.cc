@@ -12,7 +12,7 @@
 namespace bigbird {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 void wait_for(const std::atomic<int64_t>& counter, int64_t value) {
   while (counter.load(std::memory_order_acquire) < value) std::this_thread::yield();
@@ -32,7 +32,7 @@ struct WorkPlan {
 
   WorkPlan(const Problem& p, int64_t slots)
       : heads(p.examples * p.heads),
-        pack_blocks(std::max<int64_t>(1, 65536 / (p.block * p.width))),
+        pack_blocks(std::max<int64_t>(1, 65536 / bounded_product({p.block, p.width}))),
         packs(ceil_div(p.blocks, pack_blocks)),
         slots(std::min(slots, heads)),
         packed(heads),
@@ -56,8 +56,10 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
   const int64_t value_floats = p.blocks * p.block * p.padded_width;
 
   // Items of one head: parts of the global rows, then chunks of ordinary rows (about 2 MFLOP).
-  const int64_t key_parts = p.global_slots <= 4 ? ceil_div(p.blocks, 64) : 1;
-  const int64_t row_flops = 4 * p.block * p.block * p.width * std::max<int64_t>(p.entries, 1);
+  const int64_t key_parts =
+      p.global_slots <= 4 ? std::max<int64_t>(1, ceil_div(p.blocks, 64)) : 1;
+  const int64_t row_flops =
+      bounded_product({4, p.block, p.block, p.width, std::max<int64_t>(p.entries, 1)});
   const int64_t chunk_rows = std::clamp<int64_t>((int64_t{2} << 20) / row_flops, 1, p.rows);
   const int64_t row_chunks = ceil_div(p.rows, chunk_rows);
   const int64_t global_items = p.global_slots * key_parts;

@@ -1,6 +1,8 @@
 // The XLA custom calls: they check the operands, build a `Problem` and use XLA's thread pool.
 //
 // Leading axes that jax.vmap added become examples ("broadcast_all": every operand has them).
+#include <algorithm>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <string>
@@ -20,21 +22,31 @@ ffi::Error invalid(const std::string& what) { return ffi::Error::InvalidArgument
 
 int64_t product(Dims dims, size_t first, size_t last) {
   int64_t size = 1;
-  for (size_t i = first; i < last; ++i) size *= dims[i];
+  for (size_t i = first; i < last; ++i) size = bounded_product({size, dims[i]});
   return size;
+}
+
+// Returns whether an array has the shape and the dtype of another.
+template <typename Buffer, typename Other>
+bool like(const Buffer& x, const Other& other) {
+  const Dims dims = x.dimensions(), wanted = other.dimensions();
+  return x.element_type() == other.element_type() && dims.size() == wanted.size() &&
+         std::equal(dims.begin(), dims.end(), wanted.begin());
 }
 
 Tensor tensor(const Problem& p, int64_t tokens, void* data) {
   return {data, tokens * p.heads * p.width, p.heads * p.width, p.width};
 }
 
-// Checks what memory safety depends on; Python has checked the shapes.
+// Checks everything that memory safety depends on, whoever built the call: a program may come from
+// another process.
 ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any counts,
                     Any global_rows, int64_t block_size, bool causal, bool mask_queries,
                     double scale) {
   const Dims dims = q.dimensions();
-  const size_t rank = dims.size(), extra = rank - 4;
+  const size_t rank = dims.size();
   if (rank < 4) return invalid("q must have at least 4 axes");
+  const size_t extra = rank - 4;
   for (const Any& x : {k, v})
     if (x.dimensions().size() != rank || x.element_type() != q.element_type())
       return invalid("q, k and v must have one rank and dtype");
@@ -45,33 +57,39 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
   else
     return invalid("q must be float32 or bfloat16");
   const int64_t copies = product(dims, 0, extra);
-  p.group = dims[extra], p.examples = copies * p.group;
+  p.group = dims[extra], p.examples = bounded_product({copies, p.group});
   p.queries = dims[extra + 1], p.heads = dims[extra + 2], p.width = dims[extra + 3];
   p.keys = k.dimensions()[extra + 1];
   for (const Any& x : {k, v})
-    if (x.element_count() != p.examples * p.keys * p.heads * p.width)
+    if (product(x.dimensions(), 0, extra) != copies || x.dimensions()[extra] != p.group ||
+        x.dimensions()[extra + 1] != p.keys || x.dimensions()[extra + 2] != p.heads ||
+        x.dimensions()[extra + 3] != p.width)
       return invalid("q, k and v must agree in all axes but their tokens");
   const Dims list = blocks.dimensions(), globals = global_rows.dimensions();
-  if (list.size() != rank || globals.size() != extra + 2 || block_size < 1)
+  if (list.size() != rank || globals.size() != extra + 2)
     return invalid("the pattern's axes do not fit q's");
+  if (block_size < 1 || block_size > kMaxBlock)
+    return invalid("the block size must lie in 1.." + std::to_string(kMaxBlock) + "; got " +
+                   std::to_string(block_size) + ": build a pattern of smaller blocks");
   p.block = block_size;
   p.pattern_examples = list[extra], p.pattern_heads = list[extra + 1];
   p.rows = list[extra + 2], p.entries = list[extra + 3];
-  p.blocks = (p.keys + p.block - 1) / p.block;
+  p.blocks = p.keys / p.block + (p.keys % p.block != 0);
   p.global_examples = globals[extra], p.global_slots = globals[extra + 1];
   const bool fits = [&] {
     auto one_or = [](int64_t got, int64_t want) { return got == 1 || got == want; };
-    return (p.queries + p.block - 1) / p.block == p.rows && one_or(p.pattern_examples, p.group) &&
+    return one_or(p.pattern_examples, p.group) &&
            one_or(p.pattern_heads, p.heads) && one_or(p.global_examples, p.group) &&
            product(list, 0, extra) == copies && product(globals, 0, extra) == copies &&
-           counts.element_count() == blocks.element_count();
+           like(counts, blocks);
   }();
   if (!fits) return invalid("the pattern does not fit q's shape");
+  if (const std::string reason = check_sizes(p); !reason.empty()) return invalid(reason);
   for (const Any& x : {blocks, counts, global_rows})
     if (x.element_type() != ffi::S32) return invalid("the pattern must be int32");
   if (mask.element_type() != ffi::PRED) return invalid("mask must be boolean");
-  const int64_t masked = mask.element_count();
-  if (masked != 0 && masked != p.examples * p.keys)
+  const int64_t masked = product(mask.dimensions(), 0, mask.dimensions().size());
+  if (masked != 0 && masked != bounded_product({p.examples, p.keys}))
     return invalid("mask must be [B, S], or empty for none");
   if ((causal || mask_queries) && p.queries != p.keys)
     return invalid("causal attention and masked queries need T = S");
@@ -88,12 +106,24 @@ ffi::Error describe(Problem& p, Any q, Any k, Any v, Any mask, Any blocks, Any c
   return ffi::Error::Success();
 }
 
+// Checks the log-sum-exp, an operand of one call and a result of the other.
+bool is_log_sum_exp(const Problem& p, Dims dims, ffi::DataType type) {
+  return type == ffi::F32 &&
+         product(dims, 0, dims.size()) == bounded_product({p.examples, p.heads, p.queries});
+}
+
+// Nothing is computed for a call without queries, whose gradients are 0.
+bool is_empty(const Problem& p) { return !p.examples || !p.queries || !p.heads || !p.width; }
+
+void clear(ffi::Result<Any> x) {
+  if (x->size_bytes()) std::memset(x->untyped_data(), 0, x->size_bytes());
+}
+
 template <typename Function>
 ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool threads, Function&& go) {
   const Kernels* kernels = kernels_named(std::string(instructions).c_str());
   if (!kernels)
     return invalid("this processor has no kernels named '" + std::string(instructions) + "'");
-  if (!p.examples || !p.queries || !p.heads || !p.width) return ffi::Error::Success();
   Pool pool;
   pool.threads = std::max<int64_t>(1, threads.num_threads());
   pool.schedule = [&](std::function<void()> task) { threads.Schedule(std::move(task)); };
@@ -120,6 +150,12 @@ ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any glo
   ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
                               mask_queries, scale);
   if (error.failure()) return error;
+  if (!like(*out, q) || !is_log_sum_exp(p, lse->dimensions(), lse->element_type()))
+    return invalid("the outputs must be [B, T, N, H] like q, and [B, N, T] in float32");
+  if (is_empty(p)) {
+    clear(out), clear(lse);
+    return ffi::Error::Success();
+  }
   p.out = tensor(p, p.queries, out->untyped_data());
   p.lse = static_cast<float*>(lse->untyped_data());
   prefer_large_pages(out->untyped_data(), out->size_bytes());
@@ -134,6 +170,13 @@ ffi::Error differentiate(Any q, Any k, Any v, Any mask, Any blocks, Any counts, 
   ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
                               mask_queries, scale);
   if (error.failure()) return error;
+  if (!like(out, q) || !like(d_out, q) || !like(*d_q, q) || !like(*d_k, k) || !like(*d_v, v) ||
+      !is_log_sum_exp(p, lse.dimensions(), lse.element_type()))
+    return invalid("outputs and gradients must be like q, k and v, and lse [B, N, T] in float32");
+  if (is_empty(p)) {
+    clear(d_q), clear(d_k), clear(d_v);
+    return ffi::Error::Success();
+  }
   p.out = tensor(p, p.queries, out.untyped_data());
   p.lse = static_cast<float*>(lse.untyped_data());
   p.d_out = tensor(p, p.queries, d_out.untyped_data());

@@ -35,6 +35,58 @@ const Kernels* kernels_named(const char* name) {
   return nullptr;
 }
 
+std::string check_sizes(const Problem& p) {
+  const struct {
+    const char* name;
+    int64_t value, least, most;
+  } sizes[] = {
+      {"the number of examples", p.examples, 0, kMaxProduct},
+      {"the number of queries", p.queries, 0, kMaxProduct},
+      {"the number of keys", p.keys, 0, kMaxProduct},
+      {"the number of heads", p.heads, 0, kMaxProduct},
+      {"the width of a head", p.width, 0, kMaxWidth},
+      {"the block size", p.block, 1, kMaxBlock},
+      {"the number of entries of a row", p.entries, 0, INT32_MAX},
+      {"the number of global rows", p.global_slots, 0, INT32_MAX},
+      {"the number of rows", p.rows, 0, INT32_MAX},
+      {"the number of blocks", p.blocks, 0, INT32_MAX},
+  };
+  for (const auto& size : sizes)
+    if (size.value < size.least || size.value > size.most)
+      return std::string(size.name) + " must lie in " + std::to_string(size.least) + ".." +
+             std::to_string(size.most) + "; got " + std::to_string(size.value) +
+             ": use smaller arrays or another block size";
+  const auto rows_of = [&](int64_t tokens) {
+    return tokens / p.block + (tokens % p.block != 0);
+  };
+  if (rows_of(p.queries) != p.rows || rows_of(p.keys) != p.blocks)
+    return "the pattern must have a row of " + std::to_string(p.block) + " tokens for each of " +
+           std::to_string(p.queries) + " queries; got " + std::to_string(p.rows) +
+           " rows: build the pattern for this length";
+  // Every array, packed or partial, and every list has fewer floats than one of these products.
+  const int64_t room = kTile + 16, wide = p.width + room, long_block = p.block + room;
+  const int64_t tokens = (p.queries > p.keys ? p.queries : p.keys) + long_block;
+  const int64_t largest[] = {
+      bounded_product({p.examples, p.heads, tokens, wide}),
+      bounded_product({p.heads, tokens, wide, 64}),
+      bounded_product({p.blocks + 1, long_block, wide, 64}),
+      bounded_product({p.examples, p.blocks + 1, long_block}),
+      bounded_product({p.examples, p.heads + 1, p.rows + p.blocks + 1, 2}),
+      bounded_product({p.examples, p.heads, p.global_slots + 1, p.blocks / 64 + 2}),
+      bounded_product({p.global_slots + 1, p.blocks / 64 + 2, long_block, wide}),
+      bounded_product({p.examples, p.global_slots + 1, p.rows + 1}),
+      bounded_product({p.examples, p.heads, p.rows, p.entries + 1}),
+  };
+  for (const int64_t product : largest)
+    if (product > kMaxProduct)
+      return "the sizes of a call must have products of at most 2^56; got " +
+             std::to_string(p.examples) + " examples of " + std::to_string(p.queries) +
+             " queries and " + std::to_string(p.keys) + " keys, " + std::to_string(p.heads) +
+             " heads of " + std::to_string(p.width) + " channels, blocks of " +
+             std::to_string(p.block) + " tokens: use smaller arrays";
+  return "";
+}
+
 Prepared::Prepared(Problem& p, int64_t vector) {
   p.direct = p.queries <= 8;
   p.padded_block = (p.block + vector - 1) / vector * vector;

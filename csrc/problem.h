@@ -6,6 +6,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <string>
 #include <vector>
 
 // Functions in headers are compiled once per instruction set. If one were not inlined, the linker
@@ -13,6 +15,23 @@
 #define BIGBIRD_INLINE inline __attribute__((always_inline))
 
 namespace bigbird {
+
+// The largest sizes that the kernels accept, in tokens and channels. Below them no index and no
+// number of floats of a buffer exceeds 64 bits; `check_sizes` checks the products.
+constexpr int64_t kMaxBlock = int64_t{1} << 20;
+constexpr int64_t kMaxWidth = int64_t{1} << 20;
+// The largest product of sizes: 2^56 items or floats, with room for strides and bytes.
+constexpr int64_t kMaxProduct = int64_t{1} << 56;
+
+// Returns the product of sizes that are not negative, or `limit` if it is larger.
+inline int64_t bounded_product(std::initializer_list<int64_t> sizes, int64_t limit = INT64_MAX) {
+  int64_t product = 1;
+  for (const int64_t size : sizes)
+    if (size == 0) return 0;
+  for (const int64_t size : sizes)
+    if (__builtin_mul_overflow(product, size, &product) || product > limit) return limit;
+  return product;
+}
 
 enum class Type { kFloat32, kBfloat16 };
 
@@ -120,7 +139,11 @@ struct Kernels {
 
 BIGBIRD_INLINE int64_t key_tiles(const Problem& p) { return (p.padded_block + kTile - 1) / kTile; }
 
-// Owns the derived fields of a problem.
+// Returns why the kernels cannot run sizes that may be anything, with a remedy; "" if they can.
+// It reads the sizes alone: pointers are checked by whoever knows how large the arrays are.
+std::string check_sizes(const Problem& p);
+
+// Owns the derived fields of a problem whose sizes were checked.
 class Prepared {
  public:
   Prepared(Problem& p, int64_t vector);

@@ -32,7 +32,10 @@ void prefer_large_pages(void* data, size_t bytes);
 template <typename T>
 class Buffer {
  public:
+  // Throws std::bad_alloc if there is no memory, or for a size that no memory has.
   explicit Buffer(int64_t size) {
+    if (size < 0 || size > (INT64_MAX - 64) / static_cast<int64_t>(sizeof(T)))
+      throw std::bad_alloc();
     const size_t bytes = (static_cast<size_t>(size) * sizeof(T) + 63) / 64 * 64;
     data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
     if (!data_) throw std::bad_alloc();

@@ -4,6 +4,7 @@
 // that a read or write past an end is caught. `build_and_run.sh` builds and runs it.
 #include <sys/mman.h>
 
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -67,6 +68,7 @@ struct Data {
     const int64_t listed = (c.per_head ? c.heads : 1) * rows * c.entries;
     for (int64_t i = 0; i < listed; ++i) {
       counts.push_back(static_cast<int32_t>(random() % 3));
+      if (!blocks) counts.back() = 0;
       lists.push_back(counts.back() ? static_cast<int32_t>(random() % blocks) : 1 << 30);
     }
     for (int64_t g = 0; g < c.global_slots; ++g)
@@ -173,6 +175,7 @@ struct Data {
 };
 
 void run_all(Data& data, const Kernels& kernels, int64_t threads) {
+  expect(check_sizes(data.p).empty(), check_sizes(data.p));
   const Prepared prepared(data.p, kernels.vector);
   expect(prepared.valid(), "valid pattern");
   Threads pool(threads);
@@ -202,6 +205,11 @@ void test_cases() {
       {1, 3, 9000, 64, 1, 4, 1, 1, false, true, false},
       {2, 8, 67, 64, 3, 17, 1, 2, false, true, true},
       {2, 8, 8, 3, 1, 16, 3, 0, true, true, false},
+      // No keys, and blocks that are much longer than the sequence.
+      {2, 9, 0, 4, 2, 5, 2, 1, false, false, false},
+      {2, 9, 0, 4, 2, 5, 2, 6, false, false, false},
+      {1, 5, 3, 5000, 1, 3, 1, 1, false, true, false},
+      {1, 5, 5, 5000, 1, 3, 2, 0, true, false, false},
   };
   for (const Kernels* kernels : available_kernels()) {
     int index = 0;
@@ -231,6 +239,65 @@ void test_bad_ids() {
     expect(!Prepared(data.p, 4).valid(), "a block id out of range is refused");
     data.counts[3] = 0, data.globals[0] = bad;
     expect(!Prepared(data.p, 4).valid(), "a global row out of range is refused");
+  }
+}
+
+// Every size, alone and in pairs, is one that would divide by zero, overflow or be negative. What is
+// refused says so; nothing else may overflow, which UBSan sees.
+void test_hostile_sizes() {
+  const int64_t hostile[] = {INT64_MIN,      INT64_MIN + 1,          -(int64_t{1} << 32),
+                             -1,             0,                      1,
+                             kMaxBlock,      kMaxBlock + 1,          int64_t{1} << 28,
+                             INT32_MAX - 1,  INT32_MAX,              int64_t{1} << 31,
+                             (1ll << 32) - 1, int64_t{1} << 32,      (1ll << 32) + 1,
+                             1ll << 61,      INT64_MAX - 63,         INT64_MAX};
+  std::mt19937 random(0);
+  const Data data({1, 16, 16, 4, 1, 4, 2, 1, false, false, false}, random);
+  int64_t Problem::*const fields[] = {&Problem::examples, &Problem::queries, &Problem::keys,
+                                      &Problem::heads,    &Problem::width,   &Problem::block,
+                                      &Problem::rows,     &Problem::blocks,  &Problem::entries,
+                                      &Problem::global_slots};
+  for (int64_t Problem::*one : fields) {
+    for (int64_t Problem::*other : fields) {
+      for (const int64_t first : hostile) {
+        for (const int64_t second : hostile) {
+          Problem p = data.p;
+          p.*one = first, p.*other = second;
+          for (const bool fitting : {false, true}) {
+            if (fitting && p.block > 0) {  // the rows and blocks that belong to the lengths
+              p.rows = p.queries / p.block + (p.queries % p.block != 0);
+              p.blocks = p.keys / p.block + (p.keys % p.block != 0);
+            }
+            const std::string reason = check_sizes(p);
+            if (p.block < 1 || p.block > kMaxBlock || p.*other < 0)
+              expect(!reason.empty(), "a size out of range is refused");
+            if (!reason.empty()) continue;
+            // What the calls compute from sizes that are accepted.
+            const int64_t long_block = p.block + 16, wide = p.width + 16;
+            volatile int64_t bytes = p.examples * p.heads * p.queries * p.width * 4;
+            bytes = p.examples * p.heads * p.keys * p.width * 4;
+            bytes = (p.blocks + 1) * long_block * wide * 16;
+            bytes = p.examples * p.heads * (p.rows + p.global_slots) * 2;
+            bytes = p.list_offset(p.examples ? p.examples - 1 : 0, 0, p.rows ? p.rows - 1 : 0);
+            (void)bytes;
+          }
+        }
+      }
+    }
+  }
+  for (const int64_t block : {int64_t{1} << 28, int64_t{1} << 31, int64_t{1} << 62}) {
+    Problem p = data.p;
+    p.block = block, p.rows = p.blocks = 1;
+    expect(check_sizes(p).find("the block size must lie in 1..1048576") == 0, check_sizes(p));
+  }
+  for (const int64_t size : {INT64_MIN, int64_t{-1}, INT64_MAX, INT64_MAX / 2, INT64_MAX / 4}) {
+    bool refused = false;
+    try {
+      Buffer<float> buffer(size);
+    } catch (const std::bad_alloc&) {
+      refused = true;
+    }
+    expect(refused, "a buffer that no memory holds");
   }
 }
 
@@ -279,6 +346,7 @@ void test_long_strides() {
 int main() {
   test_cases();
   test_bad_ids();
+  test_hostile_sizes();
   test_long_strides();
   std::printf(failures ? "%d failures\n" : "all native tests passed\n", failures);
   return failures != 0;

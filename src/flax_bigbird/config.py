@@ -9,9 +9,24 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 from flax_bigbird.attention import BLOCK_SPARSE_IMPLEMENTATIONS, FULL_IMPLEMENTATIONS, Layout
+from flax_bigbird.attention.patterns.block_pattern import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 RANDOM_ATTENTION_RULES = ("hf", "google", "fixed")
 ATTENTION_TYPES = ("block_sparse", "original_full")
+
+# The largest values of the keys of a configuration that patterns and kernels are built from. Beyond
+# them, lists of blocks fill the memory or take hours to draw.
+MAX_VALUES = {
+    "block_size": MAX_BLOCK_SIZE,
+    "num_attention_heads": 2**16,
+    "num_random_blocks": 1024,
+    "num_window_blocks": 1023,
+    "num_leading_global_blocks": 1024,
+    "num_trailing_global_blocks": 1024,
+    "max_user_global_blocks": MAX_BLOCKS,
+    "max_chosen_global_blocks": MAX_BLOCKS,
+    "max_position_embeddings": 2**20,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +101,16 @@ class SparsityConfig:
           implementation: As in the class. The default is `config.attention_implementation`.
 
         Raises:
-          ValueError: If one of `KEYS`, or the name of the implementation, has an invalid value.
+          ValueError: If one of `KEYS`, or the name of the implementation, has an invalid value, or
+            if a size exceeds `MAX_VALUES`.
         """
+        for key, limit in MAX_VALUES.items():
+            value = getattr(config, key, None)
+            if isinstance(value, int) and value > limit:
+                raise ValueError(
+                    f"config.{key} must be at most {limit:,}; got {value}: patterns and kernels "
+                    "are not built for larger ones, so correct the value in the configuration"
+                )
         if implementation is None:
             implementation = getattr(config, cls.IMPLEMENTATION_KEY, None)
         names = {*BLOCK_SPARSE_IMPLEMENTATIONS, *FULL_IMPLEMENTATIONS}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention.backends import cpu, mosaic_tpu, reference, triton, xla
 from flax_bigbird.attention.dispatch import run_first, unavailability
 from flax_bigbird.attention.manual_axes import vary_together
-from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.patterns.block_pattern import MAX_BLOCK_SIZE, BlockPattern
 
 
 def _pad_last_block(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -126,6 +126,11 @@ def _check_pattern(shape: tuple[int, ...], pattern: BlockPattern) -> None:
         )
     batch, length, heads, _ = shape
     size, rows = pattern.block_size, pattern.num_blocks
+    if size > MAX_BLOCK_SIZE:
+        raise ValueError(
+            f"pattern.block_size must be at most {MAX_BLOCK_SIZE:,}; got {size:,}: build a pattern "
+            "of smaller blocks"
+        )
     if size < 1 or -(-length // size) != rows:
         raise ValueError(
             f"the pattern has {rows} rows of {size} tokens, for {(rows - 1) * size + 1} to "

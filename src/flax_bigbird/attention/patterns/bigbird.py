@@ -21,7 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from flax_bigbird.attention.patterns.block_pattern import BlockPattern, IntArray, merge_repeats
+from flax_bigbird.attention.patterns.block_pattern import (
+    BlockPattern,
+    IntArray,
+    check_pattern_sizes,
+    merge_repeats,
+)
 from flax_bigbird.attention.patterns.layout import BIGBIRD, Layout
 
 
@@ -65,7 +70,8 @@ def bigbird_pattern(
       `random` are. The blocks after an example's last must be masked as keys by the caller.
 
     Raises:
-      ValueError: If `num_blocks` is an array and `causal` is True, or `max_blocks` is missing.
+      ValueError: If `num_blocks` is an array and `causal` is True, or `max_blocks` is missing; or
+        if a size is too large.
     """
     if isinstance(num_blocks, jax.Array):
         if causal or max_blocks is None:
@@ -77,6 +83,7 @@ def bigbird_pattern(
         rows = max_blocks
     else:
         per_example, rows = np.array([num_blocks]), num_blocks
+    check_pattern_sizes(rows, block_size)
     row = np.arange(rows)
     ids, valid = layout.fixed_blocks(per_example[:, None, None], rows, causal=causal)
     if causal:
@@ -125,6 +132,7 @@ def _global_rows_per_example(num_blocks: Int[Array, " B"], layout: Layout) -> In
 
 def full_pattern(num_blocks: int, block_size: int, *, causal: bool = False) -> BlockPattern:
     """Builds the static pattern in which every row is global: full attention."""
+    check_pattern_sizes(num_blocks, block_size)
     empty = np.zeros((1, 1, num_blocks, 1), np.int32)
     every = np.arange(num_blocks, dtype=np.int32)[None]
     return BlockPattern(empty, empty, every, block_size, causal)

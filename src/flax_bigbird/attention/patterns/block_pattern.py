@@ -15,6 +15,35 @@ else:
     Leaf = Any  # tree transformations such as `jax.vmap` build patterns of other leaves
 
 
+MAX_BLOCKS = 2**20  # rows of a pattern
+MAX_BLOCK_SIZE = 2**20  # tokens
+MAX_TOKENS = 2**31 - 1  # of all blocks together: positions are 32-bit integers
+
+
+def check_pattern_sizes(num_blocks: Any, block_size: Any) -> None:
+    """Raises `ValueError` for a number of blocks, or of tokens per block, that cannot be.
+
+    Args:
+      num_blocks: M.
+      block_size: W, in tokens.
+    """
+    for name, value, least, most in (
+        ("num_blocks", num_blocks, 0, MAX_BLOCKS),
+        ("block_size", block_size, 1, MAX_BLOCK_SIZE),
+    ):
+        is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not is_integer or not least <= value <= most:
+            raise ValueError(
+                f"{name} must be an integer in {least}..{most:,}; got {value!r}: build a "
+                "pattern of fewer or smaller blocks"
+            )
+    if int(num_blocks) * int(block_size) > MAX_TOKENS:
+        raise ValueError(
+            f"the blocks of a pattern must have at most {MAX_TOKENS:,} tokens together; got "
+            f"{num_blocks:,} blocks of {block_size:,}: build a pattern of fewer or smaller blocks"
+        )
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlockPattern:
@@ -70,10 +99,11 @@ class BlockPattern:
           causal: As in the class.
 
         Raises:
-          ValueError: If a block id lies outside `0..M-1`.
+          ValueError: If a block id lies outside `0..M-1`, or if `block_size` is too large.
         """
         heads = rows if rows and rows[0] and isinstance(rows[0][0], list) else [rows]
         num_blocks = len(heads[0])
+        check_pattern_sizes(num_blocks, block_size)
         width = max((len(row) for head in heads for row in head), default=1)  # type: ignore[arg-type]
         ids = np.full((1, len(heads), num_blocks, max(width, 1)), -1, np.int32)
         for n, head in enumerate(heads):
