@@ -44,13 +44,18 @@ def partial_directory(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_directory(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yields an empty directory to fill, which is renamed to `path` when the block ends.
 
-    If the block raises, the directory is removed and `path` never exists.
+    If the block raises, the directory is removed, and `path` stays as it was.
+
+    Args:
+      path: The directory.
+      replace: Whether to replace a directory that exists. A process that is killed between the two
+        renames leaves it under another name, from which `recover_directory` restores it.
 
     Raises:
-      OSError: if `path` already exists and is not an empty directory.
+      OSError: if `path` already exists and is not an empty directory, unless `replace` is set.
     """
     path = Path(path)
     temporary = partial_directory(path)
@@ -61,10 +66,26 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             flush_to_disk(file)
         flush_to_disk(temporary)
+        if replace and path.exists():
+            shutil.rmtree(_previous_directory(path), ignore_errors=True)
+            path.rename(_previous_directory(path))
         temporary.rename(path)
+        shutil.rmtree(_previous_directory(path), ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def recover_directory(path: Path) -> None:
+    """Restores a directory that `atomic_directory` was replacing when its process was killed."""
+    if not path.exists() and _previous_directory(path).exists():
+        _previous_directory(path).rename(path)
+    for leftover in (partial_directory(path), _previous_directory(path)):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _previous_directory(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
 
 
 def flush_to_disk(path: Path) -> None:

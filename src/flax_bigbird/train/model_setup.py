@@ -12,7 +12,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, atomic_directory
+from flax_bigbird.checkpoint import (
+    CheckpointError,
+    CheckpointWarning,
+    atomic_directory,
+    find_damage,
+    write_checksums,
+)
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import check_vocabulary_fits, load_tokenizer, num_token_ids
@@ -75,9 +81,16 @@ def setup_tokenizer(
       directory: Where the tokenizer is saved.
 
     Raises:
-      OptionError: if the tokenizer cannot be loaded, or the texts are too few for `vocab_size`.
+      OptionError: if the tokenizer cannot be loaded, if that of the run is damaged, or if the texts
+        are too few for `vocab_size`.
     """
     if directory.exists():
+        damage = find_damage(directory)
+        if damage is not None:
+            raise OptionError(
+                f"the tokenizer of the run must be as it was saved; {damage}: copy it again from a "
+                "backup, or start again with overwrite_output_dir"
+            )
         return load_tokenizer(str(directory))
     name = options.tokenizer or initial_model
     if name is not None:
@@ -87,6 +100,7 @@ def setup_tokenizer(
             vocabulary_file = Path(local_path(name)) / "spiece.model"
             if vocabulary_file.is_file():
                 shutil.copy2(vocabulary_file, partial)
+            write_checksums(partial)
         return tokenizer
     try:
         vocabulary = train_vocabulary(texts, options.vocab_size, allow_fewer=True)
@@ -94,6 +108,7 @@ def setup_tokenizer(
         raise OptionError(f"vocab_size: {error}") from error
     with atomic_directory(directory) as partial:
         save_vocabulary(vocabulary, partial, options.length)
+        write_checksums(partial)
     return load_tokenizer(str(directory))
 
 

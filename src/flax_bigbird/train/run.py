@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 import flax_bigbird
+from flax_bigbird.checkpoint import CHECKSUM_FILE, find_damage
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import (
     CallbackList,
@@ -22,7 +23,7 @@ from flax_bigbird.train.run_directory import (
     open_run_directory,
 )
 from flax_bigbird.train.setup import PreparedRun, prepare_run
-from flax_bigbird.train.trainer import Trainer
+from flax_bigbird.train.trainer import Trainer, TrainingError
 
 
 def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
         trained.
       DataError: if the data cannot be used. Nothing was trained.
       TrainingInterrupted: if a callback stopped the run, which is saved.
-      TrainingError: if the loss is not finite.
+      TrainingError: if the loss is not finite, or if all checkpoints of the run are damaged.
       OSError: if the disk is full. The last checkpoint is complete.
     """
     directory = open_run_directory(options)
@@ -70,7 +71,8 @@ def _train_in(
         trainer.train()
     model, report = _evaluate_best_model(run, trainer, directory)
     model.save_pretrained(directory.root)
-    shutil.copytree(directory.tokenizer, directory.root, dirs_exist_ok=True)
+    without = shutil.ignore_patterns(CHECKSUM_FILE)
+    shutil.copytree(directory.tokenizer, directory.root, ignore=without, dirs_exist_ok=True)
     write_report(directory, run, report)
     directory.remove_resume_files()
     return report
@@ -89,6 +91,12 @@ def _evaluate_best_model(
         model, metrics, details = run.model, {}, {}
         model.params = trainer.params
     else:
+        damage = find_damage(directory.best)
+        if damage is not None:
+            raise TrainingError(
+                f"the best model must be as it was saved; {damage}: run the same command again, "
+                "which replaces it"
+            )
         model = type(run.model).from_pretrained(directory.best, dtype=run.model.dtype)
         metrics, outputs = trainer.evaluate(model.params)
         details = run.task.report_details(outputs, run.validation_data.encoded)

@@ -16,8 +16,8 @@ from flax_bigbird.checkpoint import (
     DirectoryInUseError,
     atomic_write_text,
     lock_directory,
-    partial_directory,
     partial_file,
+    recover_directory,
     remove_staging_directories,
 )
 from flax_bigbird.data.errors import OptionError
@@ -121,8 +121,8 @@ class RunDirectory:
         The caller holds the lock, so that the staging directories are those of killed processes.
         """
         for directory in (self.checkpoints, self.best, self.tokenizer):
+            recover_directory(directory)  # so that nothing is left under its temporary names
             shutil.rmtree(directory, ignore_errors=True)
-            shutil.rmtree(partial_directory(directory), ignore_errors=True)
         remove_staging_directories(self.root)
         for path in (self.options, self.metrics, self.report, self.root / "README.md"):
             partial_file(path).unlink(missing_ok=True)

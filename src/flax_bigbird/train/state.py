@@ -16,6 +16,11 @@ _RENAMED = {
 }
 
 
+def current_names(saved: dict[str, Any]) -> dict[str, Any]:
+    """Returns the values of a checkpoint under the present names of the fields."""
+    return {_RENAMED.get(name, name): value for name, value in saved.items()}
+
+
 @dataclass
 class TrainerState:
     """Counters and history of a run, changed in place as the run proceeds.
@@ -52,8 +57,7 @@ class TrainerState:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restores the history of a checkpoint; `max_steps` and `eval_steps` do not change."""
-        for name, value in saved.items():
-            name = _RENAMED.get(name, name)
+        for name, value in current_names(saved).items():
             if name not in ("max_steps", "eval_steps"):
                 setattr(self, name, value)
 

@@ -10,6 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flax_bigbird.checkpoint import (
+    CheckpointError,
+    atomic_directory,
+    find_damage,
+    recover_directory,
+    write_checksums,
+)
 from flax_bigbird.data.batching import evaluation_batches, training_batches
 from flax_bigbird.tasks.base import Loss
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
@@ -147,6 +154,8 @@ class Trainer:
                 log_time = time.perf_counter()
             if stopping:
                 raise TrainingInterrupted(state.global_step)
+        if self.validation_data is not None and state.best_step is None:
+            self._evaluate_and_save_best()  # a damaged best model of a run that was at its end
 
     def evaluate(self, params: Any) -> tuple[dict[str, float], Arrays]:
         """Evaluates on the validation data.
@@ -168,15 +177,51 @@ class Trainer:
         return self.task.compute_metrics(outputs, encoded), outputs
 
     def _restore(self) -> None:
-        """Loads the newest checkpoint, if there is one."""
+        """Loads the newest checkpoint that is intact, if there is one.
+
+        If the best model so far is damaged, this is a checkpoint from which the run computes it
+        again, if there is one.
+        """
+        damage = None
+        if self.validation_data is not None:
+            recover_directory(self.directory.best)
+            damage = find_damage(self.directory.best)
         like = {"params": self.params, "optimizer": self.optimizer_state}
-        checkpoint = self._checkpoints.restore_latest(like)
+        try:
+            checkpoint, messages = self._checkpoints.restore_latest(
+                like, lambda state, newest: damage is None or _recomputes_best(state, newest)
+            )
+        except CheckpointError as error:
+            raise TrainingError(
+                f"{error}: copy them again from a backup, or start again with overwrite_output_dir"
+            ) from error
+        for message in messages:
+            self.callback.on_message(message)
         if checkpoint is None:
             return
         self.params = checkpoint.arrays["params"]
         self.optimizer_state = checkpoint.arrays["optimizer"]
         self.state.restore(checkpoint.state)
+        if damage is not None:
+            self._replace_damaged_best(damage)
         self.callback.on_message(f"Resuming from step {self.state.global_step:,}.")
+
+    def _replace_damaged_best(self, damage: str) -> None:
+        """Saves the best model again if these are its parameters, and otherwise forgets it."""
+        state = self.state
+        if state.best_step is None:
+            return
+        if state.best_step == state.global_step:
+            self._save_best()
+            done = "it is saved again from the checkpoint"
+        else:
+            forgotten = state.best_step
+            state.best_metric = state.best_step = None
+            state.evaluations_since_best = 0
+            done = (
+                f"it is chosen from the evaluations that follow, without that of step {forgotten:,}"
+            )
+        self.callback.on_message(f"The best model is damaged ({damage}): {done}.")
 
     def _save(self) -> None:
         """Writes a checkpoint of the current step."""
@@ -214,8 +259,14 @@ class Trainer:
         lower_is_better = name in self.task.lower_is_better
         is_best = self.state.record_evaluation(metrics, name, lower_is_better)
         if is_best:
-            self.model.save_pretrained(self.directory.best, params=self.params)
+            self._save_best()
         self.callback.on_evaluate(self.state, metrics, is_best)
+
+    def _save_best(self) -> None:
+        """Saves the current parameters as the best model, with checksums."""
+        with atomic_directory(self.directory.best, replace=True) as folder:
+            self.model.save_pretrained(folder, params=self.params)
+            write_checksums(folder)
 
     def _train_step(self) -> tuple[Any, Any]:
         """Runs one optimizer step: `gradient_accumulation_steps` batches and one update.
@@ -291,6 +342,17 @@ class Trainer:
                 "checkpoint and the best model so far are not affected"
             )
         return mean
+
+
+def _recomputes_best(state: dict[str, Any], newest: dict[str, Any]) -> bool:
+    """Returns whether a run that resumes from a checkpoint has the best model, or computes it anew.
+
+    Args:
+      state: The state of the checkpoint.
+      newest: The state of the newest checkpoint.
+    """
+    step, best_step = state["global_step"], state["best_step"]
+    return best_step in (None, step) or step < newest["best_step"]
 
 
 def _add_trees(total: Any, gradient: Any) -> Any:
