@@ -1,6 +1,7 @@
 """Loads the weights of a checkpoint from any of the file formats that checkpoints come in."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,13 +112,27 @@ def _parse_index(index: Path) -> dict[str, str]:
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = set(weight_map.values())
-        if not shards or not all(Path(name).name == name for name in shards):
-            raise ValueError("its weight_map does not name files beside it")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        suffix = Path(index.name.removesuffix(".index.json")).suffix
+        wrong = [name for name in shards if not _is_shard_name(name, suffix)]
+        if wrong or not shards:
+            raise ValueError(
+                f"its weight_map must name {suffix} files beside it; got {str(wrong[:3])[:200]}"
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} must be a JSON index of shards ({error!r}): download it again"
         ) from error
     return weight_map
+
+
+def _is_shard_name(name: Any, suffix: str) -> bool:
+    """Returns whether a shard is a file of the index's own format in the index's own folder."""
+    return (
+        isinstance(name, str)
+        and len(name) < 200
+        and bool(re.fullmatch(r"[\w.-]+", name))
+        and name.endswith(suffix)
+    )
 
 
 def _broken(path: Path, kind: str, error: Exception) -> CheckpointError:

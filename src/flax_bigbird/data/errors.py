@@ -15,5 +15,9 @@ class DataError(ValueError):
     """
 
 
+class TokenizerWarning(UserWarning):
+    """Warns that the files of a tokenizer do not agree with each other."""
+
+
 class UnknownTokensWarning(UserWarning):
     """Warns that much of a text is unknown to the tokenizer."""

@@ -4,6 +4,7 @@ import hashlib
 import re
 import tempfile
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird._transformers import quiet
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import OptionError, TokenizerWarning
 from flax_bigbird.data.normalization import normalize_as_trained
+from flax_bigbird.data.tokenizer_checks import (
+    find_contradiction,
+    find_disagreement,
+    find_malformed_file,
+    first_line,
+    is_tokenizer_error,
+)
 from flax_bigbird.data.types import Batch, Dataset, Features, Tokenizer
 from flax_bigbird.pretrained import local_path
 
@@ -40,11 +48,16 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     `flax_bigbird.data.normalization`.
 
     Raises:
-      OptionError: if there is none, or if it lacks a `[CLS]`, `[SEP]`, `[MASK]`, or padding token.
+      OptionError: if there is none, if a file is malformed, or if it lacks a `[CLS]`, `[SEP]`,
+        `[MASK]`, or padding token.
+
+    Warns:
+      TokenizerWarning: if `tokenizer.json` and `spiece.model` are not of the same tokenizer.
     """
     with quiet():
         from transformers import AutoTokenizer
-    path = Path(local_path(str(name)))
+    path_or_name = local_path(str(name))
+    path = Path(path_or_name)
     if path.is_dir() and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise OptionError(
             f"tokenizer must be a directory with the files of one ({', '.join(TOKENIZER_FILES)}); "
@@ -52,12 +65,22 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             "tokenizer.save_pretrained, or copy its files"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(local_path(str(name)))
-    except (OSError, ValueError, KeyError) as error:
+        # Code of a repository is never run; by default, `transformers` would wait for an answer.
+        tokenizer = AutoTokenizer.from_pretrained(path_or_name, trust_remote_code=False)
+        contradiction = find_contradiction(tokenizer)
+    except BaseException as error:  # malformed files can raise anything, panics of Rust included
+        if not is_tokenizer_error(error):
+            raise
+        reason = find_malformed_file(path) if path.is_dir() else None
         raise OptionError(
             f"tokenizer must be a directory or Hub id that holds one; {name} does not "
-            f"({str(error).splitlines()[0]}): name one, or train a vocabulary with a new model"
+            f"({reason or first_line(error)}): name one, or train a vocabulary with a new model"
         ) from error
+    if contradiction is not None:
+        raise OptionError(
+            f"every token of a tokenizer must have an id of its own; in {name}, {contradiction}: "
+            "copy or download its files again"
+        )
     for kind in ("pad", "cls", "sep", "mask"):
         if getattr(tokenizer, f"{kind}_token_id") is None:
             raise OptionError(
@@ -69,7 +92,27 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"the tokenizer must have tokens for texts; that of {name} has only special tokens: "
             "name a tokenizer with a vocabulary"
         )
-    normalize_as_trained(tokenizer, _sentencepiece_file(str(name)))
+    sentencepiece_model = _sentencepiece_file(str(name))
+    try:
+        if sentencepiece_model is not None:
+            difference = find_disagreement(tokenizer, sentencepiece_model)
+            if difference is not None:
+                warnings.warn(
+                    f"the tokenizer of {name} differs from the {SENTENCEPIECE_FILE} beside it: "
+                    f"{difference}. Its texts may be encoded otherwise than those that the model "
+                    f"was trained on: copy its files again, or remove {SENTENCEPIECE_FILE} if it "
+                    "is out of date",
+                    TokenizerWarning,
+                    stacklevel=2,
+                )
+        normalize_as_trained(tokenizer, sentencepiece_model)
+    except BaseException as error:
+        if not is_tokenizer_error(error) or isinstance(error, TokenizerWarning):
+            raise
+        raise OptionError(
+            f"the files of a tokenizer must be intact; {sentencepiece_model or name} is not "
+            f"({first_line(error)}): copy or download them again"
+        ) from error
     return tokenizer
 
 

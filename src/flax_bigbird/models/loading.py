@@ -17,6 +17,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from flax_bigbird import _transformers, checkpoint
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
 from flax_bigbird.config import SparsityConfig
+from flax_bigbird.models.config_checks import check_config
+from flax_bigbird.models.config_rules import find_invalid_key
 from flax_bigbird.models.parameterized import ParameterizedModel, Params
 
 # Keywords of HF-Flax that change nothing here: code of a repository is never run, interrupted
@@ -34,6 +36,8 @@ _IGNORED_KEYWORDS = {
 
 # Fields of a linen module that are not options of `from_pretrained`.
 _RESERVED_FIELDS = {"parent", "name", "config", "dtype", "gradient_checkpointing"}
+
+_PARAMETER_DTYPES = (jnp.float32, jnp.float16, jnp.bfloat16, jnp.float64)
 
 # Heads that have the same name and shape, but another meaning.
 _CONFUSABLE = {"BigBirdForMultipleChoice", "BigBirdForTokenClassification"}
@@ -58,7 +62,10 @@ def resolve_config(
       TypeError: If `config` is none of these.
       ValueError: If an override is neither a configuration key nor a field of the module.
     """
-    config = _load_config(cls, source, config)
+    is_file = config is None
+    config = _load_config(cls.config_class, source, config)
+    if is_file and not overrides:  # which may correct it; the model checks it in any case
+        _check_file(config, source)
     module_class: Any = cls.module_class
     fields = {field.name for field in dataclasses.fields(module_class)} - _RESERVED_FIELDS
     module_kwargs: dict[str, Any] = {}
@@ -84,31 +91,48 @@ def resolve_config(
     return config, module_kwargs
 
 
-def _load_config(cls: type[ParameterizedModel], source: checkpoint.Source, config: Any) -> Any:
-    config_class: Any = cls.config_class
+def load_config(source: checkpoint.Source) -> Any:
+    """Returns the `BigBirdConfig` of a checkpoint.
+
+    Raises:
+      CheckpointError: If it is missing, broken, or that of another architecture, or if a key has an
+        invalid value; the message names the file and the key.
+    """
+    config = _load_config(_transformers.bigbird_config_class(), source, None)
+    _check_file(config, source)
+    return config
+
+
+def _check_file(config: Any, source: checkpoint.Source) -> None:
+    """Checks values that depend on each other, and names the file if they are invalid."""
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"config.json of {source}: {error}") from error
+
+
+def _load_config(config_class: Any, source: checkpoint.Source, config: Any) -> Any:
     if isinstance(config, _transformers.bigbird_config_class()):
         return copy.deepcopy(config)
     if isinstance(config, dict):
-        content = copy.deepcopy(_check_model_type(config_class, config, "config"))
+        return _create_config(config_class, config, "config")
     elif config is None:
-        content = _load_config_file(config_class, source)
+        return _load_config_file(config_class, source)
     elif isinstance(config, str | os.PathLike):
         path = Path(config)
         is_file = path.suffix == ".json"
         folder = os.fspath(path.parent if is_file else config)
         local = dataclasses.replace(source, name=folder, subfolder="")
-        content = _load_config_file(config_class, local, path.name if is_file else "config.json")
-    else:
-        raise TypeError(
-            "config must be a transformers.BigBirdConfig, a dict, or the path or Hub id of one; "
-            f"got {type(config).__name__}"
-        )
-    return config_class.from_dict(content)
+        return _load_config_file(config_class, local, path.name if is_file else "config.json")
+    raise TypeError(
+        "config must be a transformers.BigBirdConfig, a dict, or the path or Hub id of one; "
+        f"got {type(config).__name__}"
+    )
 
 
 def _load_config_file(
     config_class: Any, source: checkpoint.Source, name: str = "config.json"
-) -> dict[str, Any]:
+) -> Any:
     content = _load_json(source, name)
     if content is None:
         raise CheckpointError(
@@ -116,17 +140,31 @@ def _load_config_file(
             f"({', '.join(checkpoint.WEIGHT_FILES)}); no {name} in {source}{source.hint}: check "
             "the path, or pass config="
         )
-    return _check_model_type(config_class, content, f"{name} of {source}")
+    return _create_config(config_class, content, f"{name} of {source}")
 
 
-def _check_model_type(config_class: Any, content: dict[str, Any], where: str) -> dict[str, Any]:
+def _create_config(config_class: Any, content: dict[str, Any], where: str) -> Any:
+    """Returns a configuration with the content of a file, which is checked."""
     model_type = content.get("model_type", config_class.model_type)
-    if model_type != config_class.model_type:
+    if isinstance(model_type, str) and model_type != config_class.model_type:
         raise CheckpointError(
             f"these classes load models of type {config_class.model_type!r}; {where} says "
             f"{model_type!r}: load it with the classes of its own type"
         )
-    return content
+    invalid = find_invalid_key(content, config_class)
+    if invalid is not None:
+        raise CheckpointError(f"{where}: {invalid}: correct it, or download it again")
+    try:
+        return config_class.from_dict(copy.deepcopy(content))
+    except Exception as error:  # `transformers` has no common exception for invalid values
+        raise CheckpointError(
+            f"{where} must be a configuration of {config_class.model_type!r}; it is not "
+            f"({_first_line(error)}): correct it, or download it again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _load_json(source: checkpoint.Source, name: str) -> dict[str, Any] | None:
@@ -135,10 +173,14 @@ def _load_json(source: checkpoint.Source, name: str) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): download it again") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({_first_line(error)}): download it again"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object; it holds {type(content).__name__}")
+        raise CheckpointError(
+            f"{path} must hold a JSON object; it holds {type(content).__name__}: download it again"
+        )
     return content
 
 
@@ -147,7 +189,13 @@ def load_generation_config(source: checkpoint.Source) -> Any:
     content = _load_json(source, "generation_config.json")
     if content is None:
         return None
-    return _transformers.generation_config_class().from_dict(content)
+    try:
+        return _transformers.generation_config_class().from_dict(content)
+    except Exception as error:  # see `_create_config`
+        raise CheckpointError(
+            f"generation_config.json of {source} must be one of `transformers`; it is not "
+            f"({_first_line(error)}): correct it, or remove it"
+        ) from error
 
 
 def load_params(
@@ -166,7 +214,8 @@ def load_params(
       initialize: Whether the caller initializes what is missing; only the warning depends on it.
 
     Raises:
-      CheckpointError: If the checkpoint has none of the model's parameters.
+      CheckpointError: If the checkpoint has none of the model's parameters, or if some of them are
+        not floating-point numbers.
       ValueError: If shapes differ.
 
     Warns:
@@ -193,9 +242,24 @@ def load_params(
             f"{checkpoint.format_paths(matched.unexpected) or 'none at all'}: check that it is a "
             "checkpoint of a BigBird model"
         )
+    _check_dtypes(matched.params, file)
     _warn_about_differences(name, file, matched, shapes, initialize=initialize)
     _warn_about_another_task(model)
     return jax.tree.map(jnp.asarray, unflatten_dict(matched.params))
+
+
+def _check_dtypes(params: checkpoint.Flat, file: Path) -> None:
+    """Raises `CheckpointError` unless all parameters have one of `_PARAMETER_DTYPES`."""
+    wrong = [
+        f"{'/'.join(path)} is {leaf.dtype}"
+        for path, leaf in params.items()
+        if leaf.dtype not in _PARAMETER_DTYPES
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"parameters must be float32, float16, bfloat16 or float64; in {file}, {len(wrong)} "
+            f"are not: {', '.join(wrong[:8])}: download it again, or convert them"
+        )
 
 
 def _warn_about_differences(

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import flax_bigbird
-from flax_bigbird._transformers import bigbird_config_class
-from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.models.loading import load_config as load_checkpoint_config
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.option_names import translate_saved_options
 
@@ -32,7 +32,7 @@ def load_config(model: str) -> Any:
             "another"
         )
     try:
-        return bigbird_config_class().from_pretrained(path)
+        return load_checkpoint_config(Source(path))
     except (OSError, ValueError) as error:
         raise OptionError(
             f"model must be a BigBird checkpoint; {path}: {str(error).splitlines()[0]}: name a "
@@ -91,7 +91,7 @@ def load_saved_options(model: str) -> dict[str, Any]:
         return {}
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise OptionError(
             f"{path} must be the options of a run; it is broken ({error}): correct or remove it"
         ) from error
