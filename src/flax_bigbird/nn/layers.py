@@ -79,7 +79,8 @@ class BigBirdLayer(nn.Module):
         """
         batch, length, width = x.shape
         num_chunks = batch * length // TOKENS_PER_CHUNK
-        if num_chunks < 2 or self.is_initializing() or not _is_single_cpu():
+        is_symbolic = not isinstance(num_chunks, int)  # `jax.export` with dimensions that vary
+        if is_symbolic or num_chunks < 2 or self.is_initializing() or not _is_single_cpu():
             return self._feed_forward_chunk(x, options)
 
         def process_chunk(layer: "BigBirdLayer", carry: tuple[()], chunk: Array):

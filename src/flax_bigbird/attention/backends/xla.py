@@ -54,7 +54,8 @@ def block_sparse_attention(
         return x.reshape(batch, num_blocks, size, heads, width).transpose(0, 3, 1, 2, 4)
 
     key_mask = None if mask is None else mask.reshape(batch, num_blocks, size)
-    chunk = _rows_per_step(batch * heads * size * size * pattern.row_width)
+    examples = batch if isinstance(batch, int) else 1  # a symbolic batch of `jax.export`
+    chunk = _rows_per_step(examples * heads * size * size * pattern.row_width)
     config = LoopConfig(scale, pattern.causal, size, chunk)
     out: Array = _attend(config, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
     out = out.transpose(0, 2, 3, 1, 4).reshape(q.shape)

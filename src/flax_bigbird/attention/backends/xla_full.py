@@ -39,7 +39,8 @@ def full_attention(
         weights = masked_softmax(scores, reads)
         return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
 
-    chunk = max(1, _MAX_CHUNK_SCORES // max(1, batch * heads * k.shape[1]))
+    examples = batch if isinstance(batch, int) else 1  # a symbolic batch of `jax.export`
+    chunk = max(1, _MAX_CHUNK_SCORES // max(1, examples * heads * k.shape[1]))
     positions = jnp.arange(length)
     if chunk >= length:
         return attend(q, positions)
