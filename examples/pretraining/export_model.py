@@ -4,6 +4,7 @@ python export_model.py final bigbird-sotu-mini model_card.md
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def export(run: Path, target: Path, card: Path, tokenizer: Path) -> None:
     model.save_pretrained(target, params=model.to_bf16(model.params))
     for name in TOKENIZER_FILES:
         shutil.copy2(tokenizer / name, target)
+    settings = json.loads((target / TOKENIZER_FILES[-1]).read_text(encoding="utf-8"))
+    settings["model_max_length"] = model.config.max_position_embeddings
+    text = json.dumps(settings, indent=2, ensure_ascii=False) + "\n"
+    (target / TOKENIZER_FILES[-1]).write_text(text, encoding="utf-8")
     shutil.copy2(card, target / "README.md")
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 1e6:.1f} MB")

@@ -1,8 +1,8 @@
-"""`SparsityConfig`: the options of attention in a `BigBirdConfig`.
+"""What this package adds to a `BigBirdConfig`: the options of attention, and of a classifier.
 
-`transformers.BigBirdConfig` has no keys for the window, the global blocks or the rule of the random
-blocks. This package adds them to `config.json` as optional keys; a published checkpoint lacks them
-and gets the defaults.
+`transformers.BigBirdConfig` has no keys for the window, the global blocks, the rule of the random
+blocks, or the pooling of a sequence classifier. This package adds them to `config.json` as optional
+keys; a published checkpoint lacks them and gets the defaults.
 """
 
 import dataclasses
@@ -27,6 +27,8 @@ MAX_VALUES = {
     "max_chosen_global_blocks": MAX_BLOCKS,
     "max_position_embeddings": 2**20,
 }
+
+CLASSIFIER_POOLINGS = ("cls", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +211,23 @@ class SparsityConfig:
         return self.implementation if self.implementation in FULL_IMPLEMENTATIONS else None
 
 
+def classifier_pooling(config: Any) -> str:
+    """Returns what a sequence classifier reads of the last hidden states.
+
+    "cls", the default, is the first token, as in `transformers`. "mean" is the mean over the tokens
+    that are not padding.
+
+    Raises:
+      ValueError: If `config.classifier_pooling` is another value.
+    """
+    pooling = getattr(config, "classifier_pooling", None) or "cls"
+    if pooling not in CLASSIFIER_POOLINGS:
+        raise ValueError(
+            f"config.classifier_pooling must be one of {CLASSIFIER_POOLINGS}; got {pooling!r}"
+        )
+    return pooling
+
+
 def _random_attention(config: Any) -> Any:
     rule = getattr(config, "random_attention", None) or "hf"
     if rule not in RANDOM_ATTENTION_RULES:
@@ -281,3 +300,7 @@ def _max_user_global_blocks(config: Any) -> int:
             raise ValueError(f"config.{key} must be an integer, 1 or more; got {value!r}")
         return value
     return 8
+
+
+OWN_KEYS = (*SparsityConfig.KEYS, "classifier_pooling", "label_thresholds")
+"""The keys that this package adds to `config.json`."""

@@ -47,6 +47,7 @@ def test_its_size_and_configuration():
     assert loaded().config.max_position_embeddings == 4096
     assert loaded().config.padding_invariant
     assert 4000 <= loaded().config.vocab_size <= 8000
+    assert load_tokenizer(DEFAULT_MODEL).model_max_length == 4096
 
 
 def test_its_model_card_states_its_source():
@@ -131,6 +132,7 @@ def test_a_head_is_trained_in_float32_from_it(tmp_path):
             tokens_per_batch=256,
             max_steps=2,
             learning_rate=1e-6,
+            validation_fraction=0.0,  # or the linear probe is saved, if no step improves on it
         )
     )
     trained = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(tmp_path / "run")

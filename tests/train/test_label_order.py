@@ -20,7 +20,7 @@ def make_checkpoint(tmp_path_factory):
     return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
 
-def continue_training(tmp_path, checkpoint, task, rows):
+def continue_training(tmp_path, checkpoint, task, rows, **changes):
     """Runs one step at learning rate 0; returns the model before, the model after and messages."""
     recorded = RecordingCallback()
     options = tiny_run_options(
@@ -32,6 +32,7 @@ def continue_training(tmp_path, checkpoint, task, rows):
         validation_fraction=0,
         learning_rate=0.0,
         max_steps=1,
+        **changes,
     )
     train(options, [recorded])
     model_class = getattr(
@@ -85,6 +86,40 @@ def test_other_labels_get_a_new_output_layer(tmp_path, make_checkpoint, checkpoi
     assert not np.array_equal(old["out_proj"]["kernel"], new["out_proj"]["kernel"])
     expected = f"({', '.join(checkpoint_names)}), so its output layer is initialized anew"
     assert any(expected in message for message in messages)
+
+
+@pytest.mark.parametrize("own", [None, "cls", "mean"])
+@pytest.mark.parametrize("given", [None, "cls", "mean"])
+def test_a_head_keeps_its_pooling_unless_another_is_given(tmp_path, make_checkpoint, own, given):
+    keys = {} if own is None else {"classifier_pooling": own}
+    checkpoint = make_checkpoint(SEQUENCE, id2label={0: "negative", 1: "positive"}, **keys)
+    before, after, messages = continue_training(
+        tmp_path,
+        checkpoint,
+        "sequence-classification",
+        labeled_rows(["negative", "positive"]),
+        classifier_pooling=given,
+    )
+    expected = given or own or "cls"
+    assert after.config.classifier_pooling == expected
+    changed = any("classifier_pooling is not that of" in message for message in messages)
+    assert changed == (expected != (own or "cls"))
+    same = jax.tree.structure(before.params) == jax.tree.structure(after.params)
+    assert same != changed
+    old, new = (model.params["classifier"]["out_proj"]["kernel"] for model in (before, after))
+    assert np.array_equal(old, new) != changed
+
+
+@pytest.mark.filterwarnings("ignore::flax_bigbird.checkpoint.CheckpointWarning")
+@pytest.mark.parametrize("given", [None, "cls", "mean"])
+def test_a_new_head_reads_the_mean_by_default(tmp_path, make_checkpoint, given):
+    checkpoint = make_checkpoint("FlaxBigBirdForMaskedLM")
+    rows = labeled_rows(["b", "a"])
+    _, after, _ = continue_training(
+        tmp_path, checkpoint, "sequence-classification", rows, classifier_pooling=given
+    )
+    assert after.config.classifier_pooling == (given or "mean")
+    assert ("dense" in after.params["classifier"]) == (given == "cls")
 
 
 def test_the_order_of_tags_is_kept(tmp_path, make_checkpoint):

@@ -1,6 +1,7 @@
 """Runs that learn labels: of documents, as names, sets and numbers, and of words."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from tiny_runs import tiny_run_options, write_jsonl, write_labeled_texts
 
 import flax_bigbird
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.inference import evaluate, load_predictor
 from flax_bigbird.train import train
 
 
@@ -38,6 +40,17 @@ def test_documents_are_classified(tmp_path, label, metric, minimum, problem_type
     folder = tmp_path / "run"
     model = flax_bigbird.FlaxBigBirdForSequenceClassification.from_pretrained(folder)
     assert model.config.problem_type == problem_type
+    assert model.config.classifier_pooling == "mean"
+    if label != "number":
+        supports = {name: row["support"] for name, row in report["classification_report"].items()}
+        assert supports == {"harbor": 20, "meadow": 20} | ({"text": 40} if label == "list" else {})
+    if label == "list":
+        assert model.config.label_thresholds == report["label_thresholds"]
+        assert report["label_thresholds"]["text"] == 0.5  # every text has it
+        task: Any = load_predictor(folder).task
+        assert task.thresholds.tolist() == list(report["label_thresholds"].values())
+        again = evaluate(folder, [validation])["metrics"]
+        assert again == pytest.approx(report["metrics"], abs=1e-6)
     assert model.config.padding_invariant
     assert model.config.random_attention == "fixed"
     if label == "name":

@@ -48,12 +48,28 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
     assert after.config.max_position_embeddings == 100
     assert any("tiled from 64 to 100" in text for text in recorded.messages)
     (about_head,) = [text for text in recorded.messages if "head" in text]
-    assert about_head == (
-        "The head classifier is new and starts from random parameters; not used of the checkpoint: "
-        "cls."
-    )
+    assert about_head == "The head classifier is new; not used of the checkpoint: cls."
     vocabulary = (tmp_path / "run" / "spiece.model").read_bytes()
     assert vocabulary == (pretrained / "spiece.model").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"max_length": 32, "config_overrides": TINY_MODEL | {"max_position_embeddings": 96}}, 96),
+        ({"max_length": 48}, 48),
+    ],
+)
+def test_the_tokenizer_reads_as_many_tokens_as_the_model(tmp_path, data, changes, expected):
+    """A run of shorter texts does not limit what users of the model read."""
+    train(tiny_run_options(tmp_path, "masked-lm", train_files=[data], max_steps=1, **changes))
+    first = load_tokenizer(tmp_path / "run")
+    assert first.model_max_length == expected
+    first.model_max_length = 20
+    first.save_pretrained(tmp_path / "run")
+    options = {"model": str(tmp_path / "run"), "config_overrides": {}, "max_length": 16}
+    train(tiny_run_options(tmp_path / "next", train_files=[data], max_steps=1, **options))
+    assert load_tokenizer(tmp_path / "next" / "run").model_max_length == expected
 
 
 @pytest.mark.parametrize(
@@ -112,7 +128,7 @@ def test_differences_are_summarized_by_module():
     ]
     heads = ["qa_classifier/kernel", "classifier/kernel", "classifier/bias"]
     assert summarize(warning(new_parameters=heads)) == [
-        "The heads classifier and qa_classifier are new and start from random parameters."
+        "The heads classifier and qa_classifier are new."
     ]
 
 

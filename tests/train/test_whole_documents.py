@@ -93,15 +93,24 @@ def test_predictions_agree_with_the_evaluation(run, data):
     ids = task.tokenizer(rows[0]["text"], add_special_tokens=False, verbose=False)["input_ids"]
     windows = covering_windows(ids, task.tokenizer, task.options.length)
     assert len(windows) > 1
-    logits = predictor.model(np.array(windows)).logits
-    np.testing.assert_allclose(scores[0], jax.nn.softmax(logits).mean(0), atol=1e-5)
+    states = predictor.model(np.array(windows), output_hidden_states=True).hidden_states[-1]
+    head = predictor.model.params["classifier"]["out_proj"]
+    mean = states.reshape(-1, states.shape[-1]).mean(0)  # over all tokens of all windows
+    expected = jax.nn.softmax(mean @ head["kernel"] + head["bias"])
+    np.testing.assert_allclose(scores[0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("label", ["list", "number"])
-def test_sets_of_labels_and_numbers(label, tmp_path):
+def test_sets_of_labels_and_numbers(label, pooling, tmp_path):
     data = write_labeled_texts(tmp_path / "a.jsonl", label=label)
     options = tiny_run_options(
-        tmp_path, train_files=[data], whole_documents=True, max_length=16, max_steps=3
+        tmp_path,
+        train_files=[data],
+        whole_documents=True,
+        max_length=16,
+        max_steps=3,
+        classifier_pooling=pooling,
     )
     report = train(options)
     assert all(np.isfinite(list(report["metrics"].values())))

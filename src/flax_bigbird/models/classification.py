@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float, Int, Shaped
 
+from flax_bigbird.config import classifier_pooling
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.models.inputs import ModelInputs
 from flax_bigbird.models.outputs import (
@@ -15,25 +16,37 @@ from flax_bigbird.models.outputs import (
 from flax_bigbird.models.task_module import TaskModule, per_layer_fields
 from flax_bigbird.nn.context import CallOptions
 from flax_bigbird.nn.dropout import Dropout
-from flax_bigbird.nn.heads import ClassificationHead, classifier_dropout
+from flax_bigbird.nn.heads import ClassificationHead, MeanPoolingHead, classifier_dropout
 
 
 class FlaxBigBirdForSequenceClassificationModule(TaskModule):
-    """Computes `num_labels` logits from the first token, without the pooler."""
+    """Computes `num_labels` logits from the first token or the mean, without the pooler."""
 
     def setup(self):
         # The pooler is not used, but published checkpoints have its parameters.
         self.bert = self.backbone(add_pooling_layer=True)
-        self.classifier = ClassificationHead(self.config, self.dtype)
+        heads = {"cls": ClassificationHead, "mean": MeanPoolingHead}
+        self.classifier = heads[classifier_pooling(self.config)](self.config, self.dtype)
 
     def head(self, states, inputs, deterministic):
         """Returns the logits of every sequence."""
-        logits = self.classifier(states.last_hidden_state, deterministic=deterministic)
+        x = states.last_hidden_state
+        if isinstance(self.classifier, MeanPoolingHead):
+            mask = inputs.attention_mask
+            mask = None if mask is None else mask.astype(bool)
+            logits = self.classifier(x, mask, deterministic=deterministic)
+        else:
+            logits = self.classifier(x, deterministic=deterministic)
         return FlaxSequenceClassifierOutput(logits, **per_layer_fields(states))
 
 
 class FlaxBigBirdForSequenceClassification(FlaxBigBirdPreTrainedModel):
-    """The model with a classification or regression head on the whole sequence."""
+    """The model with a classification or regression head on the whole sequence.
+
+    `config.classifier_pooling` says what the head reads: the first token ("cls", the default, which
+    is the head of `transformers`), or the mean over the tokens that are not padding ("mean", the
+    default of `bigbird train`; `ModernBertConfig` has the same key).
+    """
 
     module_class = FlaxBigBirdForSequenceClassificationModule
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from flax_bigbird import _transformers
-from flax_bigbird.config import SparsityConfig
+from flax_bigbird.config import SparsityConfig, classifier_pooling
 from flax_bigbird.models.config_rules import find_invalid_value
 from flax_bigbird.nn.activations import activation
 
@@ -27,4 +27,5 @@ def check_config(config: Any) -> None:
             f"{config.hidden_size} and {config.num_attention_heads}"
         )
     activation(config.hidden_act)
+    classifier_pooling(config)
     SparsityConfig.from_hf(config)

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_bigbird import _transformers, checkpoint
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
-from flax_bigbird.config import SparsityConfig
+from flax_bigbird.config import OWN_KEYS, SparsityConfig
 from flax_bigbird.models.config_checks import check_config
 from flax_bigbird.models.config_rules import find_invalid_key
 from flax_bigbird.models.parameterized import ParameterizedModel, Params
@@ -69,7 +69,7 @@ def resolve_config(
     module_class: Any = cls.module_class
     fields = {field.name for field in dataclasses.fields(module_class)} - _RESERVED_FIELDS
     module_kwargs: dict[str, Any] = {}
-    own_keys = (*SparsityConfig.KEYS, SparsityConfig.IMPLEMENTATION_KEY)
+    own_keys = (*OWN_KEYS, SparsityConfig.IMPLEMENTATION_KEY)
     if overrides.get("proxies"):
         _warn(
             "proxies= is not used: the client of the Hub reads the environment variables "

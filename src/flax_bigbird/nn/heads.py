@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_bigbird.attention import vary_together
 from flax_bigbird.nn.activations import activation
@@ -139,6 +139,52 @@ class ClassificationHead(nn.Module):
         x = self.dropout(x[:, 0], deterministic=deterministic)
         x = activation(self.config.hidden_act)(self.dense(x))
         return self.out_proj(self.dropout(x, deterministic=deterministic))
+
+
+class MeanPoolingHead(nn.Module):
+    """Computes `num_labels` logits from the mean of the hidden states.
+
+    The order is mean, dropout, output projection. Without a layer between the mean and the
+    projection, a linear classifier of the means is such a head exactly, and the logits of a
+    document in several windows are the mean of theirs, weighted by their numbers of tokens.
+    """
+
+    config: Any
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.out_proj = nn.Dense(self.config.num_labels, dtype=self.dtype)
+        self.dropout = Dropout(classifier_dropout(self.config))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B T"] | None,
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "B labels"]:
+        """Returns the logits.
+
+        Args:
+          x: The hidden states.
+          mask: True at the tokens to average; None for all.
+          deterministic: Whether to disable dropout.
+        """
+        mean = masked_mean(x, mask)
+        return self.out_proj(self.dropout(mean, deterministic=deterministic))
+
+
+def masked_mean(x: Float[Array, "B T D"], mask: Bool[Array, "B T"] | None) -> Float[Array, "B D"]:
+    """Returns the mean over the tokens where `mask` is True, summed in float32.
+
+    Values elsewhere have no effect, even if they are not finite. Without any token, it is 0.
+    """
+    values = x.astype(jnp.float32)
+    if mask is None:
+        return values.mean(1).astype(x.dtype)
+    total = jnp.where(mask[:, :, None], values, 0.0).sum(1)
+    count = jnp.maximum(mask.sum(1, keepdims=True), 1).astype(jnp.float32)
+    return (total / count).astype(x.dtype)
 
 
 class QuestionAnsweringHead(nn.Module):

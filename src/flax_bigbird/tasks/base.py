@@ -6,12 +6,13 @@ needs to know.
 """
 
 import abc
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
+from flax_bigbird.data.batching import Bucket
 from flax_bigbird.data.columns import ColumnKind, find_surrogate
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.splitting import RowLabels
@@ -232,6 +233,30 @@ class Task(abc.ABC):
           **call: Arguments for the model, such as `train` and `dropout_rng`.
         """
 
+    def fit_new_head(
+        self,
+        model: Any,
+        encoded: EncodedDataset,
+        buckets: list[Bucket],
+        seed: int,
+        log: Callable[[str], None],
+    ) -> Any:
+        """Fits a new head to the outputs of the model, which is not changed.
+
+        Args:
+          model: The model, whose head has random parameters.
+          encoded: The training examples.
+          buckets: The buckets of the examples.
+          seed: The seed of every random choice.
+          log: Called with sentences about the work.
+
+        Returns:
+          All parameters of the model, those of the head among them; None, the default, to start
+          from the random ones.
+        """
+        del model, encoded, buckets, seed, log
+        return None
+
     @abc.abstractmethod
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         """Returns the values that the metrics are computed from, `[B, ...]` each; it is traced."""
@@ -254,6 +279,16 @@ class Task(abc.ABC):
           outputs: The outputs of `merge_windows`.
           encoded: The examples.
         """
+
+    def tuned_config(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
+        """Returns keys of the model's configuration that are chosen on the validation data.
+
+        Args:
+          outputs: The outputs of `merge_windows` for the validation data.
+          encoded: The examples.
+        """
+        del outputs, encoded
+        return {}
 
     def report_details(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
         """Returns additional entries for the report of a run, for example a confusion matrix."""

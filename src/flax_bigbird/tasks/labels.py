@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import numpy as np
+
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.types import Dataset
 
 
@@ -67,6 +70,27 @@ def problem_type(config: Any) -> str:
     if config.problem_type:
         return config.problem_type
     return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+def label_thresholds(config: Any, names: list[str]) -> np.ndarray:
+    """Returns the probability from which each label of a set is predicted, `[num_labels]`.
+
+    Args:
+      config: The configuration; its `label_thresholds` map names to thresholds, 0.5 by default.
+      names: The names of the labels.
+
+    Raises:
+      OptionError: if the thresholds are not such a mapping.
+    """
+    thresholds = getattr(config, "label_thresholds", None) or {}
+    is_mapping = isinstance(thresholds, dict) and set(thresholds) <= set(names)
+    values = thresholds.values() if is_mapping else ()
+    if not is_mapping or not all(isinstance(v, int | float) and 0 <= v <= 1 for v in values):
+        raise OptionError(
+            "config.label_thresholds must map labels of the model to numbers from 0 to 1; got "
+            f"{thresholds!r}: correct or remove the key"
+        )
+    return np.array([float(thresholds.get(name, 0.5)) for name in names])
 
 
 def is_integer(name: str) -> bool:

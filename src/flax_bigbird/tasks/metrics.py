@@ -51,17 +51,21 @@ def single_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, fl
     return metrics
 
 
-def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns micro and macro F1 at a probability of 0.5, exact matches, and macro AUROC.
+def multi_label_metrics(
+    logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray | None = None
+) -> dict[str, float]:
+    """Returns micro and macro F1, exact matches, and macro AUROC.
 
     AUROC is the mean over the labels that some examples have and others do not.
 
     Args:
       logits: `[num_examples, num_labels]`.
       labels: `[num_examples, num_labels]`, 0 or 1.
+      predicted: `[num_examples, num_labels]`, the labels that are predicted; by default, those with
+        a probability of 0.5 or more.
     """
     sklearn = _sklearn_metrics()
-    predicted = logits > 0
+    predicted = logits >= 0 if predicted is None else predicted
     metrics = {
         "micro_f1": float(sklearn.f1_score(labels, predicted, average="micro", zero_division=0)),
         "macro_f1": float(sklearn.f1_score(labels, predicted, average="macro", zero_division=0)),
@@ -135,6 +139,60 @@ def tag_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         return {"accuracy": 0.0, "macro_f1": 0.0}
     macro_f1 = _sklearn_metrics().f1_score(targets, predicted, average="macro", zero_division=0)
     return {"accuracy": float((predicted == targets).mean()), "macro_f1": float(macro_f1)}
+
+
+def classification_report(
+    labels: np.ndarray, predicted: np.ndarray, names: list[str]
+) -> dict[str, dict[str, float]]:
+    """Returns precision, recall, F1 and support of each class, named as in scikit-learn.
+
+    Args:
+      labels: `[num_examples]`, class indices; or `[num_examples, num_classes]`, 0 or 1.
+      predicted: The predictions, in the same form.
+      names: The names of the classes.
+    """
+    columns = _sklearn_metrics().precision_recall_fscore_support(
+        labels, predicted, labels=list(range(len(names))), zero_division=0
+    )
+    keys = ("precision", "recall", "f1-score", "support")
+    return {
+        name: dict(zip(keys, map(float, values), strict=True))
+        for name, *values in zip(names, *columns, strict=True)
+    }
+
+
+def best_thresholds(
+    probabilities: np.ndarray, labels: np.ndarray, min_examples: int
+) -> list[float]:
+    """Returns, for each label of a set, the threshold of the probability with the highest F1.
+
+    It lies halfway between two neighboring probabilities. Of several, it is the one nearest to 0.5,
+    which is also the threshold of a label that too few examples have, or lack.
+
+    Args:
+      probabilities: `[num_examples, num_labels]`.
+      labels: `[num_examples, num_labels]`, 0 or 1.
+      min_examples: The minimum number of examples with a label, and of examples without it.
+    """
+    return [
+        _best_threshold(scores, truth)
+        if min_examples <= truth.sum() <= len(truth) - min_examples
+        else 0.5
+        for scores, truth in zip(probabilities.T, labels.T, strict=True)
+    ]
+
+
+def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], np.cumsum(truth[order])
+    f1 = 2 * hits / (np.arange(1, len(scores) + 1) + hits[-1])
+    thresholds = (scores + np.append(scores[1:], 0.0)) / 2
+    f1[scores == np.append(scores[1:], -1.0)] = -1.0  # equal scores cannot be told apart
+    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+    is_half_best = f1[max(0, int((scores >= 0.5).sum()) - 1)] >= f1.max() - 1e-12
+    if is_half_best and (scores >= 0.5).any():
+        return 0.5
+    return float(min(thresholds[best], key=lambda threshold: abs(threshold - 0.5)))
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,52 +1,61 @@
 """Sequence classification: a class, a set of labels, or a value for each document."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
+from flax_bigbird.config import classifier_pooling
+from flax_bigbird.data.batching import Bucket
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
-from flax_bigbird.data.loading import (
-    SPLIT_NAMES,
-    require_columns,
-    require_texts,
-    row_location,
-)
+from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
 from flax_bigbird.data.splitting import RowLabels
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
-from flax_bigbird.data.windows import covering_windows
-from flax_bigbird.nn.losses import classification_losses
+from flax_bigbird.data.tokenization import column_array, tokenize
+from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks import metrics
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.base import (
+    EncodedDataset,
+    Loss,
+    Split,
+    Task,
+    Window,
+    get_text,
+)
+from flax_bigbird.tasks.document_scores import combine_windows, document_means, probabilities
 from flax_bigbird.tasks.labels import (
     class_names,
-    is_integer,
     label_config,
     label_indices,
     label_names,
+    label_thresholds,
     problem_type,
+)
+from flax_bigbird.tasks.linear_probing import ProbeData, fit_head
+from flax_bigbird.tasks.sequence_encoding import encode_documents, encode_windows, text_columns
+from flax_bigbird.tasks.sequence_labels import (
+    MULTI_LABEL,
+    REGRESSION,
+    SINGLE_LABEL,
+    check_known_labels,
+    check_label_types,
+    distinct_labels,
+    get_labels,
+    infer_problem_type,
+    replace_class_codes,
+)
+from flax_bigbird.tasks.sequence_losses import (
+    balanced_weights,
+    check_loss_options,
+    example_losses,
+    smooth_losses,
 )
 from flax_bigbird.tasks.task_options import SequenceClassificationOptions
 
-SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
-REGRESSION = "regression"
+MIN_EXAMPLES_TO_TUNE = 10
+"""The number of validation examples with a label, and without it, that its threshold needs."""
 
-_EXPECTED_LABELS = {
-    REGRESSION: "numbers",
-    MULTI_LABEL: "lists of names or integers",
-    SINGLE_LABEL: "names or integers",
-}
 _METRIC_FOR_BEST_MODEL = {
     SINGLE_LABEL: "accuracy",
     MULTI_LABEL: "micro_f1",
@@ -59,10 +68,11 @@ class SequenceClassification(Task):
 
     `problem_type` says which of them; by default, it follows from the labels. Documents longer
     than `max_length` are truncated, or split into windows if `whole_documents` is set. The scores
-    of a document are then the mean over its windows.
+    of a document then follow from those of its windows, see `combine_windows`.
 
     A prediction is `{"label", "score", "scores"}`; `{"labels", "scores"}` for sets of labels, which
-    are those with a probability of 0.5 or more; or `{"value"}`.
+    are those whose probability reaches the `label_thresholds` of the model's configuration, by
+    default 0.5; or `{"value"}`.
     """
 
     name = "sequence-classification"
@@ -75,45 +85,49 @@ class SequenceClassification(Task):
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
         super().__init__(options, tokenizer, config)
         self.problem_type: str = options.problem_type or problem_type(config)
+        self.pooling = classifier_pooling(config)
         self.label_names = label_names(config)
+        self.thresholds = label_thresholds(config, self.label_names)
         self.label_indices = label_indices(config)
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
-        columns: dict[str, ColumnKind] = dict.fromkeys(_text_columns(options), "text")
+        columns: dict[str, ColumnKind] = dict.fromkeys(text_columns(options), "text")
         columns[options.label_column] = "label"
         return columns
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
-        columns = _text_columns(options)
+        columns = text_columns(options)
         require_columns(rows, [*columns, options.label_column], split)
         messages = require_texts(rows, columns, split)
-        _get_labels(options, rows, split)
+        get_labels(options.label_column, rows, split)
         return messages
 
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         column = options.label_column
         require_columns(rows, [options.text_column, column], "train")
-        labels = _get_labels(options, rows, "train")
-        kind = options.problem_type or _infer_problem_type(labels[0])
-        _check_label_types(labels, kind, rows, "train")
+        labels = get_labels(options.label_column, rows, "train")
+        kind = options.problem_type or infer_problem_type(labels[0])
+        check_label_types(labels, kind, rows, "train")
+        check_loss_options(options, kind)
+        head = {"problem_type": kind, "classifier_pooling": options.classifier_pooling}
         if kind == REGRESSION:
-            return label_config(["value"]) | {"problem_type": kind}
-        distinct = [str(label) for label in _distinct_labels(labels, kind)]
+            return label_config(["value"]) | head
+        distinct = [str(label) for label in distinct_labels(labels, kind)]
         if len(distinct) < 2 and kind == SINGLE_LABEL:
             raise DataError(
                 f"classes must be two or more; column {column!r} of the training data holds "
                 f"{distinct}: check label_column"
             )
         names = class_names(rows, column) or distinct
-        return label_config(names) | {"problem_type": kind}
+        return label_config(names) | head
 
     @classmethod
     def stratification_labels(cls, options: Any, rows: Dataset) -> RowLabels | None:
-        labels = _get_labels(options, rows, "train")
-        kind = options.problem_type or _infer_problem_type(labels[0])
+        labels = get_labels(options.label_column, rows, "train")
+        kind = options.problem_type or infer_problem_type(labels[0])
         if kind == REGRESSION:
             return None
         return labels if kind == MULTI_LABEL else [[label] for label in labels]
@@ -121,7 +135,7 @@ class SequenceClassification(Task):
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         for batch in rows.iter(64):
-            for column in _text_columns(options):
+            for column in text_columns(options):
                 yield from filter(None, batch[column])  # type: ignore[index]
 
     @property
@@ -129,50 +143,31 @@ class SequenceClassification(Task):
         return _METRIC_FOR_BEST_MODEL[self.problem_type]
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
-        options, tokenizer = self.options, self.tokenizer
+        options, label_column = self.options, self.options.label_column
         messages = self.check_rows(options, rows, split)
-        label_column, columns = options.label_column, _text_columns(options)
         if self.problem_type != REGRESSION:
-            rows = self._with_class_names(rows)
-        labels = _get_labels(options, rows, split)
-        _check_label_types(labels, self.problem_type, rows, split)
-        self._check_known_labels(labels, rows, split)
+            rows = replace_class_codes(rows, label_column, self.label_names, self.label_indices)
+        labels = get_labels(label_column, rows, split)
+        check_label_types(labels, self.problem_type, rows, split)
+        check_known_labels(
+            labels, self.problem_type, self.label_names, self.label_indices, rows, split
+        )
 
-        def encode_batch(batch: Batch, indices: list[int]) -> Batch:
-            encoded: Batch = {"input_ids": [], "length": [], label_column: []}
-            info: list[Any] = []
-            texts = zip(*(tokenize(tokenizer, batch[name]) for name in columns), strict=True)
-            rows = zip(texts, batch[label_column], indices, strict=True)
-            for parts, label, index in rows:
-                windows, truncated = self._encode_parts(parts)
-                for ids in windows:
-                    encoded["input_ids"].append(ids)
-                    encoded["length"].append(len(ids))
-                    encoded[label_column].append(label)
-                    info.append(index if options.whole_documents else truncated)
-            encoded["document" if options.whole_documents else "cut"] = info
-            return encoded
-
-        fingerprint = tokenizer_fingerprint(tokenizer)
-        if options.whole_documents:
-            key: tuple[Any, ...] = ("whole", columns[0], options.length, fingerprint, label_column)
-        else:
-            key = ("texts", columns, options.length, fingerprint, [label_column])
-        examples = map_cached(rows, encode_batch, *key, with_indices=True)
-        if options.whole_documents:
-            if len(examples) > len(rows):
-                messages.append(
-                    f"{len(rows):,} documents of the {SPLIT_NAMES[split]} are {len(examples):,} "
-                    "windows"
-                )
-            return EncodedDataset(examples, messages)
-        truncated = int(column_array(examples, "cut").sum())
+        examples, truncated = encode_documents(rows, self.tokenizer, options)
+        if split == "train" and getattr(options, "class_weights", "none") == "balanced":
+            indices = [self.label_indices[label] for label in examples[label_column]]
+            weights = balanced_weights(indices)
+            examples = examples.add_column("weight", weights)  # type: ignore[arg-type]
+        if len(examples) > len(rows):
+            messages.append(
+                f"{len(rows):,} documents of the {SPLIT_NAMES[split]} are {len(examples):,} windows"
+            )
         if truncated:
             messages.append(
                 f"{truncated:,} of {len(examples):,} documents of the {SPLIT_NAMES[split]} are "
                 f"longer than {options.length:,} tokens and are truncated"
             )
-        return EncodedDataset(examples.remove_columns("cut"), messages)
+        return EncodedDataset(examples, messages)
 
     def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
         value = example[self.options.label_column]
@@ -183,38 +178,73 @@ class SequenceClassification(Task):
         else:
             labels = np.zeros(len(self.label_names), np.float32)
             labels[[self.label_indices[label] for label in value]] = 1
-        return self.pad(example["input_ids"], length) | {"labels": labels}
+        arrays = self.pad(example["input_ids"], length) | {"labels": labels}
+        if "weight" in example:
+            arrays["weights"] = np.asarray(example["weight"], np.float32)
+        return arrays
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         logits = self._logits(model, params, batch, **call)
-        return Loss(self._losses(logits, batch["labels"]).mean(), batch["labels"].shape[0])
+        losses = example_losses(logits, batch["labels"], self.problem_type)
+        if smoothing := getattr(self.options, "label_smoothing_factor", 0.0):
+            losses = smooth_losses(losses, logits, smoothing)
+        weights = batch.get("weights")
+        if weights is None:
+            return Loss(losses.mean(), losses.shape[0])
+        return Loss((losses * weights).sum() / weights.sum(), weights.sum())
+
+    def fit_new_head(
+        self,
+        model: Any,
+        encoded: EncodedDataset,
+        buckets: list[Bucket],
+        seed: int,
+        log: Callable[[str], None],
+    ) -> Any:
+        """Fits a regularized linear classifier to the features, unless `linear_probing` is off."""
+        if not getattr(self.options, "linear_probing", False):
+            return None
+        examples = encoded.examples
+        whole = self.options.whole_documents
+        document = column_array(examples, "document") if whole else np.arange(len(examples))
+        data = ProbeData(examples, buckets, document, self.collate)
+        balanced = getattr(self.options, "class_weights", "none") == "balanced"
+        return fit_head(
+            model,
+            data.sample(seed),
+            self.problem_type,
+            seed=seed,
+            weigh_by_tokens=self.pooling == "mean",
+            class_weight="balanced" if balanced else None,
+            log=log,
+        )
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self._logits(model, params, batch)
-        losses = self._losses(logits, batch["labels"])
-        return {"logits": logits, "labels": batch["labels"], "losses": losses}
+        return {
+            "logits": logits,
+            "labels": batch["labels"],
+            "losses": example_losses(logits, batch["labels"], self.problem_type),
+            "num_tokens": batch["attention_mask"].sum(-1),
+        }
 
     def merge_windows(self, outputs: Arrays, encoded: EncodedDataset) -> Arrays:
-        """Averages over the windows of a document: probabilities, or the values of a regression."""
+        """Combines the logits of the windows of each document.
+
+        With pooling "cls", the loss of a document is the mean over its windows.
+        """
         if not self.options.whole_documents:
             return outputs
         document = column_array(encoded.examples, "document")
-        num_windows = np.bincount(document)
-
-        def mean(values: np.ndarray) -> np.ndarray:
-            total = np.zeros((len(num_windows), *values.shape[1:]))
-            np.add.at(total, document, values)
-            return total / num_windows.reshape(-1, *[1] * (values.ndim - 1))
-
-        logits = outputs["logits"].astype(np.float64)
-        if self.problem_type == REGRESSION:
-            logits = mean(logits)
-        elif self.problem_type == MULTI_LABEL:
-            logits = special.logit(mean(special.expit(logits)))
+        logits = self._combine_windows(outputs["logits"], outputs["num_tokens"], document)
+        labels = outputs["labels"][np.searchsorted(document, np.arange(len(logits)))]
+        if self.pooling == "cls":
+            losses = document_means(outputs["losses"], document)
         else:
-            logits = np.log(mean(special.softmax(logits, axis=-1)))
-        first_window = np.searchsorted(document, np.arange(len(num_windows)))
-        labels, losses = outputs["labels"][first_window], mean(outputs["losses"])
+            losses = example_losses(
+                jnp.asarray(logits, jnp.float32), jnp.asarray(labels), self.problem_type
+            )
+            losses = np.asarray(losses)
         return {"logits": logits, "labels": labels, "losses": losses}
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
@@ -223,152 +253,73 @@ class SequenceClassification(Task):
         if self.problem_type == REGRESSION:
             return loss | metrics.regression_metrics(logits[:, 0], labels)
         if self.problem_type == MULTI_LABEL:
-            return loss | metrics.multi_label_metrics(logits, labels)
+            predicted = self._predicted_labels(logits)
+            return loss | metrics.multi_label_metrics(logits, labels, predicted)
         return loss | metrics.single_label_metrics(logits, labels)
 
     def report_details(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
-        """Returns the confusion matrix of classes: true classes by predicted classes."""
-        if self.problem_type != SINGLE_LABEL:
+        """Returns precision, recall and F1 of each label, and the confusion matrix of classes."""
+        labels, names = outputs["labels"], self.label_names
+        if self.problem_type == REGRESSION:
             return {}
-        predicted, names = outputs["logits"].argmax(-1), self.label_names
-        matrix = metrics.confusion_matrix(outputs["labels"], predicted, len(names))
-        return {"confusion_matrix": {"labels": names, "rows": matrix.tolist()}}
+        if self.problem_type == MULTI_LABEL:
+            predicted = self._predicted_labels(outputs["logits"])
+            thresholds = dict(zip(names, self.thresholds.tolist(), strict=True))
+            report = metrics.classification_report(labels.astype(int), predicted.astype(int), names)
+            return {"classification_report": report, "label_thresholds": thresholds}
+        predicted = outputs["logits"].argmax(-1)
+        matrix = metrics.confusion_matrix(labels, predicted, len(names))
+        return {
+            "confusion_matrix": {"labels": names, "rows": matrix.tolist()},
+            "classification_report": metrics.classification_report(labels, predicted, names),
+        }
+
+    def tuned_config(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, Any]:
+        """Returns the thresholds with the highest F1 of each label of a set."""
+        if self.problem_type != MULTI_LABEL:
+            return {}
+        values = probabilities(outputs["logits"].astype(np.float64), MULTI_LABEL)
+        thresholds = metrics.best_thresholds(values, outputs["labels"], MIN_EXAMPLES_TO_TUNE)
+        return {"label_thresholds": dict(zip(self.label_names, thresholds, strict=True))}
 
     def encode(self, row: Row) -> list[Window]:
-        texts = [get_text(row, column) for column in _text_columns(self.options)]
-        windows, _ = self._encode_parts(tokenize(self.tokenizer, texts))
+        texts = [get_text(row, column) for column in text_columns(self.options)]
+        parts = tokenize(self.tokenizer, texts)
+        windows, _ = encode_windows(parts, self.tokenizer, self.options)
         return [Window(ids) for ids in windows]
 
     def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self._logits(model, params, batch)
-        if self.problem_type == REGRESSION:
-            return {"value": logits[:, 0]}
-        multi_label = self.problem_type == MULTI_LABEL
-        return {"scores": jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits)}
+        return {"logits": logits, "num_tokens": batch["attention_mask"].sum(-1)}
 
     def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        means = {name: np.mean([o[name] for o in outputs], axis=0) for name in outputs[0]}
+        window_logits, num_tokens = (
+            np.stack([output[name] for output in outputs]) for name in ("logits", "num_tokens")
+        )
+        (logits,) = self._combine_windows(window_logits, num_tokens, np.zeros(len(outputs), int))
         if self.problem_type == REGRESSION:
-            return {"value": float(means["value"])}
-        scores = dict(zip(self.label_names, map(float, means["scores"]), strict=True))
+            return {"value": float(logits[0])}
+        values = probabilities(logits, self.problem_type)
+        scores = dict(zip(self.label_names, map(float, values), strict=True))
         if self.problem_type == MULTI_LABEL:
-            labels = [name for name, score in scores.items() if score >= 0.5]
+            is_predicted = self._predicted_labels(logits)
+            labels = [name for name, yes in zip(scores, is_predicted, strict=True) if yes]
             return {"labels": labels, "scores": scores}
         best = max(scores, key=scores.__getitem__)
         return {"label": best, "score": scores[best], "scores": scores}
 
-    def _encode_parts(self, parts: Sequence[list[int]]) -> tuple[list[list[int]], bool]:
-        """Returns the windows of a document, and whether it was truncated.
+    def _combine_windows(
+        self, logits: np.ndarray, num_tokens: np.ndarray, document: np.ndarray
+    ) -> np.ndarray:
+        return combine_windows(
+            logits, num_tokens, document, problem_type=self.problem_type, pooling=self.pooling
+        )
 
-        Args:
-          parts: The token ids of the text, and of the second text if there is one.
-        """
-        if self.options.whole_documents:
-            return covering_windows(parts[0], self.tokenizer, self.options.length), False
-        ids, truncated = add_special_tokens(parts, self.tokenizer, self.options.length)
-        return [ids], truncated
+    def _predicted_labels(self, logits: np.ndarray) -> np.ndarray:
+        """Returns whether each label of a set reaches its threshold, `[..., num_labels]`."""
+        return probabilities(logits.astype(np.float64), MULTI_LABEL) >= self.thresholds
 
     def _logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
         """Returns the logits in float32, `[B, num_labels]`."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         return model(ids, mask, params=params, **call).logits.astype(jnp.float32)
-
-    def _losses(self, logits: Any, labels: Any) -> Any:
-        """Returns the loss of each example, `[B]`."""
-        if self.problem_type == REGRESSION:
-            return (logits[:, 0] - labels) ** 2
-        if self.problem_type == MULTI_LABEL:
-            signed = jnp.where(labels > 0, logits, -logits)
-            return -jax.nn.log_sigmoid(signed).mean(-1)
-        return classification_losses(logits, labels)
-
-    def _with_class_names(self, rows: Dataset) -> Dataset:
-        """Replaces the codes of a `datasets.ClassLabel` by names where a code means another label.
-
-        A code is an index into the names of the dataset, whose order may not be that of the model,
-        and a name that is an integer could be taken for a code.
-        """
-        column = self.options.label_column
-        names = class_names(rows, column)
-        if not names or (names == self.label_names and not any(map(is_integer, names))):
-            return rows
-        if not all(name in self.label_indices for name in names):
-            return rows
-
-        def replace(code: Any) -> Any:
-            if isinstance(code, list):
-                return [replace(item) for item in code]
-            return None if code is None else names[code]
-
-        values = [replace(code) for code in rows[column]]
-        return rows.remove_columns(column).add_column(column, values)  # type: ignore[arg-type]
-
-    def _check_known_labels(self, labels: list[Any], rows: Dataset, split: Split) -> None:
-        if self.problem_type == REGRESSION:
-            return
-        for index, value in enumerate(labels):
-            for label in value if self.problem_type == MULTI_LABEL else [value]:
-                if label not in self.label_indices:
-                    names = self.label_names
-                    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-                    raise DataError(
-                        f"labels must be among those of the training data ({shown}); "
-                        f"{row_location(rows, index, split)} has {label!r}: add examples of it, or "
-                        "remove the row"
-                    )
-
-
-def _text_columns(options: Any) -> tuple[str, ...]:
-    pair = options.text_pair_column
-    return (options.text_column, pair) if pair else (options.text_column,)
-
-
-def _get_labels(options: Any, rows: Dataset, split: Split) -> list[Any]:
-    """Returns the labels of all rows.
-
-    Raises:
-      DataError: if there are no rows, or a row has no label.
-    """
-    labels = list(rows[options.label_column])
-    missing = [index for index, label in enumerate(labels) if label is None]
-    if missing:
-        raise DataError(
-            f"column {options.label_column!r} of the {SPLIT_NAMES[split]} must hold a label in "
-            f"every row; {row_location(rows, missing[0], split)} has none ({len(missing)} in all): "
-            "fill or remove them"
-        )
-    if not labels:
-        raise DataError(f"the {SPLIT_NAMES[split]} must have rows; it has none: check the files")
-    return labels
-
-
-def _infer_problem_type(label: Any) -> str:
-    if isinstance(label, list):
-        return MULTI_LABEL
-    return REGRESSION if isinstance(label, float) else SINGLE_LABEL
-
-
-def _check_label_types(labels: list[Any], kind: str, rows: Dataset, split: Split) -> None:
-    """Raises `DataError` if a label does not have the type that the problem type needs."""
-    is_valid = {
-        REGRESSION: lambda x: isinstance(x, int | float) and not isinstance(x, bool),
-        MULTI_LABEL: lambda x: isinstance(x, list) and all(_is_label(item) for item in x),
-        SINGLE_LABEL: _is_label,
-    }[kind]
-    for index, label in enumerate(labels):
-        if not is_valid(label):
-            raise DataError(
-                f"labels must be {_EXPECTED_LABELS[kind]} for the problem_type {kind}; "
-                f"{row_location(rows, index, split)} has {label!r}: correct it, or give another "
-                "problem_type"
-            )
-
-
-def _is_label(value: Any) -> bool:
-    return isinstance(value, str | int)
-
-
-def _distinct_labels(labels: list[Any], kind: str) -> list[Any]:
-    """Returns the distinct labels: integers in ascending order, then names alphabetically."""
-    flat = labels if kind == SINGLE_LABEL else [label for value in labels for label in value]
-    return sorted(set(flat), key=lambda label: (isinstance(label, str), label))

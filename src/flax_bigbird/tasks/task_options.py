@@ -9,11 +9,20 @@ from typing import Any
 import pydantic
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.tasks.options import DATA, TASK, TaskOptions, option
+from flax_bigbird.tasks.options import (
+    DATA,
+    MODEL,
+    OPTIMIZATION,
+    TASK,
+    TaskOptions,
+    option,
+)
 
 MAX_SEED = 2**31 - 1
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
+CLASS_WEIGHTS = ("none", "balanced")
+CLASSIFIER_POOLINGS = ("mean", "cls")
 TAG_SCHEMES = ("IOB1", "IOB2", "IOBES", "BILOU", "none")
 
 _LABELED = ("train", "evaluate")
@@ -133,6 +142,38 @@ class SequenceClassificationOptions(TaskOptions):
         help="Split documents longer than max_length into windows and average their scores; "
         "otherwise they are truncated.",
         panel=TASK,
+    )
+    classifier_pooling: str | None = option(
+        None,
+        help="What a new head reads: the mean over all tokens, or the first token (cls), as in "
+        "`transformers`. By default, it is the mean, and a model that has a head keeps its own.",
+        panel=MODEL,
+        choices=CLASSIFIER_POOLINGS,
+        commands=("train",),
+    )
+    linear_probing: bool = option(
+        True,
+        help="Start a new head from a linear classifier of the model's features, instead of random "
+        "parameters; at most 4,096 training documents are read for it.",
+        panel=OPTIMIZATION,
+        commands=("train",),
+    )
+    label_smoothing_factor: float = option(
+        0.0,
+        help="The probability that the training targets of a classifier share equally among all "
+        "classes.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=0.99,
+        commands=("train",),
+    )
+    class_weights: str = option(
+        "none",
+        help="How much the examples of a class count in training: all the same (none), or "
+        "inversely to the frequency of the class (balanced).",
+        panel=OPTIMIZATION,
+        choices=CLASS_WEIGHTS,
+        commands=("train",),
     )
 
     @pydantic.model_validator(mode="after")

@@ -179,6 +179,14 @@ class TrainingArguments(TaskOptions):
         panel=OPTIMIZATION,
         ge=0,
     )
+    layerwise_lr_decay: float = option(
+        1.0,
+        help="The factor of the learning rate from one layer to the one below; the head has the "
+        "whole rate, and the embeddings the lowest.",
+        panel=OPTIMIZATION,
+        ge=0.01,
+        le=1,
+    )
     gradient_checkpointing: str = option(
         "none",
         help="What the backward pass recomputes to save memory: whole layers (full; a third more "

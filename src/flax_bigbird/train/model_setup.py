@@ -1,38 +1,40 @@
-"""Loads or creates the tokenizer and the model that a run starts from."""
+"""Loads or creates the model that a run starts from."""
 
-import copy
-import shutil
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 import flax_bigbird
 from flax_bigbird._transformers import bigbird_config_class
-from flax_bigbird.checkpoint import (
-    CheckpointError,
-    CheckpointWarning,
-    atomic_directory,
-    find_damage,
-    write_checksums,
-)
-from flax_bigbird.config import SparsityConfig
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
+from flax_bigbird.config import OWN_KEYS
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.data.tokenization import check_vocabulary_fits, load_tokenizer, num_token_ids
+from flax_bigbird.data.tokenization import check_vocabulary_fits, num_token_ids
 from flax_bigbird.data.types import Tokenizer
-from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
-from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
+from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task
-from flax_bigbird.tasks.labels import label_config, label_names, match_labels
 from flax_bigbird.tasks.loading import load_config
 from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.head_setup import plan_head, renew_output_layer
 
 DEFAULT_MAX_LENGTH = 4096  # of a new model
 
 _GRADIENT_CHECKPOINTING = {"none": False, "full": True, "attention": "attention"}
+
+
+class InitialModel(NamedTuple):
+    """The model that a run starts from.
+
+    Attributes:
+      model: The model.
+      messages: Sentences for the user about it.
+      has_new_head: Whether the head, or at least its output layer, has random parameters.
+    """
+
+    model: Any
+    messages: list[str]
+    has_new_head: bool
 
 
 def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) -> str | None:
@@ -63,68 +65,18 @@ def resolve_max_length(options: TrainingArguments, initial_model: str | None) ->
     return options.with_max_length(positions or DEFAULT_MAX_LENGTH)
 
 
-def setup_tokenizer(
-    options: TrainingArguments,
-    initial_model: str | None,
-    texts: Iterable[str],
-    directory: Path,
-) -> Tokenizer:
-    """Returns the tokenizer of a run, saved in `directory`.
-
-    It is the one that an earlier process of the run saved, the one that the options or the initial
-    model name, or a new one.
-
-    Args:
-      options: The options of the run, with a `max_length`.
-      initial_model: The model to start from; None for a new one.
-      texts: The texts to train a new tokenizer on; they are read only if it is needed.
-      directory: Where the tokenizer is saved.
-
-    Raises:
-      OptionError: if the tokenizer cannot be loaded, if that of the run is damaged, or if the texts
-        are too few for `vocab_size`.
-    """
-    if directory.exists():
-        damage = find_damage(directory)
-        if damage is not None:
-            raise OptionError(
-                f"the tokenizer of the run must be as it was saved; {damage}: copy it again from a "
-                "backup, or start again with overwrite_output_dir"
-            )
-        return load_tokenizer(str(directory))
-    name = options.tokenizer or initial_model
-    if name is not None:
-        tokenizer = load_tokenizer(name)
-        with atomic_directory(directory) as partial:
-            tokenizer.save_pretrained(partial)
-            vocabulary_file = Path(local_path(name)) / "spiece.model"
-            if vocabulary_file.is_file():
-                shutil.copy2(vocabulary_file, partial)
-            write_checksums(partial)
-        return tokenizer
-    try:
-        vocabulary = train_vocabulary(texts, options.vocab_size, allow_fewer=True)
-    except ValueError as error:
-        raise OptionError(f"vocab_size: {error}") from error
-    with atomic_directory(directory) as partial:
-        save_vocabulary(vocabulary, partial, options.length)
-        write_checksums(partial)
-    return load_tokenizer(str(directory))
-
-
 def setup_model(
     options: TrainingArguments,
     initial_model: str | None,
     model_class: str,
     task_config: dict[str, Any],
     tokenizer: Tokenizer,
-) -> tuple[Any, list[str]]:
+) -> InitialModel:
     """Returns the model to train.
 
     Position embeddings are tiled to the `max_position_embeddings` of `config_overrides`, and token
-    embeddings are added for a larger tokenizer if `resize_vocabulary` is set. If a checkpoint has a
-    head for the labels of the training data, the head and the order of its labels are kept; for
-    other labels, its output layer is new.
+    embeddings are added for a larger tokenizer if `resize_vocabulary` is set. `plan_head` says what
+    is kept of a checkpoint's head.
 
     Args:
       options: The options of the run, with a `max_length`.
@@ -133,16 +85,12 @@ def setup_model(
       task_config: The keys of the configuration that follow from the training data.
       tokenizer: The tokenizer of the run.
 
-    Returns:
-      The model, and messages for the user about it.
-
     Raises:
       OptionError: if the model cannot be loaded or created, its position embeddings are shorter
         than `max_length`, or it has fewer tokens than the tokenizer.
     """
-    task_config, new_labels, label_messages = _match_checkpoint_labels(
-        initial_model, model_class, task_config
-    )
+    head = plan_head(initial_model, model_class, task_config)
+    task_config = head.task_config
     extra_keys = {key: task_config[key] for key in task_config.keys() - _known_config_keys()}
     config_keys = {
         "random_attention": options.random_attention,
@@ -170,67 +118,18 @@ def setup_model(
         if options.resize_vocabulary:
             model, message = _resize_vocabulary(model, tokenizer)
             messages.append(message)
-        messages += label_messages
-        if new_labels:
-            _renew_output_layer(model)
+        messages += head.messages
+        if head.renew_output_layer:
+            renew_output_layer(model)
+    vars(model.config).pop("label_thresholds", None)  # those of earlier training
     model.config.update(extra_keys)
     _check_model(options, model, tokenizer)
-    return model, messages
+    return InitialModel(model, messages, head.is_new)
 
 
 def count_parameters(model: Any) -> int:
     """Returns the number of parameters of a model."""
     return sum(leaf.size for leaf in jax.tree.leaves(model.params))
-
-
-def _match_checkpoint_labels(
-    initial_model: str | None, model_class: str, task_config: dict[str, Any]
-) -> tuple[dict[str, Any], bool, list[str]]:
-    """Compares the labels of the training data with those that a checkpoint was trained for.
-
-    Args:
-      initial_model: The model to start from; None for a new one.
-      model_class: The name of the class in `flax_bigbird`.
-      task_config: The keys of the configuration that follow from the training data.
-
-    Returns:
-      `task_config`, with the labels in the checkpoint's order if they are the same; whether the
-      checkpoint has an output layer for other labels; and messages for the user.
-    """
-    if initial_model is None or "id2label" not in task_config:
-        return task_config, False, []
-    config = load_config(initial_model)
-    classes = {name.removeprefix("Flax") for name in config.architectures or ()}
-    if model_class.removeprefix("Flax") not in classes:
-        return task_config, False, []  # the head is new in any case
-    names = list(task_config["id2label"].values())
-    matched = match_labels(names, config)
-    if matched is None:
-        message = (
-            f"The labels of the training data ({_shorten(names)}) are not those of {initial_model} "
-            f"({_shorten(label_names(config))}), so its output layer is initialized anew."
-        )
-        return task_config, True, [message]
-    messages = []
-    if matched != names:
-        messages = [f"The labels keep the order of {initial_model}: {_shorten(matched)}."]
-    return task_config | label_config(matched), False, messages
-
-
-def _shorten(names: list[str], count: int = 10) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _renew_output_layer(model: Any) -> None:
-    """Initializes the parameters whose shapes depend on the number of labels."""
-    config = copy.deepcopy(model.config)
-    config.num_labels += 1
-    other: dict[Any, Any] = flatten_dict(type(model)(config, _do_init=False).params_shape_tree)
-    params: dict[Any, Any] = flatten_dict(model.params)
-    kept = {path: leaf for path, leaf in params.items() if other[path].shape == leaf.shape}
-    model.params = model.to_fp32(
-        model.init_weights(model.key, model.input_shape, unflatten_dict(kept))
-    )
 
 
 def _checked_overrides(options: TrainingArguments, task_config: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +168,7 @@ def _new_config(
 
 def _known_config_keys() -> set[str]:
     """Returns the keys that the configuration of a BigBird may have."""
-    return set(bigbird_config_class()().to_dict()) | set(SparsityConfig.KEYS)
+    return set(bigbird_config_class()().to_dict()) | set(OWN_KEYS)
 
 
 def _keys_of_every_config() -> set[str]:
@@ -337,8 +236,8 @@ def summarize_differences(caught: list[CheckpointWarning], base_model_prefix: st
     unread_heads, unread_parts = _module_names(unread, base_model_prefix)
     clauses = []
     if heads:
-        verbs = "heads {} are new and start" if len(heads) > 1 else "head {} is new and starts"
-        clauses.append(f"the {verbs.format(' and '.join(heads))} from random parameters")
+        verbs = "heads {} are new" if len(heads) > 1 else "head {} is new"
+        clauses.append(f"the {verbs.format(' and '.join(heads))}")
     if parts:
         clauses.append(f"parts of the encoder start from random parameters: {', '.join(parts)}")
     if unread_heads or unread_parts:

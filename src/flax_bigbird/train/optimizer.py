@@ -8,6 +8,7 @@ import optax
 import optax.contrib
 
 from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.layerwise_decay import scale_by_layer
 
 MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2  # of an update before the learning rate, about that of AdamW (arXiv:2502.16982, 2.2)
@@ -93,9 +94,12 @@ def create_optimizer(
     if arguments.optim == "muon":
         muon = _muon(schedule, arguments.weight_decay)
         optimizer = optax.multi_transform({"muon": muon, "adamw": optimizer}, optimizer_labels)
-    if not arguments.max_grad_norm:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(arguments.max_grad_norm), optimizer)
+    parts = [optimizer]
+    if arguments.max_grad_norm:
+        parts.insert(0, optax.clip_by_global_norm(arguments.max_grad_norm))
+    if arguments.layerwise_lr_decay != 1:
+        parts.append(scale_by_layer(arguments.layerwise_lr_decay))
+    return optax.chain(*parts) if len(parts) > 1 else optimizer
 
 
 def _muon(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:

@@ -45,6 +45,9 @@ def check_resumed_options(
     changeable = {*CHANGEABLE, *BATCH_OPTIONS}
     if options.early_stopping_patience is None:
         changeable.add("eval_steps")
+    # Options that a run of an earlier version does not have had their defaults in it.
+    defaults = {name: field.default for name, field in type(options).model_fields.items()}
+    before = {name: defaults[name] for name in now if name in defaults} | dict(before)
     different = [name for name in now if name not in changeable and before.get(name) != now[name]]
     if different:
         shown = "; ".join(

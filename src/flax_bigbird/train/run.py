@@ -97,15 +97,21 @@ def _evaluate_best_model(
                 f"the best model must be as it was saved; {damage}: run the same command again, "
                 "which replaces it"
             )
+        task = run.task
         model = type(run.model).from_pretrained(directory.best, dtype=run.model.dtype)
         metrics, outputs = trainer.evaluate(model.params)
-        details = run.task.report_details(outputs, run.validation_data.encoded)
+        encoded = run.validation_data.encoded
+        if tuned := task.tuned_config(outputs, encoded):
+            model.config.update(tuned)
+            task = type(task)(task.options, task.tokenizer, model.config)
+            metrics = task.compute_metrics(outputs, encoded)
+        details = task.report_details(outputs, encoded)
     throughput = trainer.median_tokens_per_second
     report = {
         "task": run.options.task,
         "metrics": metrics,
         "best_metric": trainer.metric_for_best_model if run.validation_data else None,
-        "best_step": state.best_step or state.global_step,
+        "best_step": state.global_step if state.best_step is None else state.best_step,
         "steps": state.global_step,
         "training": run.train_data.summary(),
         "validation": run.validation_data.summary() if run.validation_data else None,

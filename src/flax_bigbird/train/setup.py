@@ -22,10 +22,10 @@ from flax_bigbird.train.model_setup import (
     resolve_initial_model,
     resolve_max_length,
     setup_model,
-    setup_tokenizer,
 )
 from flax_bigbird.train.resuming import original_batches
 from flax_bigbird.train.run_directory import RunDirectory, load_saved_options
+from flax_bigbird.train.tokenizer_setup import setup_tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class PreparedRun:
       eval_steps: The number of optimizer steps between evaluations.
       max_gradient_tokens: The maximum number of tokens whose gradient is computed at once. It is
         less than `options.tokens_per_batch` if the run is resumed with smaller batches.
+      eval_on_start: Whether to evaluate before the first step, because the head is fitted already.
     """
 
     options: TrainingArguments
@@ -54,6 +55,7 @@ class PreparedRun:
     max_steps: int
     eval_steps: int
     max_gradient_tokens: int
+    eval_on_start: bool = False
 
 
 def prepare_run(
@@ -88,7 +90,7 @@ def prepare_run(
 
     texts = task_class.iterate_texts(options, train_rows)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
-    model, messages = setup_model(
+    model, messages, has_new_head = setup_model(
         options, initial_model, task_class.model_class, task_config, tokenizer
     )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
@@ -106,6 +108,13 @@ def prepare_run(
         messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
     for message in messages:
         callback.on_message(message)
+    fitted_params = None
+    if has_new_head and not directory.is_started():  # a checkpoint of the run has its own head
+        fitted_params = task.fit_new_head(
+            model, train_data.encoded, train_data.buckets, options.seed, callback.on_message
+        )
+    if fitted_params is not None:
+        model.params = fitted_params
     callback.on_message(
         f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, padding "
         f"{train_data.padding_fraction:.0%}, for {max_steps:,} steps."
@@ -120,6 +129,7 @@ def prepare_run(
         max_steps,
         eval_steps,
         max_gradient_tokens,
+        eval_on_start=fitted_params is not None,
     )
 
 

@@ -74,6 +74,7 @@ class Trainer:
         self._max_gradient_tokens = run.max_gradient_tokens
         self.directory, self.callback = directory, callback
         self.state = TrainerState(run.max_steps, run.eval_steps)
+        self._eval_on_start = run.eval_on_start
         self.optimizer = create_optimizer(run.options, run.max_steps)
         self._learning_rate: Any = learning_rate_schedule(run.options, run.max_steps)
         self.params = run.model.params
@@ -132,6 +133,9 @@ class Trainer:
     def _train(self) -> None:
         options, state = self.options, self.state
         losses: list[tuple[Any, Any]] = []
+        at_start = self._eval_on_start and state.global_step == 0
+        if at_start and self.validation_data is not None:
+            self._evaluate_and_save_best()
         log_time, log_tokens = time.perf_counter(), state.num_input_tokens_seen
         while not state.is_finished(options.early_stopping_patience):
             losses.append(self._train_step())
