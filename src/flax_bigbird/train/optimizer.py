@@ -1,16 +1,18 @@
 """AdamW and Muon, with learning rate schedules, weight decay of matrices and gradient clipping."""
 
-import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
-import optax.contrib
+from jaxtyping import Array, Float
 
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.layerwise_decay import scale_by_layer
 
 MUON_MOMENTUM = 0.95
+NEWTON_SCHULZ_STEPS = 5
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 MUON_RMS = 0.2  # of an update before the learning rate, about that of AdamW (arXiv:2502.16982, 2.2)
 
 
@@ -105,28 +107,45 @@ def create_optimizer(
 def _muon(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
     """Returns Muon with decoupled weight decay, for parameters that are all matrices.
 
-    An update is the orthogonalized momentum, multiplied by `MUON_RMS * sqrt(max(inputs, outputs))`.
-    Its root mean square is then about that of an update of AdamW, whatever the matrix's shape, so
-    that both optimizers take the same learning rate and weight decay (arXiv:2502.16982, equation
-    4). `optax.contrib.muon` would give the other parameters to AdamW with Nesterov momentum, and
-    decay their biases.
+    An update is the orthogonalized Nesterov momentum, multiplied by
+    `MUON_RMS * sqrt(max(inputs, outputs))`. Its root mean square is then about that of an update of
+    AdamW, whatever the matrix's shape, so that both optimizers take the same learning rate and
+    weight decay (arXiv:2502.16982, equation 4).
+
+    `optax.contrib.muon` is not used: it changes between versions of optax, and gives the other
+    parameters to AdamW with Nesterov momentum, which also decays biases.
 
     Args:
       schedule: The learning rate by step.
       weight_decay: The weight decay.
     """
-    dimensions = optax.contrib.MuonDimensionNumbers()  # [inputs, outputs]
-    orthogonalize = optax.contrib.scale_by_muon(
-        beta=MUON_MOMENTUM,
-        weight_dimension_numbers=functools.partial(jax.tree.map, lambda _: dimensions),
-    )
 
-    def scale(update: Any) -> Any:
-        return update * (MUON_RMS * max(update.shape) ** 0.5)
+    def scaled(update: Any, _: Any) -> Any:
+        return orthogonalize(update) * (MUON_RMS * max(update.shape) ** 0.5)
 
     return optax.chain(
-        orthogonalize,
-        optax.stateless_with_tree_map(lambda update, _: scale(update)),
+        optax.trace(MUON_MOMENTUM, nesterov=True),
+        optax.stateless_with_tree_map(scaled),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def orthogonalize(matrix: Float[Array, "I O"]) -> Float[Array, "I O"]:
+    """Returns a matrix of the same singular vectors whose singular values are near 1.
+
+    The Newton-Schulz iteration `X <- (a + b X X^T + c (X X^T)^2) X` moves all singular values of a
+    matrix of norm 1 into about 0.7 to 1.2 (https://kellerjordan.github.io/posts/muon). A matrix of
+    zeros stays as it is.
+
+    Args:
+      matrix: `[inputs, outputs]`.
+    """
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix  # The square of the shorter side is what is computed with.
+    x = x / (jnp.linalg.norm(x) + 1e-8)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        square = x @ x.T
+        x = a * x + (b * square + c * (square @ square)) @ x
+    return x.T if is_tall else x

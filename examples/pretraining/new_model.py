@@ -1,0 +1,84 @@
+"""Creates an untrained model whose position embeddings are sines and cosines.
+
+python new_model.py VOCABULARY new_model --layers 4 --width 256
+
+`bigbird train masked-lm --model new_model` trains it. Sines and cosines (Vaswani et al., 2017,
+section 3.5) give the relation between two positions the same form everywhere, so attention to a
+neighboring token is learned for all positions at once, and examples of 128 tokens at random offsets
+(`random_position_offset`) train a table of 4,096 positions. The table is a parameter like any
+other.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from transformers import AutoTokenizer, BigBirdConfig
+
+from flax_bigbird import FlaxBigBirdForMaskedLM
+
+MAX_POSITIONS = 4096
+
+
+def sinusoidal_positions(count: int, width: int, scale: float) -> np.ndarray:
+    """Returns position embeddings `[count, width]`, sines and then cosines.
+
+    Args:
+      count: The number of positions.
+      width: The hidden size, an even number.
+      scale: The root mean square of the entries.
+    """
+    frequencies = 1e4 ** (-np.arange(width // 2) / (width // 2))
+    angles = np.arange(count)[:, None] * frequencies
+    return scale * math.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def new_model(vocabulary: str, target: Path, layers: int, width: int) -> None:
+    """Saves an untrained model and its tokenizer.
+
+    Args:
+      vocabulary: The folder of the tokenizer.
+      target: The folder to write to.
+      layers: The number of layers.
+      width: The hidden size, a multiple of 64.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(vocabulary)
+    names = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id")
+    keys: dict[str, Any] = {
+        "vocab_size": -(-len(tokenizer) // 8) * 8,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": MAX_POSITIONS,
+        # Matrices that preserve the size of their inputs: 0.02 is for a width of 768 and more.
+        "initializer_range": round(1 / math.sqrt(width), 3),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "random_attention": "fixed",
+        "padding_invariant": True,
+    }
+    keys |= {name: getattr(tokenizer, name) for name in names}
+    model = FlaxBigBirdForMaskedLM(BigBirdConfig(**keys))
+    table = sinusoidal_positions(MAX_POSITIONS, width, model.config.initializer_range)
+    embeddings = model.params["bert"]["embeddings"]
+    embeddings["position_embeddings"]["embedding"] = jnp.asarray(table, jnp.float32)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("vocabulary", help="the folder of the tokenizer")
+    parser.add_argument("target", type=Path, help="the folder to write to")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    arguments = parser.parse_args()
+    new_model(arguments.vocabulary, arguments.target, arguments.layers, arguments.width)
+
+
+if __name__ == "__main__":
+    main()
