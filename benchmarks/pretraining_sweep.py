@@ -15,22 +15,22 @@ written after each recipe, and finished recipes are not repeated.
 import argparse
 import dataclasses
 import json
-import math
 import os
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from masked_words import evaluate, held_out_texts
 from model import processor
 from random_attention import texts
 
-from flax_bigbird import FlaxBigBirdForMaskedLM
-from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.train import TrainerCallback, train, train_options
+
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "pretraining"))
+from new_model import new_model
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH = 128  # tokens
@@ -115,40 +115,6 @@ class StepCost(TrainerCallback):
         return (end - start) / (last - first)
 
 
-def sinusoidal_positions(count: int, width: int, scale: float) -> np.ndarray:
-    """Returns sines and cosines (Vaswani et al., 2017, section 3.5) with the RMS `scale`.
-
-    Args:
-      count: The number of positions.
-      width: The hidden size, an even number.
-      scale: The root mean square of the entries.
-    """
-    frequencies = 1e4 ** (-np.arange(width // 2) / (width // 2))
-    angles = np.arange(count)[:, None] * frequencies
-    return scale * math.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-
-
-def write_new_model(recipe: Recipe, vocabulary: Path, folder: Path) -> None:
-    """Saves an untrained model with sinusoidal position embeddings, and its tokenizer."""
-    from transformers import BigBirdConfig
-
-    tokenizer = load_tokenizer(str(vocabulary))
-    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("pad", "sep")}
-    config = BigBirdConfig(
-        **architecture(recipe),
-        **ids,
-        vocab_size=-(-len(tokenizer) // 8) * 8,
-        random_attention="fixed",
-        padding_invariant=True,
-    )
-    model = FlaxBigBirdForMaskedLM(config)
-    table = sinusoidal_positions(POSITIONS, recipe.width, recipe.initializer_range)
-    embeddings = model.params["bert"]["embeddings"]
-    embeddings["position_embeddings"]["embedding"] = jnp.asarray(table, jnp.float32)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def architecture(recipe: Recipe) -> dict[str, Any]:
     """Returns the keys of the configuration."""
     return {
@@ -182,7 +148,8 @@ def run(recipe: Recipe, folder: Path, data: Path, vocabulary: Path, seconds: flo
     masked = {"whole_word_mask": False, "mlm_probability": recipe.mask}
     start: dict[str, Any] = {"tokenizer": str(vocabulary), "config_overrides": architecture(recipe)}
     if recipe.positions == "sinusoidal":
-        write_new_model(recipe, vocabulary, folder / "new")
+        size = (recipe.layers, recipe.width, recipe.initializer_range)
+        new_model(str(vocabulary), folder / "new", *size)
         start = {"model": str(folder / "new")}
     stages = [("masked-lm", masked, 1 - recipe.causal)]
     if recipe.causal:

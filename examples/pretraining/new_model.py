@@ -36,7 +36,9 @@ def sinusoidal_positions(count: int, width: int, scale: float) -> np.ndarray:
     return scale * math.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
-def new_model(vocabulary: str, target: Path, layers: int, width: int) -> None:
+def new_model(
+    vocabulary: str, target: Path, layers: int, width: int, initializer_range: float | None = None
+) -> None:
     """Saves an untrained model and its tokenizer.
 
     Args:
@@ -44,6 +46,8 @@ def new_model(vocabulary: str, target: Path, layers: int, width: int) -> None:
       target: The folder to write to.
       layers: The number of layers.
       width: The hidden size, a multiple of 64.
+      initializer_range: The standard deviation of the parameters; by default 1 / sqrt(width), with
+        which matrices preserve the size of their inputs. 0.02 is for a width of 768 and more.
     """
     tokenizer = AutoTokenizer.from_pretrained(vocabulary)
     names = ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id")
@@ -54,8 +58,7 @@ def new_model(vocabulary: str, target: Path, layers: int, width: int) -> None:
         "num_attention_heads": width // 64,
         "intermediate_size": 4 * width,
         "max_position_embeddings": MAX_POSITIONS,
-        # Matrices that preserve the size of their inputs: 0.02 is for a width of 768 and more.
-        "initializer_range": round(1 / math.sqrt(width), 3),
+        "initializer_range": initializer_range or round(1 / math.sqrt(width), 3),
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "random_attention": "fixed",

@@ -28,6 +28,27 @@ def test_pretraining_texts_have_the_split_of_the_demo():
 
 
 @pytest.mark.usefixtures("pretraining")
+def test_a_new_model_has_sinusoidal_positions(tmp_path):
+    """The product of two rows depends on their distance alone, at the scale of other embeddings."""
+    from flax_bigbird import FlaxBigBirdForMaskedLM
+    from flax_bigbird.pretrained import local_path
+
+    script = importlib.import_module("new_model")
+    script.new_model(local_path("bigbird-sotu-mini"), tmp_path / "new", 1, 64)
+    model = FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "new")
+    assert (model.config.vocab_size, model.config.initializer_range) == (6000, 0.125)
+    embeddings = model.params["bert"]["embeddings"]
+    table = np.asarray(embeddings["position_embeddings"]["embedding"], np.float64)
+    assert table.shape == (4096, 64)
+    for distance in (1, 7, 500):
+        products = (table[:-distance] * table[distance:]).sum(1)
+        np.testing.assert_allclose(products, products[0], rtol=1e-3)
+    words = np.asarray(embeddings["word_embeddings"]["embedding"], np.float64)
+    np.testing.assert_allclose(table.std(), words.std(), rtol=0.2)
+    np.testing.assert_allclose((table**2).mean(), 0.125**2, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("pretraining")
 def test_slow_waves_separate_the_copies_of_a_tiled_table():
     waves = importlib.import_module("add_position_waves")
     rng = np.random.default_rng(0)
