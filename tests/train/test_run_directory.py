@@ -231,6 +231,6 @@ def test_options_of_a_previous_version_are_the_same_run(tmp_path):
     rest = {k: v for k, v in defaults.as_dict().items() if k not in renamed | before.keys()}
     (root / "options.yaml").write_text(yaml.safe_dump(rest | before))
     assert run_directory.open_run_directory(now).root == root
-    changed = now.replace(eval_steps=6)
-    with pytest.raises(OptionError, match="eval_steps 5, now 6: use those"):
+    changed = now.replace(num_train_epochs=3.5)
+    with pytest.raises(OptionError, match=r"num_train_epochs 2\.0, now 3\.5: use those"):
         run_directory.open_run_directory(changed)
