@@ -67,7 +67,10 @@ def test_values_that_are_not_allowed(change, message):
             {"train_files": [], "dataset": "x", "file_format": "csv"},
             "file_format is an option of files; got 'csv' for a dataset: leave it out",
         ),
-        ({"file_format": "xml"}, "file_format must be one of json, csv, parquet, text, conll; got"),
+        (
+            {"file_format": "xml"},
+            "file_format must be one of json, csv, parquet, text, conll, fasta",
+        ),
         ({"train_split": "all"}, "train_split belongs to a dataset; got 'all'"),
         ({"dataset_config": "en"}, "dataset_config belongs to a dataset; got 'en'"),
         (
@@ -86,6 +89,11 @@ def test_values_that_are_not_allowed(change, message):
         ({"num_train_epochs": 1, "max_steps": 5}, "max_steps or num_train_epochs; got both"),
         ({"vocab_size": 100, "tokenizer": "t"}, "got 100, and the tokenizer of t is used"),
         ({"vocab_size": 100, "model": "m"}, "got 100, and the tokenizer of m is used"),
+        (
+            {"vocabulary": "characters", "model": "m"},
+            "kind of a new tokenizer; got characters, and",
+        ),
+        ({"vocabulary": "bytes"}, "vocabulary must be one of subwords, characters; got 'bytes'"),
         (
             {"random_attention": "hf", "config_overrides": {"attention_type": "original_full"}},
             "random_attention belongs to attention_type 'block_sparse'; got 'hf'",

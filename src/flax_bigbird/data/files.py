@@ -1,12 +1,13 @@
 """Lists data files, and reads their rows one by one in any supported format."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.conll_files import read_conll
 from flax_bigbird.data.readers.csv_files import csv_columns, read_csv
+from flax_bigbird.data.readers.fasta_files import read_fasta
 from flax_bigbird.data.readers.json_files import read_json
 from flax_bigbird.data.readers.lines import COMPRESSIONS, read_text
 from flax_bigbird.data.readers.parquet_files import parquet_columns, read_parquet
@@ -24,8 +25,20 @@ FORMATS = {
     ".bio": "conll",
     ".iob": "conll",
     ".iob2": "conll",
+    ".fa": "fasta",
+    ".fasta": "fasta",
+    ".fna": "fasta",
+    ".ffn": "fasta",
+    ".faa": "fasta",
 }
 """The format of a file by its suffix. All but Parquet may be compressed, as in `.jsonl.gz`."""
+
+_READERS: dict[str, Callable[[Path], Iterator[FileRow]]] = {
+    "json": read_json,
+    "conll": read_conll,
+    "text": read_text,
+    "fasta": read_fasta,
+}
 
 
 def expand_paths(
@@ -80,7 +93,8 @@ def iterate_rows(
     """Yields the rows of all files in order.
 
     A text file is a row with `text` and `file`. A CoNLL file has a row for each document or
-    sentence, and a JSON file in SQuAD's format one for each question.
+    sentence, a JSON file in SQuAD's format one for each question, and a FASTA file one for each
+    record, or several if the record is long.
 
     Args:
       files: The files.
@@ -99,7 +113,7 @@ def iterate_rows(
         elif format == "parquet":
             yield from read_parquet(file, columns)
         else:
-            yield from {"json": read_json, "conll": read_conll, "text": read_text}[format](file)
+            yield from _READERS[format](file)
 
 
 def column_names(files: Iterable[Path], format: str, *, separator: str | None = None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bigbird.data.character_vocabulary import is_character_level
 from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.word_boundaries import starts_word
 from flax_bigbird.nn.losses import IGNORED_LABEL
@@ -56,19 +57,22 @@ class Masking:
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer: Tokenizer, probability: float, whole_word: bool, vocab_size: int
+        cls, tokenizer: Tokenizer, probability: float, whole_word: bool | None, vocab_size: int
     ) -> "Masking":
         """Returns the masking for the vocabulary of a tokenizer.
 
         Args:
           tokenizer: The tokenizer.
           probability: The fraction of the tokens that are targets.
-          whole_word: Whether all tokens of a word are masked together.
+          whole_word: Whether all tokens of a word are masked together. None means that they are,
+            unless every token is a single character.
           vocab_size: V, the vocabulary size of the model, which may exceed that of the tokenizer.
 
         Raises:
           OptionError: if `whole_word` is set and the tokens do not show where words start.
         """
+        if whole_word is None:
+            whole_word = not is_character_level(tokenizer)
         mask_id: Any = tokenizer.mask_token_id
         count = min(len(tokenizer), vocab_size)
         is_special = np.zeros(vocab_size, bool)

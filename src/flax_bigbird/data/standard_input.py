@@ -17,8 +17,9 @@ STANDARD_INPUT = "-"
 def standard_input_as_file(paths: Sequence[str | Path]) -> Iterator[Sequence[str | Path]]:
     """Copies standard input to a temporary file if it is among paths.
 
-    The suffix of the file is its format: JSON if the input starts with a brace or bracket, and
-    otherwise CSV. Errors in the data name "standard input" instead of the file.
+    The suffix of the file is its format: JSON if the input starts with a brace or bracket, FASTA if
+    it starts with `>`, and otherwise CSV. Errors in the data name "standard input" instead of the
+    file.
 
     Yields:
       The paths, or that of the file instead of `-`.
@@ -39,8 +40,12 @@ def standard_input_as_file(paths: Sequence[str | Path]) -> Iterator[Sequence[str
             shutil.copyfileobj(sys.stdin.buffer, stream)
         with copy.open("rb") as stream:
             start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        is_json = start.startswith((b"{", b"["))
-        file = copy.rename(copy.with_suffix(".jsonl" if is_json else ".csv"))
+        suffix = ".csv"
+        if start.startswith((b"{", b"[")):
+            suffix = ".jsonl"
+        elif start.startswith(b">"):
+            suffix = ".fasta"
+        file = copy.rename(copy.with_suffix(suffix))
         try:
             yield [file]
         except DataError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird._transformers import quiet
+from flax_bigbird.data.character_vocabulary import encode_characters
 from flax_bigbird.data.errors import OptionError, TokenizerWarning
 from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.tokenizer_checks import (
@@ -170,6 +171,9 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     spaced = [" ".join(text.split()) for text in texts]
+    encoded = encode_characters(tokenizer, spaced)
+    if encoded is not None:
+        return encoded
     return tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"]
 
 

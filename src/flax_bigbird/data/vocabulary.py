@@ -1,12 +1,14 @@
-"""Trains SentencePiece vocabularies with the special tokens of BigBird."""
+"""Creates vocabularies with the special tokens of BigBird: SentencePiece models or characters."""
 
+import functools
 import io
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flax_bigbird._transformers import quiet
+from flax_bigbird.data.character_vocabulary import find_characters, save_character_vocabulary
 from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.types import Tokenizer
 
@@ -60,6 +62,28 @@ def train_vocabulary(
             "fewer"
         ) from error
     return model.getvalue()
+
+
+def prepare_vocabulary(
+    kind: str, texts: Iterable[str], size: int
+) -> Callable[[Path, int], Tokenizer]:
+    """Creates the vocabulary of a new tokenizer, and returns a function that saves it.
+
+    Args:
+      kind: "subwords" for `train_vocabulary`, or "characters" for the characters of the texts.
+      texts: The texts to train on.
+      size: The maximum number of tokens of the vocabulary.
+
+    Returns:
+      A function of an existing directory and the maximum number of tokens that the model reads. It
+      writes the files of the tokenizer, and returns the tokenizer loaded from there.
+
+    Raises:
+      ValueError: if the texts have too few different words for `size` tokens, or no characters.
+    """
+    if kind == "characters":
+        return functools.partial(save_character_vocabulary, find_characters(texts, size))
+    return functools.partial(save_vocabulary, train_vocabulary(texts, size, allow_fewer=True))
 
 
 def save_vocabulary(model: bytes, directory: Path, max_length: int) -> Tokenizer:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.character_vocabulary import is_character_level
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.masking import Masking, max_targets
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
@@ -49,6 +50,11 @@ class MaskedLM(LanguageModeling):
             options.whole_word_mask,
             self.config.vocab_size,
         )
+
+    @functools.cached_property
+    def _has_characters(self) -> bool:
+        """Whether every token is a single character."""
+        return is_character_level(self.tokenizer)
 
     @property
     def logits_per_token(self) -> float:
@@ -155,6 +161,9 @@ class MaskedLM(LanguageModeling):
         vocabulary may lack it, so it is recognized by its characters, not by its id.
         """
         mask_id = self.tokenizer.mask_token_id
+        if self._has_characters:  # a space is a token of its own
+            (ids,) = tokenize(self.tokenizer, [text])
+            return ids
         if not getattr(self.tokenizer, "is_fast", False):
             (ids,) = tokenize(self.tokenizer, [text])
             space = self.tokenizer.convert_tokens_to_ids(WORD_START)

@@ -124,7 +124,7 @@ class TaskOptions(Options):
         help="The format of the files. By default, it follows from their names, as in rows.jsonl "
         "or rows.conll.gz.",
         panel=DATA,
-        choices=("json", "csv", "parquet", "text", "conll"),
+        choices=("json", "csv", "parquet", "text", "conll", "fasta"),
     )
     max_length: int | None = option(
         None,

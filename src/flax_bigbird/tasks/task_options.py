@@ -62,7 +62,13 @@ def _mlm_probability() -> Any:
 
 
 def _whole_word_mask() -> Any:
-    return option(True, help="Mask whole words instead of tokens.", panel=TASK, commands=_LABELED)
+    return option(
+        None,
+        help="Mask whole words instead of tokens. By default, words are masked unless every token "
+        "is a single character.",
+        panel=TASK,
+        commands=_LABELED,
+    )
 
 
 def _packing() -> Any:
@@ -81,7 +87,7 @@ class MaskedLMOptions(TaskOptions):
 
     text_column: str = _text_column()
     mlm_probability: float = _mlm_probability()
-    whole_word_mask: bool = _whole_word_mask()
+    whole_word_mask: bool | None = _whole_word_mask()
     random_position_offset: bool = _random_position_offset()
     packing: bool = _packing()
 
@@ -93,7 +99,7 @@ class NextSentenceOptions(TaskOptions):
 
     text_column: str = _text_column()
     mlm_probability: float = _mlm_probability()
-    whole_word_mask: bool = _whole_word_mask()
+    whole_word_mask: bool | None = _whole_word_mask()
     random_position_offset: bool = _random_position_offset()
 
 

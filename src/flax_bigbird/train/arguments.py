@@ -23,6 +23,7 @@ from flax_bigbird.tasks.options import (
     option,
 )
 
+VOCABULARIES = ("subwords", "characters")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
@@ -85,9 +86,16 @@ class TrainingArguments(TaskOptions):
         "new model, one is trained on the training texts.",
         panel=MODEL,
     )
+    vocabulary: str = option(
+        "subwords",
+        help="The tokens of a new tokenizer: parts of words (subwords), or characters, such as the "
+        "bases of a genome.",
+        panel=MODEL,
+        choices=VOCABULARIES,
+    )
     vocab_size: int = option(
         8000,
-        help="The number of tokens of a new tokenizer.",
+        help="The number of tokens of a new tokenizer, at most.",
         panel=MODEL,
         ge=20,
         le=2**31 - 1,
@@ -308,7 +316,7 @@ class TrainingArguments(TaskOptions):
         return self
 
     def check_vocab_size(self, initial_model: str | None) -> None:
-        """Raises `OptionError` if `vocab_size` would have no effect.
+        """Raises `OptionError` if `vocab_size` or `vocabulary` would have no effect.
 
         Args:
           initial_model: The model that the run starts from, if it is known.
@@ -317,6 +325,11 @@ class TrainingArguments(TaskOptions):
         if owner is not None and self._is_changed("vocab_size"):
             raise OptionError(
                 f"vocab_size is the size of a new tokenizer; got {self.vocab_size}, and the "
+                f"tokenizer of {owner} is used: leave it out"
+            )
+        if owner is not None and self._is_changed("vocabulary"):
+            raise OptionError(
+                f"vocabulary is the kind of a new tokenizer; got {self.vocabulary}, and the "
                 f"tokenizer of {owner} is used: leave it out"
             )
 

@@ -8,7 +8,7 @@ from flax_bigbird.checkpoint import atomic_directory, find_damage, write_checksu
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.types import Tokenizer
-from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
+from flax_bigbird.data.vocabulary import prepare_vocabulary
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.loading import load_config
 from flax_bigbird.train.arguments import TrainingArguments
@@ -60,10 +60,10 @@ def setup_tokenizer(
             write_checksums(partial)
         return tokenizer
     try:
-        vocabulary = train_vocabulary(texts, options.vocab_size, allow_fewer=True)
+        save = prepare_vocabulary(options.vocabulary, texts, options.vocab_size)
     except ValueError as error:
         raise OptionError(f"vocab_size: {error}") from error
     with atomic_directory(directory) as partial:
-        save_vocabulary(vocabulary, partial, positions)
+        save(partial, positions)
         write_checksums(partial)
     return load_tokenizer(str(directory))
