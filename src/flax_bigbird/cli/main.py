@@ -120,7 +120,10 @@ def demo(
         typer.Option(min=0, max=2**32 - 1, help="The seed of new parameters and of the batches."),
     ] = 0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="The number of training steps. By default, it is 100.")
+        int | None,
+        typer.Option(
+            min=1, help="Train all layers for this many steps. By default, only the head is fitted."
+        ),
     ] = None,
     from_scratch: Annotated[
         bool,
@@ -133,7 +136,7 @@ def demo(
         ),
     ] = False,
 ) -> None:
-    """Fine-tune the shipped model on State of the Union addresses, in about four minutes."""
+    """Fit the shipped model to State of the Union addresses, in about two minutes."""
     from flax_bigbird.cli.demo import run_demo
 
     run_demo(output, seed=seed, steps=steps, from_scratch=from_scratch, quick=quick)

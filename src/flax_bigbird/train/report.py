@@ -1,5 +1,6 @@
 """Writes report.json, the figures and the model card of a finished run."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _MAX_CLASSES = 40  # a larger confusion matrix is not legible
 
 
 def write_report(directory: RunDirectory, run: PreparedRun, report: dict[str, Any]) -> None:
-    """Writes the figures, the model card and report.json.
+    """Writes the figures, if matplotlib is installed, the model card and report.json.
 
     report.json is written last, because it marks the run as finished.
 
@@ -23,12 +24,14 @@ def write_report(directory: RunDirectory, run: PreparedRun, report: dict[str, An
       run: The run.
       report: The content of report.json.
     """
-    plot_losses(directory.root / "loss.png", report)
+    has_figures = _has_matplotlib()
+    if has_figures:
+        plot_losses(directory.root / "loss.png", report)
     matrix = report.get("confusion_matrix")
-    if matrix is not None and len(matrix["labels"]) <= _MAX_CLASSES:
+    if has_figures and matrix is not None and len(matrix["labels"]) <= _MAX_CLASSES:
         path = directory.root / "confusion_matrix.png"
         plot_confusion_matrix(path, np.array(matrix["rows"]), matrix["labels"])
-    atomic_write_text(directory.root / "README.md", model_card(run, report))
+    atomic_write_text(directory.root / "README.md", model_card(run, report, has_figures))
     atomic_write_text(directory.report, to_json(report, indent=2) + "\n")
 
 
@@ -68,8 +71,14 @@ def plot_confusion_matrix(path: Path, counts: np.ndarray, labels: list[str]) -> 
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
-def model_card(run: PreparedRun, report: dict[str, Any]) -> str:
-    """Returns the model card, in the format of the Hugging Face Hub."""
+def model_card(run: PreparedRun, report: dict[str, Any], has_figures: bool) -> str:
+    """Returns the model card, in the format of the Hugging Face Hub.
+
+    Args:
+      run: The run.
+      report: The content of report.json.
+      has_figures: Whether there is a figure of the losses.
+    """
     name = Path(run.options.output_dir).expanduser().resolve().name
     start = run.initial_model
     lines = [
@@ -100,8 +109,7 @@ def model_card(run: PreparedRun, report: dict[str, Any]) -> str:
         f"{report['steps']:,} steps, {report['tokens']:,} tokens, {report['seconds']:,.0f} s. The "
         "options are in `options.yaml`, the metrics in `metrics.jsonl`.",
         "",
-        "![loss](loss.png)",
-        "",
+        *(["![loss](loss.png)", ""] if has_figures else []),
     ]
     return "\n".join(lines)
 
@@ -128,6 +136,10 @@ def _result_lines(report: dict[str, Any]) -> list[str]:
         *(f"| {key} | {value:.4f} |" for key, value in report["metrics"].items()),
         "",
     ]
+
+
+def _has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _new_figure() -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Dates State of the Union addresses: fine-tunes a BigBird to predict when a speech was given.
+"""Dates State of the Union addresses: trains a BigBird to predict when a speech was given.
 
 `bigbird demo` runs this example. To follow it, read `demo.py` from top to bottom; it uses
 

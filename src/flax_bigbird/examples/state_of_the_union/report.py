@@ -130,11 +130,10 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         "The BigBird rows are one model that reads more or less of each speech at once; it was "
-        f"trained on windows of {settings['window_length']:,} tokens. The probabilities of the "
+        f"trained on windows of {settings['window_length']:,} tokens. The hidden states of all "
         "windows of a speech are averaged. TF-IDF reads whole speeches too.",
         "",
-        f"Training: {settings['steps']} steps of {settings['batch_size']} x "
-        f"{settings['window_length']} tokens; seed {settings['seed']}; "
+        f"{_training(settings)}; seed {settings['seed']}; "
         f"{report['seconds']['training']:.0f} s, {report['seconds']['total']:.0f} s in all.",
         "",
         f"## One speech: {prediction['speech']}",
@@ -148,3 +147,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    """Returns what was trained, in a sentence without its end."""
+    if not settings["learning_rate"]:
+        return "Training: the head only, by logistic regression on the pretrained model's features"
+    tokens = f"{settings['batch_size']} x {settings['window_length']} tokens"
+    return f"Training: the head, then all layers in {settings['steps']} steps of {tokens}"
