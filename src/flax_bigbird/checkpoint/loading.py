@@ -66,14 +66,29 @@ def load_file(path: Path) -> Flat:
     Raises:
       CheckpointError: if the file is missing or broken, or of an unknown kind.
     """
+    load, to_tree = _format(path)
+    return to_tree(load(path), set(), "bert")
+
+
+def load_arrays(path: Path) -> dict[Any, np.ndarray]:
+    """Loads one weight file as arrays under the names that the file has, whatever they belong to.
+
+    Raises:
+      CheckpointError: if the file is missing or broken, or of an unknown kind.
+    """
+    load, _ = _format(path)
+    return load(path)[0]
+
+
+def _format(path: Path) -> Any:
+    """Returns the entry of `_FORMATS` for a file."""
     if path.suffix not in _FORMATS:
         raise CheckpointError(
             f"a weight file ends in {', '.join(_FORMATS)}; got {path}: pass the path of such a file"
         )
     if not path.is_file():
         raise CheckpointError(f"{path} is no file: check the path")
-    load, to_tree = _FORMATS[path.suffix]
-    return to_tree(load(path), set(), "bert")
+    return _FORMATS[path.suffix]
 
 
 def _load_shards(source: Source, index: Path, load: Callable[[Path], _Content]) -> _Content:

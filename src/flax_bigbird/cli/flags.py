@@ -146,7 +146,7 @@ def explain_unknown_flag(flag: str, command: Command, task: str | None = None) -
       The explanation; "" if no task and no earlier version has the flag.
     """
     name = flag.lstrip("-").removeprefix("no-").replace("-", "_")
-    owners = [t for t in task_names() if name in get_options_class(t).model_fields]
+    owners = [t for t in task_names(None) if name in get_options_class(t).model_fields]
     if name not in RENAMED and not owners:
         return ""
     known = {RENAMED[name]} if name in RENAMED else ()

@@ -10,6 +10,7 @@ from flax_bigbird.data.types import Tokenizer
 
 NUM_SPECIAL_TOKENS = 2  # [CLS] and [SEP]
 MAX_QUESTION_FRACTION = 1 / 4  # of a window
+MIN_OVERLAP_FRACTION = 1 / 16  # of a window whose tokens each count in one window
 
 
 def split_windows(
@@ -35,7 +36,7 @@ def split_windows(
         if len(part) < (min_tokens if start else min(1, min_tokens)):
             yield [], len(part)
         else:
-            yield _with_special_tokens(part, tokenizer), 0
+            yield with_special_tokens(part, tokenizer), 0
 
 
 def covering_windows(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> list[list[int]]:
@@ -46,7 +47,42 @@ def covering_windows(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> l
     size = length - NUM_SPECIAL_TOKENS
     count = max(1, -(-len(ids) // size))
     starts = np.linspace(0, max(0, len(ids) - size), count).round().astype(int)
-    return [_with_special_tokens(ids[start : start + size], tokenizer) for start in starts]
+    return [with_special_tokens(ids[start : start + size], tokenizer) for start in starts]
+
+
+class CountedWindow(NamedTuple):
+    """The tokens `[start, stop)` of a text, of which `[first, last)` count in this window.
+
+    Every token of the text counts in one window.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def counted_windows(num_tokens: int, length: int) -> list[CountedWindow]:
+    """Splits a text into windows that cover it evenly, and assigns each token to one of them.
+
+    Neighboring windows overlap by at least `MIN_OVERLAP_FRACTION` of a window. Of the tokens that
+    they have in common, those of the first half count in the earlier window and the others in the
+    later one, so that every token is counted where it has more context.
+
+    Args:
+      num_tokens: The number of tokens of the text.
+      length: The maximum number of tokens of a window, with `[CLS]` and `[SEP]`.
+    """
+    size = length - NUM_SPECIAL_TOKENS
+    overlap = int(size * MIN_OVERLAP_FRACTION)
+    count = 1 if num_tokens <= size else -(-(num_tokens - overlap) // (size - overlap))
+    starts = [round(start) for start in np.linspace(0, max(0, num_tokens - size), count)]
+    stops = [min(start + size, num_tokens) for start in starts]
+    middles = [(start + stop) // 2 for start, stop in zip(starts[1:], stops[:-1], strict=True)]
+    return [
+        CountedWindow(*window)
+        for window in zip(starts, stops, [0, *middles], [*middles, num_tokens], strict=True)
+    ]
 
 
 def word_windows(words: Sequence[Sequence[int]], size: int) -> list[list[tuple[int, list[int]]]]:
@@ -102,7 +138,7 @@ def context_windows(
     """
     (question_ids,) = tokenize(tokenizer, [question])
     kept = question_ids[: int(length * MAX_QUESTION_FRACTION)]
-    prefix = [*_with_special_tokens(kept, tokenizer)]
+    prefix = [*with_special_tokens(kept, tokenizer)]
     ids, offsets = tokenize_with_offsets(tokenizer, context)
     size = length - len(prefix) - 1
     step = max(1, size - stride)
@@ -120,5 +156,6 @@ def context_windows(
         start += step
 
 
-def _with_special_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+def with_special_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[int]:
+    """Returns `[CLS] tokens [SEP]`."""
     return [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]  # type: ignore[list-item]

@@ -16,6 +16,7 @@ from flax_bigbird.tasks.options import (
     option_fields,
 )
 from flax_bigbird.tasks.registry import get_options_class
+from flax_bigbird.tasks.task_options import EmbeddingOptions
 
 
 class ModelArguments(Options):
@@ -68,6 +69,18 @@ def predict_options(task: str, **options: Any) -> TaskOptions:
     return cast(TaskOptions, command_options(task, "predict")(**options))
 
 
+def embed_options(**options: Any) -> EmbeddingOptions:
+    """Returns the options of embedding.
+
+    Args:
+      options: The options that differ from their defaults.
+
+    Raises:
+      OptionError: if an option is unknown, invalid, or belongs to another task or command.
+    """
+    return cast(EmbeddingOptions, command_options("embedding", "embed")(**options))
+
+
 def evaluate_options(task: str, *, rows_are_given: bool = False, **options: Any) -> Any:
     """Returns the options of a task for evaluation, together with those of `EvaluationArguments`.
 
@@ -92,5 +105,5 @@ def saved_option_names(task: str, command: Command) -> frozenset[str]:
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
     return frozenset(
-        names - {"separator", "file_format"} - ({"dtype"} if command == "predict" else set())
+        names - {"separator", "file_format"} - (set() if command == "evaluate" else {"dtype"})
     )

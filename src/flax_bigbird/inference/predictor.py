@@ -1,5 +1,6 @@
 """The predictor: a model with its task, called with rows and returning one answer for each."""
 
+import copy
 import functools
 import math
 import warnings
@@ -18,7 +19,7 @@ from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.inference.rows import is_single_row, iterate_rows
 from flax_bigbird.pretrained import DEFAULT_MODEL
-from flax_bigbird.tasks.base import Task, Window
+from flax_bigbird.tasks.base import PredictionTask, Window
 from flax_bigbird.tasks.loading import load_config, load_model
 
 # How many rows are encoded before any of them is predicted: windows of similar lengths then share a
@@ -56,14 +57,21 @@ def load_predictor(
     resolved = predict_options(
         task_class.name, **resolve_options(task_class.name, "predict", name, options)
     )
+    check_max_length(resolved.max_length, config)
+    loaded = load_model(
+        name, task_class.model_class, dtype=resolved.dtype, **task_class.model_fields
+    )
+    return Predictor(task_class(resolved, load_tokenizer(name), loaded.config), loaded, name)
+
+
+def check_max_length(max_length: int | None, config: Any) -> None:
+    """Raises `OptionError` if `max_length` exceeds the position embeddings of a model."""
     positions = config.max_position_embeddings
-    if resolved.max_length and resolved.max_length > positions:
+    if max_length and max_length > positions:
         raise OptionError(
             f"max_length must be at most the model's max_position_embeddings, "
-            f"{positions}; got {resolved.max_length}: lower it"
+            f"{positions}; got {max_length}: lower it"
         )
-    loaded = load_model(name, task_class.model_class, dtype=resolved.dtype)
-    return Predictor(task_class(resolved, load_tokenizer(name), loaded.config), loaded, name)
 
 
 class Predictor:
@@ -75,13 +83,29 @@ class Predictor:
       name: The directory, shipped name or Hub id that the model was loaded from.
       token_counts: How many tokens of the rows so far are unknown to the tokenizer, and how many
         there are.
+      max_batch_size: The maximum number of windows per batch, besides `tokens_per_batch`. If it is
+        set, a batch of fewer windows is filled up to a power of two instead of a full batch: more
+        programs are compiled, but a single row is answered at once.
     """
 
-    def __init__(self, task: Task, model: Any, name: str = ""):
+    def __init__(self, task: PredictionTask, model: Any, name: str = ""):
         self.task, self.model, self.name = task, model, name
         self.token_counts = (0, 0)
+        self.max_batch_size: int | None = None
         step = functools.partial(task.predict_step, model)
         self._step = step if task.compiles_predict_step else jax.jit(step)
+
+    def with_task(self, task: PredictionTask, max_batch_size: int | None = None) -> "Predictor":
+        """Returns a predictor with other options of the task, which shares compiled programs.
+
+        Args:
+          task: The task, whose `predict_step` must compute the same as that of this predictor.
+          max_batch_size: See the attributes.
+        """
+        predictor = copy.copy(self)
+        predictor.task, predictor.max_batch_size = task, max_batch_size
+        predictor.token_counts = (0, 0)
+        return predictor
 
     @property
     def tokenizer(self) -> Any:
@@ -186,16 +210,23 @@ class Predictor:
             length = same_shape[0][1]["input_ids"].shape[-1]
             # More rows than those of a chunk would only be copies of others.
             batch_size = min(max(1, self.options.tokens_per_batch // length), MAX_ROWS_PER_CHUNK)
+            batch_size = min(batch_size, self.max_batch_size or batch_size)
             for start in range(0, len(same_shape), batch_size):
                 part = same_shape[start : start + batch_size]
                 examples = [arrays for _, arrays in part]
                 # The last batch is filled up, so that each shape is compiled once.
-                examples += [examples[0]] * (batch_size - len(part))
+                examples += [examples[0]] * (self._filled_size(len(part), batch_size) - len(part))
                 batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
                 batch_outputs = jax.device_get(self._step(self.model.params, batch))
                 for slot, (index, _) in enumerate(part):
                     outputs[index] = {name: value[slot] for name, value in batch_outputs.items()}
         return outputs
+
+    def _filled_size(self, num_windows: int, batch_size: int) -> int:
+        """Returns the size that a batch of `num_windows` windows is filled up to."""
+        if self.max_batch_size is None:
+            return batch_size
+        return min(batch_size, 1 << (num_windows - 1).bit_length())
 
 
 def _check_finite(answer: Row, outputs: list[Arrays], row: Row) -> None:
@@ -223,4 +254,6 @@ def _is_finite(value: Any) -> bool:
         return all(map(_is_finite, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_is_finite, value))
+    if isinstance(value, np.ndarray):
+        return bool(np.isfinite(value).all())
     return not isinstance(value, float) or math.isfinite(value)

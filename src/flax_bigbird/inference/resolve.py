@@ -8,7 +8,7 @@ from flax_bigbird.inference.options import saved_option_names
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_saved_options
 from flax_bigbird.tasks.options import Command
-from flax_bigbird.tasks.registry import get_task, task_for_config
+from flax_bigbird.tasks.registry import check_command, get_task, task_for_config
 
 
 def resolve_name(model: str | Path) -> str:
@@ -29,7 +29,9 @@ def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
     Raises:
       OptionError: if there is no such task, or if the checkpoint does not identify its task.
     """
-    return get_task(task or load_saved_options(model).get("task") or task_for_config(config, model))
+    name = task or load_saved_options(model).get("task") or task_for_config(config, model)
+    check_command(name, "predict")
+    return get_task(name)
 
 
 def resolve_options(

@@ -1,13 +1,15 @@
 """What a task defines: how rows are encoded, the loss, the metrics, and how outputs are decoded.
 
-Training, evaluation, and prediction use a task only through the class `Task`. A task is complete
-when it is constructed: its options, the tokenizer, and the model's configuration hold all that it
-needs to know.
+Training and evaluation use a task only through the class `Task`, prediction only through its base
+`PredictionTask`, which is enough for a task without a loss. A task is complete when it is
+constructed: its options, the tokenizer, and the model's configuration hold all that it needs to
+know.
 """
 
 import abc
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -64,8 +66,8 @@ class Loss(NamedTuple):
     num_targets: Any
 
 
-class Task(abc.ABC):
-    """One task, for training, evaluation, and prediction.
+class PredictionTask(abc.ABC):
+    """What a task defines for prediction: how rows are encoded, and how outputs are decoded.
 
     The class methods run before the model exists. An instance belongs to the options, the
     tokenizer, and the configuration of one model.
@@ -75,23 +77,19 @@ class Task(abc.ABC):
       title: The name of the task in model cards.
       pipeline_tag: The task's name on the Hugging Face Hub.
       model_class: The name of the model class in `flax_bigbird`.
+      model_fields: The fields of the model's linen module that differ from their defaults.
       options_class: The class of the task's options.
-      is_pretraining: Whether training starts from a new model unless a model is given.
       compiles_predict_step: Whether `predict_step` compiles its own programs. Otherwise, the caller
         compiles it with `jax.jit`.
-      token_columns: The columns of the encoded examples that hold token ids.
-      lower_is_better: The metrics of which a lower value is better.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     pipeline_tag: ClassVar[str]
     model_class: ClassVar[str]
+    model_fields: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     options_class: ClassVar[type[TaskOptions]]
-    is_pretraining: ClassVar[bool] = False
     compiles_predict_step: ClassVar[bool] = False
-    token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
         """Prepares the task for one model.
@@ -115,8 +113,6 @@ class Task(abc.ABC):
         self.tokenizer = tokenizer
         self.config = config
 
-    # Methods that run before the model exists.
-
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind] | None:
         """Returns the columns that training and evaluation read, and what each of them holds.
@@ -139,6 +135,70 @@ class Task(abc.ABC):
         """
         del names
         return options
+
+    @classmethod
+    def check_config(cls, config: Any) -> None:
+        """Checks that a model of this configuration can predict for the task.
+
+        Raises:
+          OptionError: if it cannot.
+        """
+        del config
+
+    @abc.abstractmethod
+    def encode(self, row: Row) -> list[Window]:
+        """Encodes a row as one or more windows of at most `max_length` tokens.
+
+        Raises:
+          DataError: if the row lacks what the task reads. The message does not name the row.
+        """
+
+    def collate_window(self, window: Window, length: int) -> Arrays:
+        """Returns the arrays of one window, padded to `length` tokens."""
+        return self.pad(window.input_ids, length)
+
+    @abc.abstractmethod
+    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        """Returns the values that `decode` needs from a batch of windows, `[B, ...]` each.
+
+        This function is traced, unless `compiles_predict_step` is set.
+        """
+
+    @abc.abstractmethod
+    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
+        """Returns the prediction for a row as plain values.
+
+        Args:
+          row: The row.
+          windows: The windows of the row, from `encode`.
+          outputs: The outputs of `predict_step` for each window, without the batch axis.
+        """
+
+    # A helper for subclasses.
+
+    def pad(self, input_ids: Sequence[int] | np.ndarray, length: int) -> Arrays:
+        """Returns `input_ids` and `attention_mask`, both `[length]`."""
+        padded = np.full(length, self.tokenizer.pad_token_id, np.int32)
+        padded[: len(input_ids)] = input_ids
+        mask = np.zeros(length, np.int32)
+        mask[: len(input_ids)] = 1
+        return {"input_ids": padded, "attention_mask": mask}
+
+
+class Task(PredictionTask):
+    """One task, for training, evaluation, and prediction.
+
+    Attributes:
+      is_pretraining: Whether training starts from a new model unless a model is given.
+      token_columns: The columns of the encoded examples that hold token ids.
+      lower_is_better: The metrics of which a lower value is better.
+    """
+
+    is_pretraining: ClassVar[bool] = False
+    token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+
+    # Methods that run before the model exists.
 
     @classmethod
     @abc.abstractmethod
@@ -175,15 +235,6 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         """Yields the texts that a vocabulary can be trained on."""
-
-    @classmethod
-    def check_config(cls, config: Any) -> None:
-        """Checks that a model of this configuration can predict for the task.
-
-        Raises:
-          OptionError: if it cannot.
-        """
-        del config
 
     # Training and evaluation.
 
@@ -294,47 +345,6 @@ class Task(abc.ABC):
         """Returns additional entries for the report of a run, for example a confusion matrix."""
         del outputs, encoded
         return {}
-
-    # Prediction.
-
-    @abc.abstractmethod
-    def encode(self, row: Row) -> list[Window]:
-        """Encodes a row as one or more windows of at most `max_length` tokens.
-
-        Raises:
-          DataError: if the row lacks what the task reads. The message does not name the row.
-        """
-
-    def collate_window(self, window: Window, length: int) -> Arrays:
-        """Returns the arrays of one window, padded to `length` tokens."""
-        return self.pad(window.input_ids, length)
-
-    @abc.abstractmethod
-    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        """Returns the values that `decode` needs from a batch of windows, `[B, ...]` each.
-
-        This function is traced, unless `compiles_predict_step` is set.
-        """
-
-    @abc.abstractmethod
-    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        """Returns the prediction for a row as plain values.
-
-        Args:
-          row: The row.
-          windows: The windows of the row, from `encode`.
-          outputs: The outputs of `predict_step` for each window, without the batch axis.
-        """
-
-    # Helpers for subclasses.
-
-    def pad(self, input_ids: Sequence[int] | np.ndarray, length: int) -> Arrays:
-        """Returns `input_ids` and `attention_mask`, both `[length]`."""
-        padded = np.full(length, self.tokenizer.pad_token_id, np.int32)
-        padded[: len(input_ids)] = input_ids
-        mask = np.zeros(length, np.int32)
-        mask[: len(input_ids)] = 1
-        return {"input_ids": padded, "attention_mask": mask}
 
 
 def get_text(row: Row, column: str) -> str:

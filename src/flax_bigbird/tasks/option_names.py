@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks import registry
 
-Command = Literal["train", "evaluate", "predict"]
+Command = Literal["train", "evaluate", "predict", "embed"]
 
 RENAMED: dict[str, str] = {
     "validation_share": "validation_fraction",
@@ -125,7 +125,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _find_owners(name: str) -> dict[str, list[str]]:
     """Returns the tasks that have an option, and the commands of those tasks that accept it."""
     owners = {}
-    for task in registry.task_names():
+    for task in registry.task_names(None):
         field = registry.get_options_class(task).model_fields.get(name)
         if field is not None:
             owners[task] = field_metadata(field)["commands"]

@@ -22,7 +22,7 @@ from flax_bigbird.tasks.option_names import Command, check_option_names, field_m
 OptionsT = TypeVar("OptionsT", bound="Options")
 TaskOptionsT = TypeVar("TaskOptionsT", bound="TaskOptions")
 
-COMMANDS: tuple[Command, ...] = ("train", "evaluate", "predict")
+COMMANDS: tuple[Command, ...] = ("train", "evaluate", "predict", "embed")
 
 REQUIRED: Any = ...
 """The default of an option that must be given."""

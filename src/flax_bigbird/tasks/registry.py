@@ -20,11 +20,13 @@ class TaskEntry(NamedTuple):
       summary: One line for `bigbird train --help`.
       options: The import string of the task's options class, if it can be imported without JAX.
         By default, it is the `options_class` of the task.
+      commands: The commands of `bigbird` that the task has.
     """
 
     task: str | type[Any]
     summary: str
     options: str | None = None
+    commands: tuple[str, ...] = ("train", "evaluate", "predict")
 
 
 _TASKS = "flax_bigbird.tasks"
@@ -66,12 +68,24 @@ TASKS: dict[str, TaskEntry] = {
         "Choose one of several texts for each document.",
         f"{_OPTIONS}:MultipleChoiceOptions",
     ),
+    "embedding": TaskEntry(
+        f"{_TASKS}.embedding:Embedding",
+        "Represent documents, or their chunks, by vectors.",
+        f"{_OPTIONS}:EmbeddingOptions",
+        ("embed",),
+    ),
 }
 
 
-def task_names() -> tuple[str, ...]:
-    """Returns the names of all tasks in alphabetical order."""
-    return tuple(sorted(TASKS))
+def task_names(command: str | None = "train") -> tuple[str, ...]:
+    """Returns the names of the tasks that a command has, in alphabetical order.
+
+    Args:
+      command: The command of `bigbird`; None stands for all of them.
+    """
+    return tuple(
+        name for name in sorted(TASKS) if command is None or command in TASKS[name].commands
+    )
 
 
 def task_summary(name: str) -> str:
@@ -151,6 +165,20 @@ def _get_entry(name: str) -> TaskEntry:
         remedy = f"did you mean {near[0]}?" if near else "choose one of them"
         raise OptionError(f"task must be one of {', '.join(task_names())}; got {name!r}: {remedy}")
     return TASKS[name]
+
+
+def check_command(name: str, command: str) -> None:
+    """Checks that a command can be used for a task.
+
+    Raises:
+      OptionError: if there is no task of this name, or it has other commands.
+    """
+    commands = _get_entry(name).commands
+    if command not in commands:
+        raise OptionError(
+            f"task must be one of {', '.join(task_names(command))} for bigbird {command}; got "
+            f"{name!r}: use bigbird {' or '.join(commands)}"
+        )
 
 
 def _resolve(target: str | type[Any]) -> type[Any]:

@@ -1,0 +1,268 @@
+"""The files of sentence-transformers beside a checkpoint: pooling, dense layers and prompts.
+
+A folder of sentence-transformers is a checkpoint with a list of modules, `modules.json`. The first
+of them is the checkpoint itself, the second says how its tokens become one vector, and those after
+it change the vector.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from flax_bigbird.checkpoint.atomic import atomic_write_text
+from flax_bigbird.checkpoint.errors import CheckpointError
+from flax_bigbird.checkpoint.hub import Source
+from flax_bigbird.checkpoint.loading import load_arrays
+
+MODULES_FILE = "modules.json"
+CONFIG_FILE = "config_sentence_transformers.json"
+TRANSFORMER_FILE = "sentence_bert_config.json"
+_PACKAGE = "sentence_transformers.models"  # the path of its classes that every version knows
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "torch.nn.modules.activation.Tanh": np.tanh,
+    "torch.nn.modules.linear.Identity": lambda x: x,
+    "torch.nn.modules.activation.ReLU": lambda x: np.maximum(x, 0),
+    "torch.nn.modules.activation.GELU": lambda x: x * special.ndtr(x),
+    "torch.nn.modules.activation.Sigmoid": special.expit,
+}
+_DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
+
+# How folders written before version 6 name the modes of pooling.
+_FORMER_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dense:
+    """A layer after pooling: activation(x W^T + b), and plus x or x R^T with a residual.
+
+    Attributes:
+      weight: W, `[out, in]`.
+      bias: b, `[out]`, or None.
+      activation: The name of the activation's class in PyTorch.
+      residual: R, `[out, in]`; or True for x itself, and False for none.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    activation: str = _DEFAULT_ACTIVATION
+    residual: np.ndarray | bool = False
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns vectors `[N, out]` for vectors `[N, in]`."""
+        linear = vectors @ self.weight.T
+        out = _ACTIVATIONS[self.activation](linear if self.bias is None else linear + self.bias)
+        if isinstance(self.residual, np.ndarray):
+            return out + vectors @ self.residual.T
+        return out + vectors if self.residual else out
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize:
+    """A layer after pooling that scales each vector to length 1."""
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns vectors `[N, D]` of length 1; zeros stay zeros."""
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingModules:
+    """How the vectors of a checkpoint's tokens become the vector of a text.
+
+    Attributes:
+      pooling_mode: The mode of pooling, under the names of sentence-transformers.
+      include_prompt: Whether the tokens of a prompt count as tokens of the text.
+      layers: What is applied after pooling, in order.
+      prompts: The texts that may be put before a text, by name.
+      default_prompt_name: The name of the prompt that is used unless another is given.
+      similarity_fn_name: How vectors are compared: cosine, dot, euclidean or manhattan.
+      max_seq_length: The maximum number of tokens of a text.
+      truncate_dim: The number of dimensions of a vector that are kept.
+      transformer_path: The subfolder of the checkpoint.
+    """
+
+    pooling_mode: str = "mean"
+    include_prompt: bool = True
+    layers: tuple[Dense | Normalize, ...] = ()
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+    max_seq_length: int | None = None
+    truncate_dim: int | None = None
+    transformer_path: str = ""
+
+    def dimension(self, hidden_size: int) -> int:
+        """Returns the number of dimensions of a vector that is not truncated."""
+        sizes = [len(layer.weight) for layer in self.layers if isinstance(layer, Dense)]
+        return sizes[-1] if sizes else hidden_size
+
+
+def load_embedding_modules(source: Source) -> EmbeddingModules | None:
+    """Loads the modules of a folder of sentence-transformers; None if it is none.
+
+    Raises:
+      CheckpointError: if a file is broken, or a module is of a kind that cannot be computed.
+    """
+    modules = _load_json(source, MODULES_FILE)
+    if modules is None:
+        return None
+    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+        raise CheckpointError(f"{source}: {MODULES_FILE} must be a list of modules: restore it")
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise CheckpointError(
+            f"{MODULES_FILE} must start with the modules Transformer and Pooling; {source} has "
+            f"{', '.join(kinds) or 'none'}: only models of one encoder can be loaded"
+        )
+    paths = [str(module.get("path", "")) for module in modules]
+    layers = tuple(_load_layer(source, *pair) for pair in zip(kinds[2:], paths[2:], strict=True))
+    config = _load_json(source, CONFIG_FILE) or {}
+    transformer = _load_json(source, _join(paths[0], TRANSFORMER_FILE)) or {}
+    return EmbeddingModules(
+        **_load_pooling(source, paths[1]),
+        layers=layers,
+        prompts=config.get("prompts") or {},
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name") or "cosine",
+        max_seq_length=transformer.get("max_seq_length"),
+        truncate_dim=config.get("truncate_dim"),
+        transformer_path=paths[0],
+    )
+
+
+def save_embedding_modules(folder: Path, modules: EmbeddingModules, hidden_size: int) -> None:
+    """Writes the files of sentence-transformers beside a checkpoint that is in `folder`.
+
+    `modules.json`, which makes the folder one of sentence-transformers, is written last.
+
+    Args:
+      folder: The folder.
+      modules: The modules.
+      hidden_size: The number of dimensions of the checkpoint's tokens.
+    """
+    former = {name: mode == modules.pooling_mode for name, mode in _FORMER_MODES.items()}
+    files: dict[str, Any] = {
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden_size,
+            **former,
+            "include_prompt": modules.include_prompt,
+        }
+    }
+    entries = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    for index, layer in enumerate(modules.layers, 2):
+        kind = type(layer).__name__
+        path = f"{index}_{kind}"
+        entries.append((str(index), path, kind))
+        (folder / path).mkdir(exist_ok=True)
+        if isinstance(layer, Dense):
+            files[f"{path}/config.json"] = _dense_config(layer)
+            _save_dense(folder / path / _WEIGHT_FILES[0], layer)
+    if modules.max_seq_length is not None:
+        files[TRANSFORMER_FILE] = {"max_seq_length": modules.max_seq_length, "do_lower_case": False}
+    files[CONFIG_FILE] = {
+        "prompts": dict(modules.prompts),
+        "default_prompt_name": modules.default_prompt_name,
+        "similarity_fn_name": modules.similarity_fn_name,
+    } | ({} if modules.truncate_dim is None else {"truncate_dim": modules.truncate_dim})
+    files[MODULES_FILE] = [
+        {"idx": int(name), "name": name, "path": path, "type": f"{_PACKAGE}.{kind}"}
+        for name, path, kind in entries
+    ]
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        atomic_write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _load_pooling(source: Source, path: str) -> dict[str, Any]:
+    config = _load_json(source, _join(path, "config.json")) or {}
+    mode = config.get("pooling_mode")
+    if mode is None:
+        given = [name for key, name in _FORMER_MODES.items() if config.get(key)]
+        mode = given[0] if len(given) == 1 else given or "mean"
+    if not isinstance(mode, str):
+        raise CheckpointError(
+            f"a model must have one mode of pooling; {source} concatenates "
+            f"{', '.join(map(str, mode))}: use a model that has one"
+        )
+    return {"pooling_mode": mode, "include_prompt": bool(config.get("include_prompt", True))}
+
+
+def _load_layer(source: Source, kind: str, path: str) -> Dense | Normalize:
+    if kind == "Normalize":
+        return Normalize()
+    if kind != "Dense":
+        raise CheckpointError(
+            f"the modules after pooling must be Dense or Normalize; {source} has {kind!r}: it can "
+            "only be used with sentence-transformers"
+        )
+    config = _load_json(source, _join(path, "config.json")) or {}
+    activation = config.get("activation_function", _DEFAULT_ACTIVATION)
+    if activation not in _ACTIVATIONS:
+        raise CheckpointError(
+            f"the activation of a Dense module must be one of {', '.join(_ACTIVATIONS)}; {source} "
+            f"has {activation!r}: it can only be used with sentence-transformers"
+        )
+    files = (source.get(_join(path, name)) for name in _WEIGHT_FILES)
+    file = next((file for file in files if file is not None), None)
+    arrays = {} if file is None else load_arrays(file)
+    if "linear.weight" not in arrays:
+        raise CheckpointError(
+            f"a Dense module must have weights; {source} has none in {path}: restore the folder"
+        )
+    residual = arrays.get("residual.weight")
+    return Dense(
+        np.asarray(arrays["linear.weight"], np.float32),
+        None if "linear.bias" not in arrays else np.asarray(arrays["linear.bias"], np.float32),
+        activation,
+        bool(config.get("use_residual")) if residual is None else np.asarray(residual, np.float32),
+    )
+
+
+def _dense_config(layer: Dense) -> dict[str, Any]:
+    out_features, in_features = layer.weight.shape
+    config = {
+        "in_features": in_features,
+        "out_features": out_features,
+        "bias": layer.bias is not None,
+        "activation_function": layer.activation,
+    }
+    has_residual = isinstance(layer.residual, np.ndarray) or layer.residual
+    return config | ({"use_residual": True} if has_residual else {})
+
+
+def _save_dense(path: Path, layer: Dense) -> None:
+    from safetensors.numpy import save_file
+
+    arrays = {"linear.weight": layer.weight, "linear.bias": layer.bias}
+    if isinstance(layer.residual, np.ndarray):
+        arrays["residual.weight"] = layer.residual
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}, path)
+
+
+def _load_json(source: Source, name: str) -> Any:
+    """Returns the content of a file of a source, or None if there is no such file."""
+    path = source.get(name)
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} must be JSON; it is damaged: restore it") from error
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}/{name}" if path else name
