@@ -11,7 +11,7 @@ from flax_bigbird.tasks.options import TaskOptions, command_options, option_fiel
 from flax_bigbird.train.arguments import TrainingArguments, train_options_class
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-# Flags of commands that are no options of a task: of predict, evaluate, train and demo.
+# Flags of commands that are no options of a task: of predict, embed, evaluate, train and demo.
 OTHER_FLAGS = {"output", "keep", "config", "task", "overwrite", "help"}
 DEMO_FLAGS = {"steps", "quick", "from_scratch"}
 
@@ -34,6 +34,7 @@ def options(task: str) -> set[str]:
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
 def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
+    known |= set(option_fields(command_options("embedding", "embed")))
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     assert flags(page) <= known
 

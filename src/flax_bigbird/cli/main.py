@@ -24,7 +24,7 @@ class MainGroup(TyperGroup):
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = ("train", "evaluate", "predict", "demo", "info", "version")
+        names = ("train", "evaluate", "predict", "embed", "demo", "info", "version")
         return [*names, *(name for name in super().list_commands(ctx) if name not in names)]
 
 
@@ -71,6 +71,12 @@ def _load_predict() -> Callable[..., None]:
     return predict_command()
 
 
+def _load_embed() -> Callable[..., None]:
+    from flax_bigbird.cli.embed import embed_command
+
+    return embed_command()
+
+
 def _explain_unknown_flag(command: str, task: str | None, flag: str) -> str:
     from flax_bigbird.cli.flags import explain_unknown_flag
 
@@ -106,6 +112,18 @@ def predict() -> None:
 
     A prediction that was interrupted is resumed if the same command is given again. Columns and
     lengths are those that the model was trained with, unless flags change them.
+    """
+
+
+@app.command(
+    cls=lazy_command(_load_embed, functools.partial(_explain_unknown_flag, "embed", "embedding"))
+)
+def embed() -> None:
+    """Write a vector for every document of files, or for each of its chunks, to Parquet or NumPy.
+
+    An embedding that was interrupted is resumed if the same command is given again. With
+    --chunk-tokens or --chunk-sentences, each document is read once, and every chunk gets the mean
+    of its tokens as they were read in the whole document.
     """
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flax_bigbird._signals import deferred_signals as deferred_signals
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
+    from flax_bigbird.inference.bulk_embedding import embed_files as embed_files
     from flax_bigbird.inference.bulk_prediction import (
         PredictionError as PredictionError,
     )

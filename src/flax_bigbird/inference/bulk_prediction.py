@@ -6,9 +6,9 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from flax_bigbird.checkpoint import (
     LOCK_FILE,
@@ -81,6 +81,74 @@ class PartialOutput:
                 path.unlink()
 
 
+class AnswerFile:
+    """How the answers of a job are kept until they are complete, and written then.
+
+    This class keeps them as lines of JSON, for a JSONL or Parquet file. Its subclasses may keep a
+    part of them in further files, which all grow in step: a job is resumed by cutting each of them
+    to the size that it had after the last chunk.
+
+    Attributes:
+      suffixes: The ends of the names of files that can be written.
+      sizes: For each file of the partial output, the name of its size in `done.json`.
+    """
+
+    suffixes: tuple[str, ...] = OUTPUT_FORMATS
+    sizes: Mapping[str, str] = {"rows.jsonl": "bytes"}
+
+    def __init__(
+        self, partial: PartialOutput, target: Path, keep: Sequence[str], predictor: Predictor
+    ):
+        self.partial, self.target, self.keep = partial, target, keep
+        self.predictor = predictor
+
+    @classmethod
+    def check(cls, target: Path, keep: Sequence[str], predictor: Predictor) -> None:
+        """Checks what the output depends on, before any work.
+
+        Raises:
+          OptionError: if a file of this name cannot hold the answers.
+        """
+        if target.suffix not in cls.suffixes:
+            raise OptionError(
+                f"output must end in {' or '.join(cls.suffixes)}; got {target.name!r}: rename it"
+            )
+
+    def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:
+        """Writes what precedes the answers of the first row."""
+
+    def write(self, streams: Mapping[str, BinaryIO], row: FileRow, answer: Row, index: int) -> None:
+        """Appends the answer for a row.
+
+        Args:
+          streams: The files of the partial output by name.
+          row: The row.
+          answer: Its answer.
+          index: The index of the row among all rows.
+        """
+        self.write_line(streams, _output_row(row, self.keep, answer))
+
+    def write_line(self, streams: Mapping[str, BinaryIO], values: Row) -> None:
+        """Appends a line of JSON to `rows.jsonl`."""
+        line = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+        streams["rows.jsonl"].write(line.encode())
+
+    def finish(self) -> Path:
+        """Returns the finished file, which is moved to the output."""
+        if self.target.suffix != ".parquet":
+            return self.partial.lines
+        finished = self.partial.directory / "rows.parquet"
+        try:
+            self.convert(finished)
+        except DataError as error:
+            raise DataError(f"{error} (the answers are in {self.partial.lines})") from error
+        return finished
+
+    def convert(self, finished: Path) -> None:
+        """Writes the answers as a Parquet file."""
+        jsonl_to_parquet(self.partial.lines, finished)
+
+
 def predict_files(
     predictor: Predictor,
     files: Sequence[str | Path],
@@ -121,7 +189,44 @@ def predict_files(
       PredictionInterrupted: if `should_stop` returned True before the last row.
       PredictionError: if the directory of the answers so far was removed in the meantime.
     """
+    events = JobEvents(on_start, on_progress, on_message, should_stop)
+    return answer_files(predictor, files, output, AnswerFile, keep, overwrite, events)
+
+
+@dataclasses.dataclass(frozen=True)
+class JobEvents:
+    """The functions that a job calls; `predict_files` documents them."""
+
+    on_start: Callable[[int, int], None]
+    on_progress: Callable[[int], None]
+    on_message: Callable[[str], None]
+    should_stop: Callable[[], bool]
+
+
+def answer_files(
+    predictor: Predictor,
+    files: Sequence[str | Path],
+    output: str | Path,
+    answer_file: type[AnswerFile],
+    keep: Sequence[str],
+    overwrite: bool,
+    events: JobEvents,
+    **depends_on: Any,
+) -> int:
+    """Writes the answers for the rows of `files`, in their order; `predict_files` says more.
+
+    Args:
+      predictor: The model and its task.
+      files: The files.
+      output: The file to write.
+      answer_file: How the answers are kept and written.
+      keep: The columns of the input that the output repeats.
+      overwrite: Whether to replace an existing output and discard an unfinished one.
+      events: The functions to call.
+      **depends_on: What the answers depend on besides the model, its options and the files.
+    """
     target = Path(output).expanduser()
+    answer_file.check(target, keep, predictor)
     _check_output(target, overwrite)
     with standard_input_as_file(files) as inputs:
         kind, paths = data_files.expand_paths(inputs, predictor.options.file_format)
@@ -139,43 +244,68 @@ def predict_files(
         num_rows = sum(1 for _ in iterate_rows())
         partial = PartialOutput.of(target)
         job = _job_fingerprint(predictor, paths, keep, is_standard_input=inputs is not files)
+        job |= depends_on
         counts_before = predictor.token_counts
-        with _lock(partial, target), _explain_missing(partial):
+        answers_so_far = answer_file(partial, target, keep, predictor)
+        sizes = answer_file.sizes
+        with _lock(partial, target), _explain_missing(partial, sizes):
             _check_output(target, overwrite)  # another process may have written it since
-            rows_done, size = _start_or_resume(partial, job, overwrite)
-            on_start(rows_done, num_rows)
-            with partial.lines.open("r+b" if partial.lines.exists() else "wb") as stream:
-                # A chunk that was interrupted while it was being written is written again.
-                stream.truncate(size)
-                stream.seek(size)
+            done = _start_or_resume(partial, job, overwrite, sizes)
+            rows_done = done["rows"]
+            events.on_start(rows_done, num_rows)
+            with _open_at(partial, {name: done[size] for name, size in sizes.items()}) as streams:
+                if not rows_done:
+                    answers_so_far.start(streams, num_rows)
                 remaining = itertools.islice(iterate_rows(), rows_done, None)
                 rows, rows_to_answer = itertools.tee(remaining)
                 for answers in predictor.iterate_answers(rows_to_answer, first_row=rows_done + 1):
-                    for answer in answers:
-                        line = _output_row(next(rows), keep, answer)
-                        stream.write(
-                            (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
-                        )
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                    for index, answer in enumerate(answers, rows_done):
+                        answers_so_far.write(streams, next(rows), answer, index)
                     rows_done += len(answers)
-                    done = {"rows": rows_done, "bytes": stream.tell()}
-                    atomic_write_text(partial.done, json.dumps(done))
-                    on_progress(rows_done)
-                    if should_stop() and rows_done < num_rows:
+                    _save_progress(partial, streams, rows_done, sizes)
+                    events.on_progress(rows_done)
+                    if events.should_stop() and rows_done < num_rows:
                         raise PredictionInterrupted(rows_done)
-            _publish(partial, target)
+            _publish(partial, target, answers_so_far)
     message = predictor.unknown_tokens_message(counts_before)
     if message:
-        on_message(message)
+        events.on_message(message)
     return rows_done
 
 
+@contextlib.contextmanager
+def _open_at(partial: PartialOutput, sizes: Mapping[str, int]) -> Iterator[dict[str, BinaryIO]]:
+    """Opens the files of a partial output and cuts each of them to its size.
+
+    A chunk that was interrupted while it was being written is thus written again.
+    """
+    with contextlib.ExitStack() as stack:
+        streams: dict[str, BinaryIO] = {}
+        for name, size in sizes.items():
+            path = partial.directory / name
+            stream: BinaryIO = stack.enter_context(path.open("r+b" if path.exists() else "wb"))
+            stream.truncate(size)
+            stream.seek(size)
+            streams[name] = stream
+        yield streams
+
+
+def _save_progress(
+    partial: PartialOutput,
+    streams: Mapping[str, BinaryIO],
+    rows_done: int,
+    sizes: Mapping[str, str],
+) -> None:
+    """Flushes the answers to disk, and writes then how many of them there are."""
+    done = {"rows": rows_done}
+    for name, stream in streams.items():
+        stream.flush()
+        os.fsync(stream.fileno())
+        done[sizes[name]] = stream.tell()
+    atomic_write_text(partial.done, json.dumps(done))
+
+
 def _check_output(target: Path, overwrite: bool) -> None:
-    if target.suffix not in OUTPUT_FORMATS:
-        raise OptionError(
-            f"output must end in {' or '.join(OUTPUT_FORMATS)}; got {target.name!r}: rename it"
-        )
     if target.exists() and not overwrite:
         _remove_published(PartialOutput.of(target))
         raise OptionError(
@@ -188,12 +318,12 @@ def _check_output(target: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _explain_missing(partial: PartialOutput) -> Iterator[None]:
+def _explain_missing(partial: PartialOutput, names: Iterable[str]) -> Iterator[None]:
     """Re-raises the error that follows if somebody else removes the partial output."""
     try:
         yield
     except FileNotFoundError as error:
-        if partial.lines.exists():
+        if all((partial.directory / name).exists() for name in names):
             raise
         raise PredictionError(
             f"the answers so far must stay in {partial.directory} until all of them are written; "
@@ -291,9 +421,12 @@ def _fingerprint(path: Path, name: str | None = None) -> list[Any]:
 
 
 def _start_or_resume(
-    partial: PartialOutput, job: dict[str, Any], overwrite: bool
-) -> tuple[int, int]:
-    """Creates or opens the partial output; returns the rows that are done and their size in bytes.
+    partial: PartialOutput, job: dict[str, Any], overwrite: bool, sizes: Mapping[str, str]
+) -> dict[str, int]:
+    """Creates or opens the partial output.
+
+    Returns:
+      The content of `done.json`: how many rows are done, and the sizes of the files in bytes.
 
     Raises:
       OptionError: if the partial output is that of another job.
@@ -314,19 +447,18 @@ def _start_or_resume(
         atomic_write_text(partial.job, json.dumps(job))
     done = _load_json(partial.done)
     if done is None:
-        return 0, 0
-    rows, size = done.get("rows"), done.get("bytes")
-    if not (
-        isinstance(rows, int)
-        and isinstance(size, int)
-        and partial.lines.exists()
-        and partial.lines.stat().st_size >= size
+        return {"rows": 0} | dict.fromkeys(sizes.values(), 0)
+    if not isinstance(done.get("rows"), int) or not all(
+        isinstance(done.get(size), int)
+        and (partial.directory / name).exists()
+        and (partial.directory / name).stat().st_size >= done[size]
+        for name, size in sizes.items()
     ):
         raise OptionError(
             f"a prediction can only be resumed if its answers so far are there; those in "
             f"{partial.directory} are incomplete: set overwrite to start over"
         )
-    return rows, size
+    return done
 
 
 def _load_json(path: Path) -> dict[str, Any] | None:
@@ -345,16 +477,10 @@ def _load_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _publish(partial: PartialOutput, target: Path) -> None:
-    """Moves the finished rows to the output file, converted to Parquet if it ends in .parquet."""
-    finished = partial.lines
-    if target.suffix == ".parquet":
-        finished = partial.directory / "rows.parquet"
-        try:
-            jsonl_to_parquet(partial.lines, finished)
-        except DataError as error:
-            raise DataError(f"{error} (the answers are in {partial.lines})") from error
-    done = _load_json(partial.done) or {"rows": 0, "bytes": 0}
+def _publish(partial: PartialOutput, target: Path, answers: AnswerFile) -> None:
+    """Moves the finished answers to the output file."""
+    finished = answers.finish()
+    done = _load_json(partial.done) or {"rows": 0}
     atomic_write_text(partial.done, json.dumps(done | {"published": True}))
     os.replace(finished, target)
     shutil.rmtree(partial.directory)

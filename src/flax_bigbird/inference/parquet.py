@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flax_bigbird.data.columns import ColumnBuilder
 from flax_bigbird.data.errors import DataError
 
@@ -16,11 +18,20 @@ if TYPE_CHECKING:
 ROWS_PER_GROUP = 4096
 
 
-def jsonl_to_parquet(source: Path, target: Path) -> None:
+def jsonl_to_parquet(
+    source: Path, target: Path, vectors: np.ndarray | None = None, name: str = "vector"
+) -> None:
     """Writes the rows of a JSONL file as a Parquet file, and flushes it to the disk.
 
     The schema covers all rows: a column may be empty in one row group and hold numbers
     in the next, and a row may lack columns that others have.
+
+    Args:
+      source: The JSONL file.
+      target: The Parquet file.
+      vectors: A further column: a vector for each row, `[N, D]` in float32, which may be mapped to
+        memory. It is a list of fixed size in the file.
+      name: The name of that column.
 
     Raises:
       DataError: if the values of a column do not have one type. The message names column and row.
@@ -28,7 +39,7 @@ def jsonl_to_parquet(source: Path, target: Path) -> None:
     import pyarrow
 
     try:
-        _write_parquet(source, target)
+        _write_parquet(source, target, vectors, name)
     except (pyarrow.ArrowException, OverflowError) as error:
         _check_types(source)
         raise DataError(
@@ -54,7 +65,7 @@ def _check_types(source: Path) -> None:
         raise DataError(f"{error}, write a .jsonl file, or leave it out of keep") from error
 
 
-def _write_parquet(source: Path, target: Path) -> None:
+def _write_parquet(source: Path, target: Path, vectors: np.ndarray | None, name: str) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -65,12 +76,25 @@ def _write_parquet(source: Path, target: Path) -> None:
             if schema
             else table.schema
         )
-    with pyarrow.parquet.ParquetWriter(target, schema or pyarrow.schema([])) as writer:
+    schema = schema or pyarrow.schema([])
+    full_schema = schema
+    if vectors is not None:
+        full_schema = schema.append(
+            pyarrow.field(name, pyarrow.list_(pyarrow.float32(), vectors.shape[1]))
+        )
+    first_row = 0
+    with pyarrow.parquet.ParquetWriter(target, full_schema) as writer:
         for table in _row_groups(source):
-            missing = [f for f in writer.schema if f.name not in table.column_names]
+            missing = [f for f in schema if f.name not in table.column_names]
             for field in missing:
                 table = table.append_column(field, pyarrow.nulls(len(table), field.type))
-            writer.write_table(table.select(writer.schema.names).cast(writer.schema))
+            table = table.select(schema.names).cast(schema)
+            if vectors is not None:
+                rows = np.array(vectors[first_row : first_row + len(table)]).reshape(-1)
+                column = pyarrow.FixedSizeListArray.from_arrays(rows, vectors.shape[1])
+                table = table.append_column(full_schema.field(name), column)
+            writer.write_table(table)
+            first_row += len(table)
     with target.open("rb") as stream:
         os.fsync(stream.fileno())
 

@@ -1,0 +1,100 @@
+"""What the commands that answer every row of files share: flags, progress bar, and signals."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
+from flax_bigbird.cli.flags import flag
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.tasks.options import DATA, RUN
+
+MODEL_HELP = "The directory, shipped name or Hub id of the model."
+FILES_HELP = "JSONL, CSV, TSV or Parquet files, or directories of text files; - is standard input."
+SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
+
+
+def file_flags(suffixes: str) -> list[inspect.Parameter]:
+    """Returns the flags of the output.
+
+    Args:
+      suffixes: The ends of the names of possible outputs, for the help.
+    """
+    return [
+        flag(
+            "output",
+            str,
+            f"The file to write, which ends in {suffixes}. It is required.",
+            RUN,
+            metavar="FILE",
+        ),
+        flag("overwrite", bool, "Replace an existing output, and start over.", RUN),
+        flag(
+            "keep",
+            list[str],
+            "A column of the input to repeat in the output. The flag may be given more than once.",
+            DATA,
+            metavar="COLUMN",
+        ),
+    ]
+
+
+def run_on_files(
+    work: Callable[..., int],
+    files: Sequence[str],
+    output: str | None,
+    example: str,
+    name: str,
+) -> None:
+    """Runs the work of a command with a progress bar, and stops it after a signal.
+
+    Args:
+      work: A function that writes the output, whose path is its argument, and returns the number of
+        rows. It takes the keywords `on_start`, `on_progress`, `on_message` and `should_stop` of
+        `flax_bigbird.inference.predict_files`.
+      files: The data files.
+      output: The output, if it is given.
+      example: The name of a possible output.
+      name: What the work is called in messages.
+
+    Raises:
+      CommandError: if an extra is missing, or if options, model or data cannot be used.
+      InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the answers so far are saved.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flax_bigbird._signals import deferred_signals
+    from flax_bigbird.cli.compilation import enable_compilation_cache
+    from flax_bigbird.inference import PredictionError, PredictionInterrupted
+
+    if output is None:
+        raise CommandError(f"output must be given; got none: add --output {example}")
+    if any(file.endswith(".parquet") for file in (*files, output)):
+        require("pyarrow", "train")
+    enable_compilation_cache()
+    messages: list[str] = []
+    columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        deferred_signals(SAVING_MESSAGE) as is_stopped,
+        Progress(*columns, console=Console()) as progress,
+    ):
+        bar = progress.add_task("", total=None)
+        try:
+            rows = work(
+                output,
+                on_start=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_progress=lambda done: progress.update(bar, completed=done),
+                on_message=messages.append,
+                should_stop=is_stopped,
+            )
+        except (OptionError, DataError, PredictionError) as error:
+            raise CommandError(str(error)) from error
+        except PredictionInterrupted as error:
+            raise InterruptedWork(
+                f"{is_stopped.reason} after {error.rows:,} rows, which are saved; the same command "
+                f"resumes {name}",
+                is_stopped.exit_code,
+            ) from error
+    for message in messages:
+        progress.console.print(f"{message}.", highlight=False)
+    progress.console.print(f"{rows:,} rows: {output}", highlight=False)

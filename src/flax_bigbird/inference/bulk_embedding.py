@@ -1,0 +1,168 @@
+"""Embedding of files of any size: vectors in order, stored compactly, resumed if interrupted."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from flax_bigbird.checkpoint.sentence_transformers import Dense
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.types import Row
+from flax_bigbird.inference.bulk_prediction import AnswerFile, JobEvents, answer_files
+from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.kept_values import json_value
+from flax_bigbird.inference.parquet import jsonl_to_parquet
+from flax_bigbird.inference.predictor import Predictor
+from flax_bigbird.tasks.embedding import Embedding
+
+VECTORS = "vectors.f32"
+
+
+def embed_files(
+    embedder: Embedder,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    keep: Sequence[str] = (),
+    overwrite: bool = False,
+    on_start: Callable[[int, int], None] = lambda rows_done, num_rows: None,
+    on_progress: Callable[[int], None] = lambda rows_done: None,
+    on_message: Callable[[str], None] = lambda message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Writes the vectors of the rows of `files`, in their order, to a Parquet or NumPy file.
+
+    A Parquet file has a row for each vector: `document`, the index of the document; with chunks,
+    also `chunk`, its index in the document, and its characters `start` and `end`; the kept columns;
+    and `vector`, a list of fixed size in float32. A `.npy` file has the vectors alone, `[N, D]`.
+
+    The vectors are collected in the directory `OUTPUT.part` until they are complete. If embedding
+    is interrupted, the same call resumes it after the last chunk of rows that was saved.
+
+    Args:
+      embedder: The model, loaded with the options of chunks, prompts and so on.
+      files: The files, see `predict_files`.
+      output: The file to write; its name must end in `.parquet` or `.npy`.
+      keep: The columns of the input that the output repeats.
+      overwrite: Whether to replace an existing output and discard an unfinished one.
+      on_start, on_progress, on_message, should_stop: See `predict_files`.
+
+    Returns:
+      The number of rows of the files.
+
+    Raises:
+      OptionError, DataError, PredictionInterrupted, PredictionError: as `predict_files` does.
+    """
+    events = JobEvents(on_start, on_progress, on_message, should_stop)
+    is_parquet = Path(output).suffix == ".parquet"
+    return answer_files(
+        embedder.predictor,
+        files,
+        output,
+        ParquetVectors if is_parquet else NumpyVectors,
+        keep,
+        overwrite,
+        events,
+        modules=_fingerprint(embedder.task),
+    )
+
+
+class NumpyVectors(AnswerFile):
+    """Keeps the vectors as a `.npy` file that grows; its header says how many there will be."""
+
+    suffixes = (".parquet", ".npy")
+    sizes: Mapping[str, str] = {VECTORS: "vector_bytes"}
+
+    @property
+    def dimension(self) -> int:
+        """The number of dimensions of a vector."""
+        task = self.predictor.task
+        assert isinstance(task, Embedding)
+        return task.dimension
+
+    @classmethod
+    def check(cls, target: Path, keep: Sequence[str], predictor: Predictor) -> None:
+        super().check(target, keep, predictor)
+        if target.suffix == ".npy" and predictor.options.is_chunked:
+            raise OptionError(
+                f"the vectors of chunks need a .parquet file, which says where each chunk is; got "
+                f"{target.name!r}: rename it"
+            )
+        if target.suffix == ".npy" and keep:
+            raise OptionError(
+                f"kept columns need a .parquet file; got keep={', '.join(keep)} for "
+                f"{target.name!r}: rename the file, or leave keep out"
+            )
+
+    def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:
+        header = {
+            "descr": "<f4",
+            "fortran_order": False,
+            "shape": (num_rows, self.dimension),
+        }
+        np.lib.format.write_array_header_1_0(streams[VECTORS], header)
+
+    def write(self, streams: Mapping[str, BinaryIO], row: FileRow, answer: Row, index: int) -> None:
+        streams[VECTORS].write(answer["vector"].astype("<f4").tobytes())
+
+    def finish(self) -> Path:
+        return self.partial.directory / VECTORS
+
+
+class ParquetVectors(NumpyVectors):
+    """Keeps the vectors as raw numbers, and what else their rows hold as lines of JSON."""
+
+    sizes: Mapping[str, str] = {
+        "rows.jsonl": "bytes",
+        VECTORS: "vector_bytes",
+    }
+
+    def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:
+        pass  # the numbers have no header
+
+    def write(self, streams: Mapping[str, BinaryIO], row: FileRow, answer: Row, index: int) -> None:
+        kept = {name: json_value(row.get(name), name, row.origin) for name in self.keep}
+        if "vector" in answer:
+            vectors, places = answer["vector"][None], [{"document": index}]
+        else:
+            vectors = answer["vectors"]
+            places = [
+                {"document": index, "chunk": chunk, "start": start, "end": end}
+                for chunk, (start, end) in enumerate(answer["chunks"])
+            ]
+        for place in places:
+            self.write_line(streams, _renamed(place, kept) | kept)
+        streams[VECTORS].write(vectors.astype("<f4").tobytes())
+
+    def convert(self, finished: Path) -> None:
+        values = self.partial.directory / VECTORS
+        is_empty = not values.stat().st_size
+        vectors = np.zeros(0, "<f4") if is_empty else np.memmap(values, "<f4", "r")
+        name = next(iter(_renamed({"vector": None}, dict.fromkeys(self.keep))))
+        jsonl_to_parquet(self.partial.lines, finished, vectors.reshape(-1, self.dimension), name)
+
+    def finish(self) -> Path:
+        return AnswerFile.finish(self)
+
+
+def _renamed(values: Row, kept: Row) -> Row:
+    """Returns values with the prefix `predicted_` before the names that clash with kept columns."""
+    return {f"predicted_{k}" if k in kept else k: value for k, value in values.items()}
+
+
+def _fingerprint(task: Embedding) -> str:
+    """Returns a hash of what the model's folder says about pooling, layers and prompts."""
+    digest = hashlib.sha256(f"{task.pooling_mode} {task.prompt!r} {task.truncate_dim}".encode())
+    digest.update(str(task.modules.include_prompt).encode())
+    for layer in task.modules.layers:
+        digest.update(type(layer).__name__.encode())
+        if isinstance(layer, Dense):
+            for array in (layer.weight, layer.bias, layer.residual):
+                digest.update(
+                    repr(array).encode() if array is None else np.asarray(array).tobytes()
+                )
+            digest.update(layer.activation.encode())
+    return digest.hexdigest()
