@@ -2,6 +2,11 @@
 
 import importlib.metadata
 import os
+import signal
+
+# A shell starts background processes with SIGINT ignored; the tests of Ctrl-C need it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests compile much and compute little. With less optimized machine code, and with the older code

@@ -44,7 +44,7 @@ import warnings
 import jax, numpy as np
 from test_docs_examples import DOCS, run_examples
 warnings.simplefilter("ignore")
-names = run_examples(DOCS / "custom-training.md", "## Masked language modeling")
+names = run_examples(DOCS / "custom-training.md", "## Language modeling")
 params = jax.tree.map(lambda x: x.astype("float32"), names["params"])
 batch, labels, key = (names[name] for name in ("batch", "labels", "key"))
 sharded = names["sharded_step"](params, batch, labels, key)

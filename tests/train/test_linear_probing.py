@@ -25,7 +25,12 @@ from flax_bigbird.train.setup import prepare_run
 def prepare(tmp_path, label="name", **changes):
     """Returns a prepared run, and its messages."""
     data = write_labeled_texts(tmp_path / f"{label}.jsonl", 40, label=label)
-    changes = {"validation_fraction": 0, "max_length": 16, "whole_documents": True} | changes
+    changes = {
+        "validation_fraction": 0,
+        "max_length": 16,
+        "whole_documents": True,
+        "linear_probing": True,
+    } | changes
     options = tiny_run_options(tmp_path, train_files=[data], **changes)
     recorded = RecordingCallback()
     return prepare_run(options, open_run_directory(options), recorded), recorded.messages
@@ -100,6 +105,7 @@ def test_a_head_of_a_checkpoint_is_kept(tmp_path):
         max_steps=1,
         learning_rate=0.0,
         validation_fraction=0,
+        linear_probing=True,
     )
     train(options, [recorded])
     assert not any("linear probe" in message for message in recorded.messages)
@@ -138,7 +144,7 @@ class Stop(TrainerCallback):
 def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, stop):
     """It is interrupted after probing, before the first step, or after a step."""
     data = write_labeled_texts(tmp_path / "a.jsonl", 40)
-    changes = {"train_files": [data], "max_steps": 4, "eval_steps": 2}
+    changes = {"train_files": [data], "max_steps": 4, "eval_steps": 2, "linear_probing": True}
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     whole = train(tiny_run_options(tmp_path / "whole", **changes))
@@ -156,7 +162,12 @@ def test_the_probe_is_evaluated_and_saved_if_training_makes_it_worse(tmp_path):
     """At an absurd learning rate, the best model is that of step 0."""
     data = write_labeled_texts(tmp_path / "a.jsonl", 60)
     options = tiny_run_options(
-        tmp_path, train_files=[data], learning_rate=10.0, max_grad_norm=0.0, max_steps=3
+        tmp_path,
+        train_files=[data],
+        learning_rate=10.0,
+        max_grad_norm=0.0,
+        max_steps=3,
+        linear_probing=True,
     )
     report = train(options)
     assert [e["step"] for e in report["evaluations"]] == [0, 3]
