@@ -112,3 +112,20 @@ def test_rows_that_cannot_be_evaluated(classifier):
         evaluate(classifier, [])
     with pytest.raises(DataError, match="there must be rows; got none"):
         rows_as_dataset([], "text")
+
+
+def test_a_dataset_has_the_names_of_its_classes(classifier):
+    """Its rows have codes, whose order may not be that of the model."""
+    datasets = pytest.importorskip("datasets")
+    names = ["neither", "both"]
+    rows = datasets.Dataset.from_dict(
+        {"text": TEXTS, "label": [0, 1], "tags": [[1, 0], []], "id": [1, 0]}
+    )
+    rows = rows.cast_column("label", datasets.ClassLabel(names=names))
+    rows = rows.cast_column("tags", datasets.List(datasets.ClassLabel(names=names)))
+    assert list(iterate_rows(rows, "text")) == [
+        {"text": TEXTS[0], "label": "neither", "tags": ["both", "neither"], "id": 1},
+        {"text": TEXTS[1], "label": "both", "tags": [], "id": 0},
+    ]
+    with pytest.raises(DataError, match=r"row 2 .* 'both'"):
+        evaluate(classifier, rows)

@@ -65,6 +65,64 @@ def test_codes_mean_names_where_a_model_has_another_order(make_task, labels, exp
     assert collated_labels(task, rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("names", "codes", "got"),
+    [
+        (["good", "bad"], [0, 1], "has 'good'"),  # of another data set: 0 is not the first label
+        (["negative", "positive", "neutral"], [0, 2], "has 'neutral'"),
+        (
+            ["negative", "positive"],
+            [0, -1],
+            "row 2 of the data has none",
+        ),  # as in splits whose labels are secret
+        (["positive", "negative"], [0, -1], "has -1"),
+    ],
+)
+def test_codes_that_a_model_has_no_name_for(make_task, names, codes, got):
+    """Codes were taken for indices, and -1 for the last class: wrong metrics, and no word of it."""
+    task = make_task("sequence-classification", id2label={0: "positive", 1: "negative"})
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": codes})
+    rows = rows.cast_column("label", datasets.ClassLabel(names=names))
+    with pytest.raises(DataError, match=f"labels? (must be among|in every row).*{got}"):
+        task.encode_dataset(rows, "test")
+
+
+def test_codes_are_indices_for_a_model_without_names(make_task):
+    task = make_task("sequence-classification", id2label={0: "LABEL_0", 1: "LABEL_1"})
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": [1, 0]})
+    rows = rows.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    assert collated_labels(task, rows) == [1, 0]
+
+
+@pytest.mark.parametrize("names", [["False", "True"], ["True", "False"]])
+def test_booleans_mean_their_names(make_task, names):
+    task = make_task("sequence-classification", id2label=dict(enumerate(names)))
+    rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": [True, False]})
+    assert collated_labels(task, rows) == [names.index("True"), names.index("False")]
+
+
+@pytest.mark.parametrize("name", ["\u00b2", "--1", "9" * 5000, "-"])
+def test_names_that_look_like_integers(make_task, name):
+    """`str.isdigit` takes them for integers, which `int` refuses."""
+    task, rows = classify(make_task, [name, "a"])
+    assert sorted(collated_labels(task, rows)) == [0, 1]
+
+
+@pytest.mark.parametrize("names", [["O", "B-ORG"], ["B-PER", "O"]])
+def test_codes_of_tags_that_a_model_has_no_name_for(make_task, names):
+    tags = datasets.List(datasets.ClassLabel(names=names))
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
+    table = {"tokens": [["the", "dog"]], "tags": [[0, 1]]}
+    rows = datasets.Dataset.from_dict(table, features=features)
+    task = make_task("token-classification", id2label={0: "O", 1: "B-PER"})
+    if "B-ORG" in names:
+        with pytest.raises(DataError, match="has 'B-ORG'"):
+            task.encode_dataset(rows, "test")
+    else:
+        labels = np.array(task.encode_dataset(rows, "test").examples[0]["labels"])
+        assert labels[labels >= 0].tolist() == [1, 0]
+
+
 def test_integers_as_text_stand_for_labels(make_task):
     task = make_task("sequence-classification", id2label={0: "positive", 1: "negative"})
     rows = datasets.Dataset.from_dict({"text": ["the dog"] * 2, "label": ["1", "0"]})
@@ -91,6 +149,7 @@ def test_codes_of_tags_keep_their_names(make_task, names):
     ("labels", "options", "message"),
     [
         (["a", "a"], {}, r"classes must be two or more; column 'label' .* holds \['a'\]"),
+        ([[], []], {}, r"labels must exist; column 'label' .* holds \[\]"),
         (["a", None], {}, "must hold a label in every row; row 2 of the training data has none"),
         (["a", "b"], {"problem_type": "regression"}, "labels must be numbers .*; row 1 .* has 'a'"),
     ],

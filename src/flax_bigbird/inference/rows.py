@@ -7,6 +7,7 @@ from typing import Any
 from flax_bigbird.data.columns import ColumnBuilder, ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Dataset, Row
+from flax_bigbird.tasks.labels import class_name, class_names
 
 _EXPECTED = "rows must be dictionaries, texts, or a pandas or pyarrow table"
 
@@ -33,6 +34,8 @@ def iterate_items(value: Any) -> Iterable[Any]:
     if _is_from(value, "pandas", "DataFrame"):
         frame = value.astype(object).where(value.notna(), None)  # a missing value is a NaN there
         return (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(False, None))
+    if _is_from(value, "datasets", "Dataset"):
+        return _rows_of_dataset(value)
     if _is_from(value, "pyarrow") and hasattr(value, "to_pylist"):
         return value.to_pylist()
     if hasattr(value, "to_dicts"):
@@ -110,6 +113,22 @@ def rows_as_dataset(
             builder.append(row.get(name), f"row {number}")
         arrays[name] = builder.flush()
     return datasets.Dataset(pyarrow.table(arrays))
+
+
+def _rows_of_dataset(rows: Dataset) -> Iterator[Row]:
+    """Yields the rows of a `datasets.Dataset`, with names in the place of the codes of classes."""
+    names = {column: class_names(rows, column) for column in rows.column_names}
+
+    def with_names(column: str, value: Any) -> Any:
+        codes = names[column]
+        if not codes:
+            return value
+        if isinstance(value, list):
+            return [with_names(column, item) for item in value]
+        return class_name(codes, value)
+
+    for row in rows:
+        yield {name: with_names(name, value) for name, value in dict(row).items()}
 
 
 def is_path(value: Any) -> bool:

@@ -1,11 +1,15 @@
 """The labels of a classifier, as its configuration names them."""
 
+import re
 from typing import Any
 
 import numpy as np
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.types import Dataset
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_GENERIC_NAME = re.compile(r"LABEL_[0-9]+")
 
 
 def label_names(config: Any) -> list[str]:
@@ -93,6 +97,20 @@ def label_thresholds(config: Any, names: list[str]) -> np.ndarray:
     return np.array([float(thresholds.get(name, 0.5)) for name in names])
 
 
+def are_generic(names: list[str]) -> bool:
+    """Returns whether all labels have the names that `transformers` gives to labels without one."""
+    return all(map(_GENERIC_NAME.fullmatch, names))
+
+
+def class_name(names: list[str], code: Any) -> Any:
+    """Returns the name of a code of a `datasets.ClassLabel`; other values are returned as they are.
+
+    -1 stands for an unknown label, as in the test splits of many datasets on the Hub.
+    """
+    is_code = isinstance(code, int) and 0 <= code < len(names)
+    return names[code] if is_code else code
+
+
 def is_integer(name: str) -> bool:
-    """Returns whether a label's name is a decimal integer."""
-    return name.lstrip("-").isdigit()
+    """Returns whether a label's name is a decimal integer of at most 64 bits."""
+    return _INTEGER.fullmatch(name) is not None

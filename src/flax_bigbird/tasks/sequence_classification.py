@@ -116,9 +116,10 @@ class SequenceClassification(Task):
         if kind == REGRESSION:
             return label_config(["value"]) | head
         distinct = [str(label) for label in distinct_labels(labels, kind)]
-        if len(distinct) < 2 and kind == SINGLE_LABEL:
+        if len(distinct) < (2 if kind == SINGLE_LABEL else 1):
+            rule = "classes must be two or more" if kind == SINGLE_LABEL else "labels must exist"
             raise DataError(
-                f"classes must be two or more; column {column!r} of the training data holds "
+                f"{rule}; column {column!r} of the training data holds "
                 f"{distinct}: check label_column"
             )
         names = class_names(rows, column) or distinct

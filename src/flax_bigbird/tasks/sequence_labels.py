@@ -6,7 +6,7 @@ from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, row_location
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import Split
-from flax_bigbird.tasks.labels import class_names, is_integer
+from flax_bigbird.tasks.labels import are_generic, class_name, class_names, is_integer
 
 SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
 REGRESSION = "regression"
@@ -73,10 +73,11 @@ def distinct_labels(labels: list[Any], kind: str) -> list[Any]:
 def replace_class_codes(
     rows: Dataset, column: str, label_names: list[str], label_indices: dict[Any, int]
 ) -> Dataset:
-    """Replaces the codes of a `datasets.ClassLabel` by names where a code means another label.
+    """Replaces the codes of a `datasets.ClassLabel`, and booleans, by the names of the labels.
 
     A code is an index into the names of the dataset, whose order may not be that of the model,
-    and a name that is an integer could be taken for a code.
+    and a name that is an integer could be taken for a code. Codes are indices of the model only if
+    its labels have no names but those of the kind `LABEL_0`.
 
     Args:
       rows: The rows.
@@ -85,15 +86,19 @@ def replace_class_codes(
       label_indices: The indices of the model's labels, see `flax_bigbird.tasks.labels`.
     """
     names = class_names(rows, column)
+    if getattr(rows.features[column], "dtype", None) == "bool":
+        # As indices, False and True would be the first and the second label whatever their names.
+        names = ["False", "True"] if {"False", "True"} <= set(label_names) else None
     if not names or (names == label_names and not any(map(is_integer, names))):
         return rows
-    if not all(name in label_indices for name in names):
+    if are_generic(label_names) and not all(name in label_indices for name in names):
         return rows
 
     def replace(code: Any) -> Any:
         if isinstance(code, list):
             return [replace(item) for item in code]
-        return None if code is None else names[code]
+        name = class_name(names, code)
+        return name if isinstance(name, str) else None  # None if there is no label, as for -1
 
     values = [replace(code) for code in rows[column]]
     return rows.remove_columns(column).add_column(column, values)  # type: ignore[arg-type]

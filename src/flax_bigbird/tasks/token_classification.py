@@ -23,7 +23,14 @@ from flax_bigbird.data.words import split_words
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
-from flax_bigbird.tasks.labels import class_names, label_config, label_indices, label_names
+from flax_bigbird.tasks.labels import (
+    are_generic,
+    class_name,
+    class_names,
+    label_config,
+    label_indices,
+    label_names,
+)
 from flax_bigbird.tasks.tag_schemes import (
     NO_SCHEME,
     OUTSIDE,
@@ -102,7 +109,7 @@ class TokenClassification(Task):
             )
         names = [str(name) for name in names]
         sequences = (
-            [str(codes[tag] if codes else tag) for tag in tags]
+            [str(class_name(codes, tag) if codes else tag) for tag in tags]
             for tags in rows[options.tags_column]
         )
         scheme = options.tag_scheme or detect_tag_scheme(sequences)
@@ -280,14 +287,16 @@ class TokenClassification(Task):
     def _tag_indices(self, rows: Dataset) -> dict[Any, int]:
         """Returns the index of each tag as the rows give it: by name, by integer, or by code."""
         names, indices = class_names(rows, self.options.tags_column), self.label_indices
-        if names and all(name in indices for name in names):
-            return {code: indices[name] for code, name in enumerate(names)}
-        return indices
+        if not names or (are_generic(self.label_names) and not set(names) <= indices.keys()):
+            return indices
+        return {code: indices[name] for code, name in enumerate(names) if name in indices}
 
     def _check_known_tags(self, rows: Dataset, indices: dict[Any, int], split: Split) -> None:
+        codes = class_names(rows, self.options.tags_column)
         for index, tags in enumerate(rows[self.options.tags_column]):
             for tag in tags:
                 if tag not in indices:
+                    tag = class_name(codes, tag) if codes else tag
                     raise DataError(
                         "tags must be among those of the training data "
                         f"({', '.join(self.label_names)}); {row_location(rows, index, split)} "
