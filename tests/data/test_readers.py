@@ -398,3 +398,31 @@ def test_standard_input_is_copied(monkeypatch, content, suffix):
         standard_input_as_file(["-", "a"]).__enter__()
     with standard_input_as_file(["a"]) as paths:
         assert paths == ["a"]
+
+
+def test_a_tab_is_the_separator_of_a_file_without_commas(tmp_path):
+    path = write(tmp_path / "a.csv", "text\tlabel\na, b; c\tx\n")
+    assert read(path) == [{"text": "a, b; c", "label": "x"}]
+    path = write(tmp_path / "b.csv", "text,label\ta\nb,c\n")
+    assert read(path) == [{"text": "b", "label\ta": "c"}]
+
+
+def test_two_columns_of_one_name(tmp_path):
+    """The second was dropped silently; it does not matter in a column that nobody reads."""
+    path = write(tmp_path / "a.csv", "text,label,label,note,note\na,x,y,1,2\n")
+    with pytest.raises(DataError, match=r"a name of its own; .*a\.csv has two named 'label'"):
+        load_files([str(path)], TEXT_LABEL)
+    assert load_files([str(path)], TEXT)["text"] == ["a"]
+
+
+def test_a_row_with_too_few_fields(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label\na,x\n   \nb\n")  # the third line is blank
+    with pytest.raises(DataError, match=r"line 4 has 1: add the others, or quote a text that goes"):
+        read(path)
+
+
+@pytest.mark.parametrize("label", ["1234567890123456789", "-9" + "0" * 18, "1e999", "1.5e400"])
+def test_numbers_that_would_lose_digits_are_names(tmp_path, label):
+    """Ids of 19 digits became floats, and several of them the same one; 1e999 became infinity."""
+    path = write(tmp_path / "a.csv", f"text,label\na,{label}\nb,1\n")
+    assert load_files([str(path)], TEXT_LABEL)["label"] == [label, "1"]

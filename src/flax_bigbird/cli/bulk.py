@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import flag
 from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.tasks.options import DATA, RUN
+from flax_bigbird.tasks.options import DATA, DATA_FILES, RUN
 
 MODEL_HELP = "The directory, shipped name or Hub id of the model."
-FILES_HELP = "JSONL, CSV, TSV or Parquet files, or directories of text files; - is standard input."
+FILES_HELP = f"{DATA_FILES}; - is standard input."
 SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
 
 

@@ -10,7 +10,7 @@ from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.options import EvaluationArguments
-from flax_bigbird.tasks.options import RUN, TASK
+from flax_bigbird.tasks.options import DATA_FILES, RUN, TASK
 
 
 def evaluate_command() -> Callable[..., None]:
@@ -30,7 +30,7 @@ def evaluate_command() -> Callable[..., None]:
         argument(
             "files",
             list[str] | None,
-            "JSONL, CSV, TSV or Parquet files, or directories of text files.",
+            f"{DATA_FILES}.",
             required=False,
         ),
         *inference_flags("evaluate", EvaluationArguments.model_fields, flags, without={"files"}),

@@ -17,7 +17,8 @@ ColumnKind = Literal["text", "texts", "label", "labels", "answers", "any"]
 list of labels, the answers of SQuAD, or anything."""
 
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
-_FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
+# An integer of more digits is no float, because some of them would be lost.
+_FLOAT = re.compile(r"-?(?:(0|[1-9]\d{0,17})|(0|[1-9]\d*)(\.\d+|(\.\d+)?[eE][+-]?\d{1,2}))")
 _ANSWERS = "answers must hold the lists text and answer_start, as in SQuAD"
 
 

@@ -109,7 +109,7 @@ def iterate_rows(
     """
     for file in files:
         if format == "csv":
-            yield from read_csv(file, separator, missing)
+            yield from read_csv(file, separator, missing, columns)
         elif format == "parquet":
             yield from read_parquet(file, columns)
         else:

@@ -15,7 +15,7 @@ from flax_bigbird.data.types import Dataset
 ORIGIN = "__origin__"
 """The column with the file and the line or row that each row comes from."""
 
-FORMAT_VERSION = 1  # of the readers; a new version ignores the cached rows of older ones
+FORMAT_VERSION = 2  # of the readers; a new version ignores the cached rows of older ones
 MAX_ROWS = 1000  # rows that are converted at once
 MAX_CHARACTERS = 2**25  # of their origins and texts, roughly
 

@@ -39,8 +39,9 @@ def evaluate(
 
     Args:
       model: A directory, the name of a shipped model, or a Hub id.
-      files: A JSONL, CSV, TSV or Parquet file, a directory of text files, or several of them. Rows
-        in memory may be given instead: dictionaries, records, or a table of pandas or pyarrow.
+      files: A JSON, CSV, TSV, Parquet, CoNLL, FASTA or text file, which may be compressed, a
+        directory of text files, or several of them. Rows in memory may be given instead:
+        dictionaries, records, a `datasets.Dataset`, or a table of pandas or pyarrow.
       task: The name of the task. By default it is the task that the checkpoint was trained for.
       options: The options of `bigbird evaluate`, such as `dataset`, `split`, `label_column` or
         `max_length`. Options that are left out have the values of the training run in the

@@ -7,6 +7,7 @@ import pydantic
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.options import (
     DATA,
+    DATA_FILES,
     MODEL,
     Command,
     Options,
@@ -34,7 +35,7 @@ class EvaluationArguments(ModelArguments):
 
     files: list[str] = option(
         [],
-        help="The JSONL, CSV, TSV or Parquet files, or directories of text files, to evaluate on.",
+        help=f"{DATA_FILES}, to evaluate on.",
         panel=DATA,
     )
     dataset: str | None = option(

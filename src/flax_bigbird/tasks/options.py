@@ -24,6 +24,12 @@ TaskOptionsT = TypeVar("TaskOptionsT", bound="TaskOptions")
 
 COMMANDS: tuple[Command, ...] = ("train", "evaluate", "predict", "embed")
 
+DATA_FILES = (
+    "JSON, CSV, TSV, Parquet, CoNLL or FASTA files (also as .gz, .bz2 or .zst, but for Parquet), "
+    "SQuAD's own files, or directories of text files"
+)
+"""The files that all commands read, for help texts."""
+
 REQUIRED: Any = ...
 """The default of an option that must be given."""
 
@@ -116,13 +122,13 @@ class TaskOptions(Options):
     separator: str | None = option(
         None,
         help="The character between the fields of CSV files. By default, it is a comma, or a "
-        "semicolon if the first line has semicolons and no comma, and a tab in TSV files.",
+        "semicolon or else a tab, whichever the first line has, and a tab in TSV files.",
         panel=DATA,
     )
     file_format: str | None = option(
         None,
         help="The format of the files. By default, it follows from their names, as in rows.jsonl "
-        "or rows.conll.gz.",
+        "or rows.conll.gz. Rows of JSON are lines, an array, or SQuAD's own format.",
         panel=DATA,
         choices=("json", "csv", "parquet", "text", "conll", "fasta"),
     )

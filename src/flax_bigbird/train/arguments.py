@@ -14,6 +14,7 @@ from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.options import (
     BATCHES,
     DATA,
+    DATA_FILES,
     MODEL,
     OPTIMIZATION,
     REQUIRED,
@@ -42,7 +43,7 @@ class TrainingArguments(TaskOptions):
     # Data
     train_files: list[str] = option(
         [],
-        help="JSONL, CSV or Parquet files, or directories of text files, to train on.",
+        help=f"{DATA_FILES}, to train on.",
         panel=DATA,
     )
     validation_files: list[str] = option(

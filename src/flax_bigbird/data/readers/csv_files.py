@@ -8,7 +8,7 @@ missing.
 
 import collections
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from flax_bigbird.data.errors import DataError
@@ -28,7 +28,10 @@ Line = tuple[int, str, str]
 
 
 def read_csv(
-    file: Path, separator: str | None = None, missing: str | None = None
+    file: Path,
+    separator: str | None = None,
+    missing: str | None = None,
+    columns: Collection[str] | None = None,
 ) -> Iterator[FileRow]:
     """Yields the rows of a CSV or TSV file, whose first line names the columns.
 
@@ -36,16 +39,23 @@ def read_csv(
       file: The file.
       separator: The character between fields; None detects it, see `find_separator`.
       missing: The value of an empty field.
+      columns: The columns that are needed, whose names must differ from all others.
 
     Raises:
-      DataError: if the file is not UTF-8, if a row has another number of fields than the first
-        line, or if a quoted field holds lines that look like rows. The message names the line.
+      DataError: if the file is not UTF-8, if the header names such a column twice, if a row has
+        another number of fields than the first line, or if a quoted field holds lines that look
+        like rows. The message names the line.
     """
     reader = _CsvReader(file, separator or find_separator(file))
     header: dict[str, int] = {}
     for number, fields in reader.iterate_fields():
         if not header:
             for index, name in enumerate(fields):
+                if name in header and name in (columns or ()):
+                    raise DataError(
+                        f"every column must have a name of its own; {file} has two named {name!r}: "
+                        "rename one of them in the first line"
+                    )
                 header.setdefault(name or "", index)
             continue
         row = {name: fields[index] for name, index in header.items()}
@@ -65,12 +75,13 @@ def csv_columns(file: Path, separator: str | None = None) -> list[str]:
 def find_separator(file: Path) -> str:
     """Returns the separator of a file: a tab for TSV, and for CSV a comma.
 
-    A CSV file is separated by semicolons if its first line holds a semicolon and no comma.
+    A CSV file is separated by semicolons if its first line holds a semicolon and no comma, and by
+    tabs if it holds a tab and neither of them.
     """
     if ".tsv" in [suffix.lower() for suffix in file.suffixes[-2:]]:
         return "\t"
     _, header = next(iterate_lines(file), (0, ""))
-    return ";" if ";" in header and "," not in header else ","
+    return next((separator for separator in ",;\t" if separator in header), ",")
 
 
 class _CsvReader:
@@ -89,17 +100,21 @@ class _CsvReader:
         width = 0
         while (line := self._next_line()) is not None:
             number, text, _ = line
-            if not text:
+            if not text or (width > 1 and text.isspace() and self.separator not in text):
                 continue
             if '"' in text:
                 fields = self._parse(line, width)
             else:
                 fields = [field or None for field in text.split(self.separator)]
             if width and len(fields) != width:
+                remedy = (
+                    f"quote texts that hold {self.separator!r}, and double the quotes in them"
+                    if len(fields) > width
+                    else "add the others, or quote a text that goes on in the next line"
+                )
                 raise DataError(
                     f"every row must have the header's {width} columns; {self.file}, line {number} "
-                    f"has {len(fields)}: quote texts that hold {self.separator!r}, and double the "
-                    "quotes in them"
+                    f"has {len(fields)}: {remedy}"
                 )
             if width:
                 self._remember(fields)
