@@ -1,6 +1,7 @@
 """Options that may change when a run is resumed, and what smaller batches then compute."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_labeled_texts
 
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.train import TrainingInterrupted, train
 from flax_bigbird.train.resuming import check_resumed_options, original_batches
 from flax_bigbird.train.trainer import Trainer
@@ -145,3 +146,18 @@ def test_the_batches_are_those_of_the_start():
     check_resumed_options(Path("x"), before, options)
     original = original_batches(before, options)
     assert (original.tokens_per_batch, original.gradient_accumulation_steps) == (512, 2)
+
+
+def test_data_that_has_changed(tmp_path):
+    """The steps after it were trained on the new rows, in an order that belongs to no run."""
+    path = tmp_path / "texts.jsonl"
+    data = write_labeled_texts(path)
+    interrupt(tmp_path, "sequence-classification", train_files=[data])
+    before = path.stat()
+    path.write_text(path.read_text().replace("cow", "hen"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    options = tiny_run_options(tmp_path, train_files=[data])
+    with pytest.raises(DataError, match="a run resumes with the data that it was started with"):
+        train(options)
+    path.write_text(path.read_text().replace("hen", "cow"))
+    assert train(options)["steps"] == 6

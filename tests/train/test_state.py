@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.train import TrainerState
 
 
@@ -51,3 +54,13 @@ def test_a_checkpoint_with_the_previous_names():
     state.restore(previous)
     expected = TrainerState(10, 5, 3, {"a": 1}, 7, 1.5, [], [], 0.5, 2, 1)
     assert state == expected
+
+
+def test_a_run_does_not_resume_with_other_data():
+    saved = TrainerState(10, 5, global_step=3, data_fingerprint="a").to_dict()
+    changed = TrainerState(10, 5, data_fingerprint="b")
+    with pytest.raises(DataError, match="resumes with the data that it was started with; the cont"):
+        changed.restore(saved)
+    del saved["data_fingerprint"]  # of a run of an earlier version
+    changed.restore(saved)
+    assert (changed.global_step, changed.data_fingerprint) == (3, "b")

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from flax_bigbird.train.arguments import train_options_class as train_options_class
     from flax_bigbird.train.callbacks import StopOnSignal as StopOnSignal
     from flax_bigbird.train.callbacks import TrainerCallback as TrainerCallback
+    from flax_bigbird.train.errors import TrainingError as TrainingError
+    from flax_bigbird.train.errors import TrainingInterrupted as TrainingInterrupted
     from flax_bigbird.train.option_files import read_yaml as read_yaml
     from flax_bigbird.train.option_files import to_yaml as to_yaml
     from flax_bigbird.train.run import train as train
     from flax_bigbird.train.state import TrainerState as TrainerState
-    from flax_bigbird.train.trainer import TrainingError as TrainingError
-    from flax_bigbird.train.trainer import TrainingInterrupted as TrainingInterrupted
 else:
     __getattr__, __dir__ = _lazy.attach(__name__, __file__)

@@ -1,11 +1,13 @@
 """Loads and encodes the training and validation data of a run, and assigns it to buckets."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flax_bigbird.config import SparsityConfig
+from flax_bigbird.data import files
 from flax_bigbird.data.batching import Bucket, Examples, padding_fraction
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
@@ -63,16 +65,16 @@ def load_rows(
     Raises:
       DataError: if the data cannot be loaded.
     """
-    files: dict[str, Any] = {"separator": options.separator, "file_format": options.file_format}
+    reading: dict[str, Any] = {"separator": options.separator, "file_format": options.file_format}
     if options.dataset:
         rows = load_dataset_split(options.dataset, options.dataset_config, options.train_split)
         options = task.resolve_columns(options, rows.column_names)
     else:
-        options = task.resolve_columns(options, file_columns(options.train_files, **files))
-        rows = load_files(options.train_files, task.columns(options), **files)
+        options = task.resolve_columns(options, file_columns(options.train_files, **reading))
+        rows = load_files(options.train_files, task.columns(options), **reading)
     if options.validation_files:
         columns = task.columns(options)
-        return options, rows, load_files(options.validation_files, columns, "validation", **files)
+        return options, rows, load_files(options.validation_files, columns, "validation", **reading)
     if options.dataset and options.validation_split:
         return (
             options,
@@ -80,6 +82,19 @@ def load_rows(
             load_dataset_split(options.dataset, options.dataset_config, options.validation_split),
         )
     return options, rows, None
+
+
+def content_fingerprint(options: TrainingArguments) -> str:
+    """Returns a hash of the content of the files of a run; "" for a dataset, which has none."""
+    if options.dataset:
+        return ""
+    paths = (options.train_files, options.validation_files)
+    hashes = [
+        [files.content_hash(file) for file in files.expand_paths(names, options.file_format)[1]]
+        for names in paths
+        if names
+    ]
+    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:32]
 
 
 def hold_out_rows(

@@ -15,6 +15,7 @@ from flax_bigbird.train.callbacks import (
     TensorBoardCallback,
     TrainerCallback,
 )
+from flax_bigbird.train.errors import TrainingError
 from flax_bigbird.train.model_setup import count_parameters
 from flax_bigbird.train.report import write_report
 from flax_bigbird.train.run_directory import (
@@ -23,7 +24,7 @@ from flax_bigbird.train.run_directory import (
     open_run_directory,
 )
 from flax_bigbird.train.setup import PreparedRun, prepare_run
-from flax_bigbird.train.trainer import Trainer, TrainingError
+from flax_bigbird.train.trainer import Trainer
 
 
 def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, Any]:

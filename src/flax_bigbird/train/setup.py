@@ -13,6 +13,7 @@ from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.data_setup import (
     SplitData,
+    content_fingerprint,
     hold_out_rows,
     load_rows,
     pack_split,
@@ -43,6 +44,7 @@ class PreparedRun:
       eval_steps: The number of optimizer steps between evaluations.
       max_gradient_tokens: The maximum number of tokens whose gradient is computed at once. It is
         less than `options.tokens_per_batch` if the run is resumed with smaller batches.
+      data_fingerprint: The hash of the files of the data, see `content_fingerprint`.
       eval_on_start: Whether to evaluate before the first step, because the head is fitted already.
     """
 
@@ -55,6 +57,7 @@ class PreparedRun:
     max_steps: int
     eval_steps: int
     max_gradient_tokens: int
+    data_fingerprint: str
     eval_on_start: bool = False
 
 
@@ -129,6 +132,7 @@ def prepare_run(
         max_steps,
         eval_steps,
         max_gradient_tokens,
+        content_fingerprint(options),
         eval_on_start=fitted_params is not None,
     )
 

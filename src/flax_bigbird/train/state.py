@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from flax_bigbird.data.errors import DataError
+
 # Former field names in the checkpoints of older runs.
 _RENAMED = {
     "step": "global_step",
@@ -37,6 +39,7 @@ class TrainerState:
       best_metric: The best value of `metric_for_best_model`; None before the first evaluation.
       best_step: The step of that value.
       evaluations_since_best: Evaluations since then.
+      data_fingerprint: A hash of the content of the data files; "" if it is unknown.
     """
 
     max_steps: int
@@ -50,15 +53,27 @@ class TrainerState:
     best_metric: float | None = None
     best_step: int | None = None
     evaluations_since_best: int = 0
+    data_fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the state as plain values for JSON."""
         return dataclasses.asdict(self)
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Restores the history of a checkpoint; `max_steps` and `eval_steps` do not change."""
+        """Restores the history of a checkpoint, but not what options and data define.
+
+        Raises:
+          DataError: if the run was started with other data.
+        """
+        before, now = saved.get("data_fingerprint"), self.data_fingerprint
+        if before and now and before != now:
+            raise DataError(
+                "a run resumes with the data that it was started with; the content of train_files "
+                "or validation_files has changed since then: restore the files, choose another "
+                "output_dir, or start again with overwrite_output_dir"
+            )
         for name, value in current_names(saved).items():
-            if name not in ("max_steps", "eval_steps"):
+            if name not in ("max_steps", "eval_steps", "data_fingerprint"):
                 setattr(self, name, value)
 
     def is_finished(self, early_stopping_patience: int | None) -> bool:

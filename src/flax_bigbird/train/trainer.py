@@ -22,6 +22,8 @@ from flax_bigbird.tasks.base import Loss
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.checkpoints import RunCheckpoint, RunCheckpointManager
+from flax_bigbird.train.errors import TrainingError, TrainingInterrupted
+from flax_bigbird.train.full_memory import explain_full_memory
 from flax_bigbird.train.optimizer import create_optimizer, learning_rate_schedule
 from flax_bigbird.train.run_directory import RunDirectory
 from flax_bigbird.train.setup import PreparedRun
@@ -30,22 +32,6 @@ from flax_bigbird.train.state import TrainerState
 from flax_bigbird.train.throughput import matmul_flops_per_second, training_flops_per_token
 
 Arrays = dict[str, Any]
-
-
-class TrainingError(RuntimeError):
-    """Raised when a run cannot continue; the message states problem, step and remedy."""
-
-
-class TrainingInterrupted(Exception):
-    """Raised when a callback stops the run, after it is saved.
-
-    Attributes:
-      step: The last optimizer step that is saved.
-    """
-
-    def __init__(self, step: int):
-        super().__init__(f"the run was stopped after step {step}")
-        self.step = step
 
 
 class Trainer:
@@ -73,7 +59,9 @@ class Trainer:
         self.validation_data = run.validation_data
         self._max_gradient_tokens = run.max_gradient_tokens
         self.directory, self.callback = directory, callback
-        self.state = TrainerState(run.max_steps, run.eval_steps)
+        self.state = TrainerState(
+            run.max_steps, run.eval_steps, data_fingerprint=run.data_fingerprint
+        )
         self._eval_on_start = run.eval_on_start
         self.optimizer = create_optimizer(run.options, run.max_steps)
         self._learning_rate: Any = learning_rate_schedule(run.options, run.max_steps)
@@ -121,11 +109,12 @@ class Trainer:
 
         Raises:
           TrainingInterrupted: if a callback stopped the run, which is saved.
-          TrainingError: if the loss is not finite.
+          TrainingError: if the loss is not finite, or the memory of the device is full.
         """
         try:
             self.callback.on_train_begin(self.state)
-            self._train()
+            with explain_full_memory(self.options, self._max_gradient_tokens, self.state):
+                self._train()
         finally:
             self.callback.on_train_end(self.state)
             self._checkpoints.close()
