@@ -9,14 +9,25 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 from flax_bigbird.attention import BLOCK_SPARSE_IMPLEMENTATIONS, FULL_IMPLEMENTATIONS, Layout
+from flax_bigbird.attention.numerics import Dimension
 from flax_bigbird.attention.patterns.block_pattern import MAX_BLOCK_SIZE, MAX_BLOCKS
 
 RANDOM_ATTENTION_RULES = ("hf", "google", "fixed")
 ATTENTION_TYPES = ("block_sparse", "original_full")
 
-# The largest values of the keys of a configuration that patterns and kernels are built from. Beyond
-# them, lists of blocks fill the memory or take hours to draw.
+MAX_INT32 = 2**31 - 1
+MAX_LABELS = 2**20
+
 MAX_VALUES = {
+    # Token ids, token types and lengths are int32.
+    "vocab_size": MAX_INT32,
+    "type_vocab_size": MAX_INT32,
+    # Larger arrays do not fit in any memory.
+    "hidden_size": 2**20,
+    "intermediate_size": 2**24,
+    "num_hidden_layers": 1024,
+    # Patterns and kernels are built from these. Beyond the limits, lists of blocks fill the memory
+    # or take hours to draw.
     "block_size": MAX_BLOCK_SIZE,
     "num_attention_heads": 2**16,
     "num_random_blocks": 1024,
@@ -27,6 +38,11 @@ MAX_VALUES = {
     "max_chosen_global_blocks": MAX_BLOCKS,
     "max_position_embeddings": 2**20,
 }
+"""The largest values of the keys of a configuration that are sizes.
+
+`flax_bigbird.models.config_rules` checks them, and the types of all keys, for models and files;
+`SparsityConfig.from_hf` for configurations that it gets from elsewhere.
+"""
 
 CLASSIFIER_POOLINGS = ("cls", "mean")
 
@@ -110,8 +126,8 @@ class SparsityConfig:
             value = getattr(config, key, None)
             if isinstance(value, int) and value > limit:
                 raise ValueError(
-                    f"config.{key} must be at most {limit:,}; got {value}: patterns and kernels "
-                    "are not built for larger ones, so correct the value in the configuration"
+                    f"config.{key} must be at most {limit:,}; got {value}: correct the value in "
+                    "the configuration"
                 )
         if implementation is None:
             implementation = getattr(config, cls.IMPLEMENTATION_KEY, None)
@@ -176,11 +192,21 @@ class SparsityConfig:
         return self.max_full_attention_blocks
 
     @property
+    def max_full_attention_tokens(self) -> int:
+        """The number of tokens up to which all calls attend in full; 0 if none does."""
+        if self.attention_type == "original_full":
+            return self.max_position_embeddings
+        if not self.has_full_short_calls:
+            return 0
+        tokens = self.max_full_attention_blocks * self.block_size
+        return min(tokens, self.max_position_embeddings)
+
+    @property
     def has_full_short_calls(self) -> bool:
         """Whether calls of at most `max_full_attention_blocks` blocks attend in full."""
         return not self.causal or self.short_decoder_attention == "original_full"
 
-    def uses_full_attention(self, length: int) -> bool:
+    def uses_full_attention(self, length: Dimension) -> bool:
         """Returns whether a call of `length` tokens, or with so many cache slots, attends in full.
 
         It is decided for each call, from the shape alone. An encoder attends in full up to

@@ -32,8 +32,6 @@ def logits_of(model: Any):
     return logits
 
 
-# Dimensions are annotated as integers, which symbolic ones are not.
-@pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize("attention_type", ["block_sparse", "original_full"])
 def test_symbolic_batch(attention_type):
     pytest.importorskip("flatbuffers")
@@ -48,6 +46,32 @@ def test_symbolic_batch(attention_type):
     for size in (1, 3):
         ids = np.random.default_rng(size).integers(4, V, (size, T)).astype(np.int32)
         got = loaded.call(model.params, ids)
+        np.testing.assert_allclose(got, logits(model.params, ids), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [({"attention_type": "original_full"}, 48), ({}, 28), ({"is_decoder": True}, 0)],
+)
+def test_symbolic_length(changes, limit):
+    """Full attention takes any length; a sparse pattern belongs to one length."""
+    task = "ForCausalLM" if changes.get("is_decoder") else "ForTokenClassification"
+    model = tiny_models.model(task, **changes).with_attention_implementation("xla")
+    logits = logits_of(model)
+
+    def export(*constraints):
+        shape = jax.export.symbolic_shape("b, t", constraints=constraints)
+        ids = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return jax.export.export(jax.jit(logits))(model.params, ids)
+
+    rule = "the number of tokens may be symbolic only where this model attends in full, which is "
+    for constraints in ([], [f"t <= {limit + 1}"]):
+        with pytest.raises(ValueError, match=rule + (f"up to {limit}" if limit else "nowhere")):
+            export(*constraints)
+    if limit:
+        exported = export(f"t <= {limit}")
+        ids = np.random.default_rng(0).integers(4, V, (2, 9)).astype(np.int32)
+        got = exported.call(model.params, ids)
         np.testing.assert_allclose(got, logits(model.params, ids), atol=1e-5)
 
 

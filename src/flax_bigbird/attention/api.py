@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention.backends import cpu, mosaic_tpu, reference, triton, xla
 from flax_bigbird.attention.dispatch import run_first, unavailability
 from flax_bigbird.attention.manual_axes import vary_together
+from flax_bigbird.attention.numerics import Dimension
 from flax_bigbird.attention.patterns.block_pattern import MAX_BLOCK_SIZE, BlockPattern
 
 
@@ -117,7 +118,7 @@ def _check(q, k, v, pattern: BlockPattern, mask) -> None:
         )
 
 
-def _check_pattern(shape: tuple[int, ...], pattern: BlockPattern) -> None:
+def _check_pattern(shape: tuple[Dimension, ...], pattern: BlockPattern) -> None:
     """Raises `ValueError` for a pattern that does not fit queries `[B, T, N, H]`."""
     if pattern.blocks.ndim != 4:
         raise ValueError(

@@ -1,9 +1,14 @@
 """The masked softmax, the zeroing of masked tokens, and the constants for masked scores."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
+
+Dimension = Any
+"""An integer, or a symbolic dimension of `jax.export`, whose class is not public."""
 
 MASKED_SCORE = -1e30  # replaces the score of a key that a query does not read
 MIN_ROW_MAX = -1e20  # lower bound of a row's maximum: the weights of a row that reads nothing are 0
@@ -11,7 +16,7 @@ MIN_ROW_MAX = -1e20  # lower bound of a row's maximum: the weights of a row that
 
 def masked_softmax(
     scores: Float[Array, "*S"],
-    weights: Bool[Array | np.ndarray, "*#S"] | Num[Array | np.ndarray, "*#S"],
+    weights: Bool[Array | np.ndarray, "..."] | Num[Array | np.ndarray, "..."],
     axis: int | tuple[int, ...] = -1,
 ) -> Float[Array, "*S"]:
     """Computes a softmax in which each entry is weighted by its multiplicity.

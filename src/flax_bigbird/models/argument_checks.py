@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from flax_bigbird.attention.numerics import Dimension
+from flax_bigbird.config import SparsityConfig
+
 # What to do about values out of range.
 _REMEDIES = {
     "input_ids": "check that tokenizer and checkpoint belong together",
@@ -112,7 +115,7 @@ def whole_numbers(name: str, x: np.ndarray | Array, *, invalid: int) -> np.ndarr
     return jnp.where(is_whole, x, jnp.asarray(invalid, x.dtype)).astype(jnp.int32)
 
 
-def broadcast_to_tokens(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray | Array:
+def broadcast_to_tokens(name: str, x: Any, shape: tuple[Dimension, ...]) -> np.ndarray | Array:
     """Returns `x` with the shape of input_ids; leading axes may be missing, or be 1.
 
     Raises:
@@ -131,7 +134,7 @@ def broadcast_to_tokens(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray
     return xp.broadcast_to(x, shape)
 
 
-def key_mask(name: str, x: Any, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def key_mask(name: str, x: Any, shape: tuple[Dimension, ...]) -> Bool[Array, "..."]:
     """Returns a mask of 0 and 1, with one entry per key, as booleans.
 
     Raises:
@@ -171,7 +174,7 @@ def head_mask(x: Any, num_layers: int, num_heads: int) -> Float[Array, "L N"] | 
     return jnp.broadcast_to(jnp.asarray(x, jnp.float32), (num_layers, num_heads))
 
 
-def encoder_states(x: Any, batch: int, width: int) -> Float[Array, "B S D"]:
+def encoder_states(x: Any, batch: Dimension, width: int) -> Float[Array, "B S D"]:
     """Returns the hidden states of an encoder, `[batch, keys, width]`, as a JAX array."""
     x = array("encoder_hidden_states", x)
     fits = x.ndim == 3 and (x.shape[0], x.shape[2]) == (batch, width) and x.shape[1]
@@ -184,7 +187,7 @@ def encoder_states(x: Any, batch: int, width: int) -> Float[Array, "B S D"]:
     return jnp.asarray(x)
 
 
-def question_lengths(x: Any, batch: int, length: int) -> Int[Array, "B 1"]:
+def question_lengths(x: Any, batch: Dimension, length: Dimension) -> Int[Array, "B 1"]:
     """Returns the number of tokens of each question, in `0..length`."""
     x = array("question_lengths", x)
     if x.shape != (batch, 1) or not jnp.issubdtype(x.dtype, jnp.integer):
@@ -201,7 +204,7 @@ def question_lengths(x: Any, batch: int, length: int) -> Int[Array, "B 1"]:
     return jnp.asarray(x, jnp.int32)
 
 
-def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
+def logits_positions(x: Any, batch: Dimension, length: Dimension) -> Int[Array, "B P"]:
     """Returns the positions whose logits are requested, each in `0..length-1`."""
     x = array("logits_positions", x)
     if x.ndim != 2 or x.shape[0] != batch or not jnp.issubdtype(x.dtype, jnp.integer):
@@ -219,7 +222,7 @@ def logits_positions(x: Any, batch: int, length: int) -> Int[Array, "B P"]:
 
 
 def labels(
-    name: str, x: Any, shape: tuple[int, ...], num_ids: int, ignored: int | None = None
+    name: str, x: Any, shape: tuple[Dimension, ...], num_ids: int, ignored: int | None = None
 ) -> Int[Array, "..."]:
     """Returns labels as int32.
 
@@ -271,7 +274,28 @@ def random_key(name: str, x: Any) -> Array | None:
     )
 
 
-def check_length(config: Any, length: int) -> None:
+def check_symbolic_length(sparsity: SparsityConfig, length: Dimension) -> None:
+    """Raises `ValueError` for a symbolic length that may need a sparse pattern, or no table has.
+
+    The pattern depends on the length, so that one program cannot hold those of several lengths.
+    """
+    if isinstance(length, int):
+        return
+    limit = sparsity.max_full_attention_tokens
+    try:
+        fits = bool(length <= limit)
+    except jax.errors.InconclusiveDimensionOperation:
+        fits = False
+    if not fits:
+        bound = f"bound it, as in jax.export.symbolic_shape('b, t', constraints=['t <= {limit}'])"
+        raise ValueError(
+            "the number of tokens may be symbolic only where this model attends in full, which "
+            f"is {f'up to {limit} tokens' if limit else 'nowhere'}; got {length}: "
+            f"{f'{bound}, or ' if limit else ''}export it for a fixed number of tokens"
+        )
+
+
+def check_length(config: Any, length: Dimension) -> None:
     """Raises `ValueError` if the input is longer than the table of position embeddings."""
     max_length = config.max_position_embeddings
     if length > max_length:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-MAX_INT32 = 2**31 - 1  # token ids, token types and positions are int32
+from flax_bigbird.config import MAX_INT32, MAX_LABELS, MAX_VALUES
+
 MAX_NESTING = 50  # levels of lists and objects in a file
 
 # Returns what a value must be, as the end of a sentence, or None if it is that.
@@ -28,6 +29,10 @@ def _integer(minimum: int, maximum: int) -> _Rule:
         return f"must be at most {maximum:,}" if value > maximum else None
 
     return rule
+
+
+def _size(key: str, minimum: int) -> _Rule:
+    return _integer(minimum, MAX_VALUES[key])
 
 
 def _number(minimum: float, maximum: float, meaning: str = "") -> _Rule:
@@ -71,8 +76,8 @@ def _labels(is_key: Callable[[Any], bool], is_value: Callable[[Any], bool], what
     def rule(value: Any) -> str | None:
         if not isinstance(value, dict):
             return f"must map {what}"
-        if len(value) > _MAX_LABELS:
-            return f"must have at most {_MAX_LABELS:,} entries"
+        if len(value) > MAX_LABELS:
+            return f"must have at most {MAX_LABELS:,} entries"
         is_valid = all(is_key(key) and is_value(item) for key, item in value.items())
         return None if is_valid else f"must map {what}"
 
@@ -98,22 +103,21 @@ def _optional(rule: _Rule) -> _Rule:
     return optional
 
 
-_MAX_LABELS = 2**20
 _TOKEN_ID = _integer(-1, MAX_INT32)
 _PROBABILITY = _number(0.0, 1.0, ", a probability")
 _COUNT = _optional(_integer(0, MAX_INT32))
 
 # Keys that a file may hold and that are checked on objects, too.
 RULES: dict[str, _Rule] = {
-    "vocab_size": _integer(1, MAX_INT32),
-    "type_vocab_size": _integer(1, MAX_INT32),
-    "max_position_embeddings": _integer(1, MAX_INT32),
-    "hidden_size": _integer(1, 2**20),
-    "intermediate_size": _integer(1, 2**24),
-    "num_attention_heads": _integer(1, 2**20),
-    "num_hidden_layers": _integer(0, 1024),
-    "block_size": _integer(1, MAX_INT32),
-    "num_random_blocks": _integer(0, MAX_INT32),
+    "vocab_size": _size("vocab_size", 1),
+    "type_vocab_size": _size("type_vocab_size", 1),
+    "max_position_embeddings": _size("max_position_embeddings", 1),
+    "hidden_size": _size("hidden_size", 1),
+    "intermediate_size": _size("intermediate_size", 1),
+    "num_attention_heads": _size("num_attention_heads", 1),
+    "num_hidden_layers": _size("num_hidden_layers", 0),
+    "block_size": _size("block_size", 1),
+    "num_random_blocks": _size("num_random_blocks", 0),
     "hidden_dropout_prob": _PROBABILITY,
     "attention_probs_dropout_prob": _PROBABILITY,
     "classifier_dropout": _optional(_PROBABILITY),
@@ -145,7 +149,7 @@ RULES: dict[str, _Rule] = {
 }
 # Keys that only a file holds, or that `transformers` converts.
 _FILE_RULES: dict[str, _Rule] = RULES | {
-    "num_labels": _optional(_integer(0, _MAX_LABELS)),
+    "num_labels": _optional(_integer(0, MAX_LABELS)),
     "chunk_size_feed_forward": _COUNT,
     "dtype": _optional(_text),
     "torch_dtype": _optional(_text),
@@ -155,11 +159,11 @@ _FILE_RULES: dict[str, _Rule] = RULES | {
     "random_attention": _optional(_text),
     "random_attention_seed": _optional(_integer(0, 2**63 - 1)),
     "padding_invariant": _optional(_boolean),
-    "num_window_blocks": _COUNT,
-    "num_leading_global_blocks": _COUNT,
-    "num_trailing_global_blocks": _COUNT,
-    "max_user_global_blocks": _COUNT,
-    "max_chosen_global_blocks": _COUNT,
+    "num_window_blocks": _optional(_size("num_window_blocks", 0)),
+    "num_leading_global_blocks": _optional(_size("num_leading_global_blocks", 0)),
+    "num_trailing_global_blocks": _optional(_size("num_trailing_global_blocks", 0)),
+    "max_user_global_blocks": _optional(_size("max_user_global_blocks", 0)),
+    "max_chosen_global_blocks": _optional(_size("max_chosen_global_blocks", 0)),
     "per_layer_config": lambda value: None if value is None else "must be null",
 }
 

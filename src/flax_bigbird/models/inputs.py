@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from flax_bigbird.attention.numerics import Dimension
 from flax_bigbird.models import argument_checks as checks
 from flax_bigbird.models import cache as kv_cache
 from flax_bigbird.models import sparse_inputs
@@ -126,6 +127,7 @@ def _check_token_inputs(model: ParameterizedModel, call: CallArguments) -> Model
         limit_name="vocab_size",
     )
     shape = ids.shape
+    checks.check_symbolic_length(model.sparsity, shape[-1])
     position_ids = call.position_ids
     mask_shape = shape if cache is None else (shape[0], _check_cache(model, cache, shape))
     if position_ids is None:
@@ -154,7 +156,7 @@ def _check_token_inputs(model: ParameterizedModel, call: CallArguments) -> Model
     return ModelInputs(ids, attention_mask, token_type_ids, position_ids, head_mask)
 
 
-def _check_cache(model: ParameterizedModel, cache: Any, shape: tuple[int, ...]) -> int:
+def _check_cache(model: ParameterizedModel, cache: Any, shape: tuple[Dimension, ...]) -> int:
     """Returns the number of slots of the cache; raises `ValueError` if the model takes none."""
     if not (model.sparsity.causal and model.takes_encoder_states):
         raise ValueError(
@@ -166,7 +168,7 @@ def _check_cache(model: ParameterizedModel, cache: Any, shape: tuple[int, ...]) 
 
 
 def _check_logits_positions(
-    model: ParameterizedModel, positions: Any, shape: tuple[int, ...]
+    model: ParameterizedModel, positions: Any, shape: tuple[Dimension, ...]
 ) -> Int[Array, "B P"] | None:
     if positions is None:
         return None
@@ -179,7 +181,7 @@ def _check_logits_positions(
 
 
 def check_encoder_inputs(
-    model: ParameterizedModel, states: Any, mask: Any, batch: int
+    model: ParameterizedModel, states: Any, mask: Any, batch: Dimension
 ) -> tuple[Float[Array, "B S D"] | None, Bool[Array, "B S"] | None]:
     """Returns the encoder's hidden states and their mask, which is all ones by default.
 
