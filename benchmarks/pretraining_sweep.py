@@ -51,6 +51,7 @@ class Recipe:
       positions: How position embeddings start: "random", as the other parameters, for two windows,
         whose table is tiled for longer inputs later; or "sinusoidal" for all `POSITIONS`, which
         windows at random offsets train.
+      neighbors: Whether the heads of the first layer attend to neighboring tokens from the start.
       optim: The optimizer.
       learning_rate: The peak of the learning rate.
       mask: The fraction of tokens to predict.
@@ -63,6 +64,7 @@ class Recipe:
     vocabulary: int = 8000
     initializer_range: float = 0.02
     positions: str = "random"
+    neighbors: bool = False
     optim: str = "adamw"
     learning_rate: float = 1e-3
     mask: float = 0.25
@@ -71,17 +73,25 @@ class Recipe:
 
 
 SHIPPED = Recipe()  # from stage 2
-NEW = Recipe(initializer_range=0.088, positions="sinusoidal", optim="muon", learning_rate=2e-3)
+NEW = Recipe(
+    initializer_range=0.088,
+    positions="sinusoidal",
+    neighbors=True,
+    optim="muon",
+    learning_rate=2e-3,
+)
 RECIPES = {
     "shipped recipe, without its causal stage": SHIPPED,
     "new recipe": NEW,
     "new, but AdamW": dataclasses.replace(NEW, optim="adamw"),
-    "new, but random positions": dataclasses.replace(NEW, positions="random"),
+    "new, but no attention to neighbors": dataclasses.replace(NEW, neighbors=False),
+    "new, but random positions": dataclasses.replace(NEW, positions="random", neighbors=False),
     "new, but initialization 0.02": dataclasses.replace(NEW, initializer_range=0.02),
     "new, but learning rate 4e-3": dataclasses.replace(NEW, learning_rate=4e-3),
     "new, but learning rate 8e-3": dataclasses.replace(NEW, learning_rate=8e-3),
     "new, but mask rate 0.15": dataclasses.replace(NEW, mask=0.15),
     "new, but mask rate 0.4": dataclasses.replace(NEW, mask=0.4),
+    "new, but batches of 1,024 tokens": dataclasses.replace(NEW, tokens_per_batch=1024),
     "new, but batches of 2,048 tokens": dataclasses.replace(NEW, tokens_per_batch=2048),
     "new, but batches of 8,192 tokens": dataclasses.replace(NEW, tokens_per_batch=8192),
     "shipped recipe": dataclasses.replace(SHIPPED, causal=0.3),
@@ -149,7 +159,7 @@ def run(recipe: Recipe, folder: Path, data: Path, vocabulary: Path, seconds: flo
     start: dict[str, Any] = {"tokenizer": str(vocabulary), "config_overrides": architecture(recipe)}
     if recipe.positions == "sinusoidal":
         size = (recipe.layers, recipe.width, recipe.initializer_range)
-        new_model(str(vocabulary), folder / "new", *size)
+        new_model(str(vocabulary), folder / "new", *size, neighbors=recipe.neighbors)
         start = {"model": str(folder / "new")}
     stages = [("masked-lm", masked, 1 - recipe.causal)]
     if recipe.causal:

@@ -42,10 +42,29 @@ def test_a_new_model_has_sinusoidal_positions(tmp_path):
     assert table.shape == (4096, 64)
     for distance in (1, 7, 500):
         products = (table[:-distance] * table[distance:]).sum(1)
-        np.testing.assert_allclose(products, products[0], rtol=1e-3)
+        np.testing.assert_allclose(products, products[0], atol=1e-3)
     words = np.asarray(embeddings["word_embeddings"]["embedding"], np.float64)
     np.testing.assert_allclose(table.std(), words.std(), rtol=0.2)
     np.testing.assert_allclose((table**2).mean(), 0.125**2, rtol=1e-3)
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_the_heads_of_a_new_model_attend_to_neighbors(tmp_path):
+    """At any position, most of all to the token before and to the one after."""
+    from flax_bigbird import FlaxBigBirdForMaskedLM
+    from flax_bigbird.pretrained import local_path
+
+    script = importlib.import_module("new_model")
+    script.new_model(local_path("bigbird-sotu-mini"), tmp_path / "new", 1, 128)
+    model = FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "new")
+    ids = np.random.default_rng(0).integers(7, 6000, (1, 64))
+    positions = 1000 + np.arange(64)[None]
+    outputs = model(ids, position_ids=positions, output_attentions=True)
+    probabilities = np.asarray(outputs.attentions[0])[0]
+    for head, offset in enumerate((-1, 1)):
+        by_distance = {d: np.diagonal(probabilities[head], d).mean() for d in range(-20, 21)}
+        largest = max(by_distance, key=by_distance.__getitem__)
+        assert (largest, by_distance[offset] > 0.2) == (offset, True), by_distance
 
 
 @pytest.mark.usefixtures("pretraining")
