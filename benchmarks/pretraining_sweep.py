@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class StepCost(TrainerCallback):
     def __init__(self) -> None:
         self.logs: list[tuple[int, float]] = []
 
-    def on_log(self, state: Any, logs: dict[str, float]) -> None:
+    def on_log(self, state: Any, logs: Mapping[str, int | float]) -> None:
         del logs
         self.logs.append((state.global_step, processor_seconds()))
 

@@ -49,6 +49,12 @@ def test_predict_needs_a_new_output(classifier, rows, tmp_path, capsys):
     assert "add --output FILE.jsonl" in capsys.readouterr().err
 
 
+def test_evaluate_does_not_replace_its_input(classifier, tmp_path, capsys):
+    labeled = write_jsonl(tmp_path / "labeled.jsonl", [{"text": "a", "label": "barn"}])
+    assert main(["evaluate", classifier, labeled, "-o", labeled]) == 2
+    assert "output must not be a file that is read" in capsys.readouterr().err
+
+
 def test_evaluate_names_an_unknown_label(classifier, tmp_path, capsys):
     unknown = write_jsonl(tmp_path / "unknown.jsonl", [{"text": "a", "label": "barn"}])
     assert main(["evaluate", classifier, unknown]) == 2

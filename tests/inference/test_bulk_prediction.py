@@ -107,6 +107,16 @@ def test_csv_and_text_files(classify, tmp_path):
     assert [row["file"] for row in read_jsonl(tmp_path / "b.jsonl")] == ["a.txt", "b.txt"]
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "link.jsonl"])
+def test_the_output_cannot_replace_an_input(classify, rows, tmp_path, name):
+    content = Path(rows).read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    with pytest.raises(OptionError, match=rf"not be a file that is read; got .*{name}, which is"):
+        predict_files(classify, [rows], tmp_path / name, overwrite=True)
+    assert Path(rows).read_bytes() == content
+    assert not list(tmp_path.glob("*.part"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

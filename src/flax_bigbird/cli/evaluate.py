@@ -50,6 +50,7 @@ def run_evaluation(
 
     from flax_bigbird.checkpoint import atomic_write_text
     from flax_bigbird.cli.compilation import enable_compilation_cache
+    from flax_bigbird.data.files import check_output_is_no_input
     from flax_bigbird.inference import evaluate
 
     for module in ("datasets", "sklearn"):
@@ -64,6 +65,8 @@ def run_evaluation(
             raise OptionError(
                 f"output must be in a directory that exists; got {target}: create the directory"
             )
+        if target:
+            check_output_is_no_input(target, files or ())
         result = evaluate(model, files or (), task=task, **options)
     except (OptionError, DataError) as error:
         raise CommandError(str(error)) from error

@@ -73,6 +73,17 @@ def expand_paths(
     return str(formats.pop()), files
 
 
+def check_output_is_no_input(output: Path, files: Iterable[str | Path]) -> None:
+    """Raises `OptionError` if an output file is one of the input files, by whatever name."""
+    for file in files:
+        path = Path(file).expanduser()
+        if output.exists() and path.exists() and output.samefile(path):
+            raise OptionError(
+                f"output must not be a file that is read; got {output}, which is {file}: choose "
+                "another name"
+            )
+
+
 def check_separator(separator: str | None, format: str) -> None:
     """Raises `OptionError` if a separator is given for files that are not CSV."""
     if separator is not None and format != "csv":

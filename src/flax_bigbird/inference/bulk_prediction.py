@@ -230,6 +230,7 @@ def answer_files(
     _check_output(target, overwrite)
     with standard_input_as_file(files) as inputs:
         kind, paths = data_files.expand_paths(inputs, predictor.options.file_format)
+        data_files.check_output_is_no_input(target, paths)
         separator = predictor.options.separator
         data_files.check_separator(separator, kind)
         _check_keep(keep, paths, kind, separator)
