@@ -129,3 +129,14 @@ def test_a_dataset_has_the_names_of_its_classes(classifier):
     ]
     with pytest.raises(DataError, match=r"row 2 .* 'both'"):
         evaluate(classifier, rows)
+
+
+@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
+def test_columns_of_one_name_are_refused(library):
+    module = pytest.importorskip(library)
+    if library == "pandas":
+        table = module.DataFrame([["a", "b"]], columns=["text", "text"])
+    else:
+        table = module.table([["a"], ["b"]], names=["text", "text"])
+    with pytest.raises(DataError, match="'text' is the name of 2: rename or drop"):
+        list(iterate_rows(table, "text"))

@@ -29,20 +29,32 @@ def iterate_items(value: Any) -> Iterable[Any]:
     """Returns an iterable of rows, from a table or from an iterable.
 
     Raises:
-      DataError: if the value is neither.
+      DataError: if the value is neither, or if two columns of a table have the same name.
     """
     if _is_from(value, "pandas", "DataFrame"):
+        _check_unique(value.columns)
         frame = value.astype(object).where(value.notna(), None)  # a missing value is a NaN there
         return (dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(False, None))
     if _is_from(value, "datasets", "Dataset"):
         return _rows_of_dataset(value)
     if _is_from(value, "pyarrow") and hasattr(value, "to_pylist"):
+        _check_unique(getattr(value, "column_names", ()))
         return value.to_pylist()
     if hasattr(value, "to_dicts"):
         return value.to_dicts()
     if not isinstance(value, Iterable) or isinstance(value, bytes | bytearray):
         raise DataError(f"{_EXPECTED}; got {_describe(value)}: give one of them")
     return value
+
+
+def _check_unique(columns: Iterable[Any]) -> None:
+    names = [str(name) for name in columns]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(
+                f"the columns of a table must have different names; {name!r} is the name of "
+                f"{names.count(name)}: rename or drop all but one"
+            )
 
 
 def iterate_rows(value: Any, text_column: str, first_row: int = 1) -> Iterator[Row]:
