@@ -274,8 +274,13 @@ class Embedder:
           chunk_size: The number of tokens of a chunk; by default, 256.
           chunk_overlap: The number of tokens that neighboring chunks have in common.
           by: "tokens" for chunks of `chunk_size` tokens, "sentence" for a chunk per sentence.
-          prompt_name, prompt, batch_size, show_progress_bar, normalize_embeddings, truncate_dim,
-            options: See `encode`.
+          prompt_name: See `encode`.
+          prompt: See `encode`.
+          batch_size: See `encode`.
+          show_progress_bar: See `encode`.
+          normalize_embeddings: See `encode`.
+          truncate_dim: See `encode`.
+          **options: See `encode`.
 
         Returns:
           The `ChunkEmbeddings` of the text, or a list with those of each text. A text without
