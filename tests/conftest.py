@@ -70,6 +70,20 @@ def unchecked_annotations():
 
 
 @pytest.fixture
+def limited_time():
+    """Raises after five minutes: some files made `transformers` run for ever."""
+
+    def end(number, frame):
+        raise TimeoutError("a file is not refused in time")
+
+    previous = signal.signal(signal.SIGALRM, end)
+    signal.alarm(300)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.fixture
 def standard_dtype_promotion():
     """Turns strict promotion off where other libraries promote: Flax in half precision, optax."""
 

@@ -4,7 +4,6 @@ import collections
 import json
 import random
 import shutil
-import signal
 import warnings
 from typing import Any
 
@@ -21,20 +20,6 @@ from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 pytestmark = pytest.mark.usefixtures("unchecked_annotations", "limited_time")
 
 TEXTS = [sentence(seed, 20) for seed in range(8)]
-
-
-@pytest.fixture
-def limited_time():
-    """Raises after five minutes."""
-
-    def end(number, frame):
-        raise TimeoutError("a file is not refused in time")
-
-    previous = signal.signal(signal.SIGALRM, end)
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture(scope="module")

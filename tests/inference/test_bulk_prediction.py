@@ -21,9 +21,9 @@ from flax_bigbird.inference import (
     OptionError,
     PredictionError,
     PredictionInterrupted,
-    bulk_prediction,
     evaluate,
     load_predictor,
+    partial_output,
     predict_files,
 )
 from flax_bigbird.inference.parquet import jsonl_to_parquet
@@ -317,7 +317,7 @@ def test_what_a_killed_process_left_of_a_finished_prediction_is_removed(
 ):
     """It was killed after it had moved the answers to the output."""
     target = tmp_path / "out.jsonl"
-    monkeypatch.setattr(bulk_prediction.shutil, "rmtree", lambda *args, **kwargs: None)
+    monkeypatch.setattr(partial_output.shutil, "rmtree", lambda *args, **kwargs: None)
     predict_files(classify, [rows], target)
     monkeypatch.undo()
     assert target.with_name("out.jsonl.part").exists()

@@ -7,7 +7,6 @@ import collections
 import json
 import random
 import shutil
-import signal
 import warnings
 from typing import Any
 
@@ -32,20 +31,6 @@ pytestmark = pytest.mark.usefixtures("unchecked_annotations", "limited_time")
 few_and_many = pytest.mark.parametrize(
     "count", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.slow)]
 )
-
-
-@pytest.fixture
-def limited_time():
-    """Raises after five minutes: some files made `transformers` run for ever."""
-
-    def end(number, frame):
-        raise TimeoutError("a file is not refused in time")
-
-    previous = signal.signal(signal.SIGALRM, end)
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Loads files and `datasets` ids as `datasets.Dataset`, and checks their columns."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def load_files(
     *,
     separator: str | None = None,
     file_format: str | None = None,
+    content_hash: Callable[[Path], str] = files.content_hash,
 ) -> Dataset:
     """Loads the rows of files of one format, in order.
 
@@ -35,6 +36,8 @@ def load_files(
       split: The split of the rows, a key of `SPLIT_NAMES`.
       separator: The character between the fields of CSV files; None detects it.
       file_format: The format of the files; None takes it from their names.
+      content_hash: The function that hashes a file. A caller that needs the hashes, too, may give
+        one that remembers them.
 
     Raises:
       DataError: if a file is missing, empty, of an unknown format, not UTF-8, or broken, if a
@@ -53,7 +56,7 @@ def load_files(
         )
     if columns is not None:
         _check_columns_exist(iterate_rows(), columns, found, format, split, separator)
-    contents = [(str(file), files.content_hash(file)) for file in found]
+    contents = [(str(file), content_hash(file)) for file in found]
     return cached_dataset(iterate_rows, columns, format == "csv", (contents, format, separator))
 
 

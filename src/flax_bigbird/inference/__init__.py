@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from flax_bigbird.data.errors import OptionError as OptionError
     from flax_bigbird.inference.bulk_embedding import embed_files as embed_files
     from flax_bigbird.inference.bulk_prediction import (
-        PredictionError as PredictionError,
-    )
-    from flax_bigbird.inference.bulk_prediction import (
         PredictionInterrupted as PredictionInterrupted,
     )
     from flax_bigbird.inference.bulk_prediction import predict_files as predict_files
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from flax_bigbird.inference.options import embed_options as embed_options
     from flax_bigbird.inference.options import evaluate_options as evaluate_options
     from flax_bigbird.inference.options import predict_options as predict_options
+    from flax_bigbird.inference.partial_output import PredictionError as PredictionError
     from flax_bigbird.inference.predictor import Predictor as Predictor
     from flax_bigbird.inference.predictor import load_predictor as load_predictor
 else:

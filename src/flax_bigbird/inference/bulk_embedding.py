@@ -13,7 +13,7 @@ from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.bulk_prediction import AnswerFile, JobEvents, answer_files
 from flax_bigbird.inference.embedder import Embedder
-from flax_bigbird.inference.kept_values import json_value
+from flax_bigbird.inference.kept_values import kept_values, without_clashes
 from flax_bigbird.inference.parquet import jsonl_to_parquet
 from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.tasks.embedding import Embedding
@@ -70,11 +70,10 @@ def embed_files(
     )
 
 
-class NumpyVectors(AnswerFile):
-    """Keeps the vectors as a `.npy` file that grows; its header says how many there will be."""
+class VectorFile(AnswerFile):
+    """Keeps the vectors as raw numbers, and writes them to a file."""
 
     suffixes = (".parquet", ".npy")
-    sizes: Mapping[str, str] = {VECTORS: "vector_bytes"}
 
     @property
     def dimension(self) -> int:
@@ -83,15 +82,21 @@ class NumpyVectors(AnswerFile):
         assert isinstance(task, Embedding)
         return task.dimension
 
+
+class NumpyVectors(VectorFile):
+    """Keeps the vectors as a `.npy` file that grows; its header says how many there will be."""
+
+    sizes: Mapping[str, str] = {VECTORS: "vector_bytes"}
+
     @classmethod
     def check(cls, target: Path, keep: Sequence[str], predictor: Predictor) -> None:
         super().check(target, keep, predictor)
-        if target.suffix == ".npy" and predictor.options.is_chunked:
+        if predictor.options.is_chunked:
             raise OptionError(
                 f"the vectors of chunks need a .parquet file, which says where each chunk is; got "
                 f"{target.name!r}: rename it"
             )
-        if target.suffix == ".npy" and keep:
+        if keep:
             raise OptionError(
                 f"kept columns need a .parquet file; got keep={', '.join(keep)} for "
                 f"{target.name!r}: rename the file, or leave keep out"
@@ -112,19 +117,16 @@ class NumpyVectors(AnswerFile):
         return self.partial.directory / VECTORS
 
 
-class ParquetVectors(NumpyVectors):
-    """Keeps the vectors as raw numbers, and what else their rows hold as lines of JSON."""
+class ParquetVectors(VectorFile):
+    """Keeps the vectors without a header, and what else their rows hold as lines of JSON."""
 
     sizes: Mapping[str, str] = {
         "rows.jsonl": "bytes",
         VECTORS: "vector_bytes",
     }
 
-    def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:
-        pass  # the numbers have no header
-
     def write(self, streams: Mapping[str, BinaryIO], row: FileRow, answer: Row, index: int) -> None:
-        kept = {name: json_value(row.get(name), name, row.origin) for name in self.keep}
+        kept = kept_values(row, self.keep)
         if "vector" in answer:
             vectors, places = answer["vector"][None], [{"document": index}]
         else:
@@ -134,23 +136,15 @@ class ParquetVectors(NumpyVectors):
                 for chunk, (start, end) in enumerate(answer["chunks"])
             ]
         for place in places:
-            self.write_line(streams, _renamed(place, kept) | kept)
+            self.write_line(streams, without_clashes(place, kept) | kept)
         streams[VECTORS].write(vectors.astype("<f4").tobytes())
 
     def convert(self, finished: Path) -> None:
         values = self.partial.directory / VECTORS
         is_empty = not values.stat().st_size
         vectors = np.zeros(0, "<f4") if is_empty else np.memmap(values, "<f4", "r")
-        name = next(iter(_renamed({"vector": None}, dict.fromkeys(self.keep))))
+        (name,) = without_clashes({"vector": None}, self.keep)
         jsonl_to_parquet(self.partial.lines, finished, vectors.reshape(-1, self.dimension), name)
-
-    def finish(self) -> Path:
-        return AnswerFile.finish(self)
-
-
-def _renamed(values: Row, kept: Row) -> Row:
-    """Returns values with the prefix `predicted_` before the names that clash with kept columns."""
-    return {f"predicted_{k}" if k in kept else k: value for k, value in values.items()}
 
 
 def _fingerprint(task: Embedding) -> str:

@@ -1,28 +1,20 @@
 """Prediction for files of any size: answers in order, written in chunks, resumed if interrupted."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from flax_bigbird.checkpoint import (
-    LOCK_FILE,
-    DirectoryInUseError,
-    atomic_write_text,
-    lock_directory,
-)
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.standard_input import STANDARD_INPUT, standard_input_as_file
 from flax_bigbird.data.types import Row
-from flax_bigbird.inference.kept_values import json_value
+from flax_bigbird.inference.kept_values import kept_values, without_clashes
 from flax_bigbird.inference.parquet import jsonl_to_parquet
+from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.pretrained import local_path
 
@@ -39,46 +31,6 @@ class PredictionInterrupted(Exception):
     def __init__(self, rows: int):
         super().__init__(f"stopped after {rows} rows")
         self.rows = rows
-
-
-class PredictionError(RuntimeError):
-    """Raised when a prediction cannot continue; the message states the problem and the remedy."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PartialOutput:
-    """The directory `OUTPUT.part` of an unfinished prediction.
-
-    It holds the answers so far (`rows.jsonl`), how many of them are complete (`done.json`), and
-    everything that they depend on (`job.json`).
-    """
-
-    directory: Path
-
-    @classmethod
-    def of(cls, output: Path) -> "PartialOutput":
-        """Returns the partial output that belongs to an output file."""
-        return cls(output.with_name(f"{output.name}.part"))
-
-    @property
-    def lines(self) -> Path:
-        return self.directory / "rows.jsonl"
-
-    @property
-    def job(self) -> Path:
-        return self.directory / "job.json"
-
-    @property
-    def done(self) -> Path:
-        return self.directory / "done.json"
-
-    def clear(self) -> None:
-        """Removes everything in the directory but its lock, which the caller holds."""
-        for path in self.directory.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != LOCK_FILE:
-                path.unlink()
 
 
 class AnswerFile:
@@ -126,7 +78,8 @@ class AnswerFile:
           answer: Its answer.
           index: The index of the row among all rows.
         """
-        self.write_line(streams, _output_row(row, self.keep, answer))
+        kept = kept_values(row, self.keep)
+        self.write_line(streams, kept | without_clashes(answer, kept))
 
     def write_line(self, streams: Mapping[str, BinaryIO], values: Row) -> None:
         """Appends a line of JSON to `rows.jsonl`."""
@@ -249,12 +202,12 @@ def answer_files(
         counts_before = predictor.token_counts
         answers_so_far = answer_file(partial, target, keep, predictor)
         sizes = answer_file.sizes
-        with _lock(partial, target), _explain_missing(partial, sizes):
+        with partial.lock(target), partial.explain_missing(sizes):
             _check_output(target, overwrite)  # another process may have written it since
-            done = _start_or_resume(partial, job, overwrite, sizes)
+            done = partial.start_or_resume(job, overwrite, sizes)
             rows_done = done["rows"]
             events.on_start(rows_done, num_rows)
-            with _open_at(partial, {name: done[size] for name, size in sizes.items()}) as streams:
+            with partial.open_at({name: done[size] for name, size in sizes.items()}) as streams:
                 if not rows_done:
                     answers_so_far.start(streams, num_rows)
                 remaining = itertools.islice(iterate_rows(), rows_done, None)
@@ -263,52 +216,20 @@ def answer_files(
                     for index, answer in enumerate(answers, rows_done):
                         answers_so_far.write(streams, next(rows), answer, index)
                     rows_done += len(answers)
-                    _save_progress(partial, streams, rows_done, sizes)
+                    partial.save_progress(streams, rows_done, sizes)
                     events.on_progress(rows_done)
                     if events.should_stop() and rows_done < num_rows:
                         raise PredictionInterrupted(rows_done)
-            _publish(partial, target, answers_so_far)
+            partial.publish(answers_so_far.finish(), target)
     message = predictor.unknown_tokens_message(counts_before)
     if message:
         events.on_message(message)
     return rows_done
 
 
-@contextlib.contextmanager
-def _open_at(partial: PartialOutput, sizes: Mapping[str, int]) -> Iterator[dict[str, BinaryIO]]:
-    """Opens the files of a partial output and cuts each of them to its size.
-
-    A chunk that was interrupted while it was being written is thus written again.
-    """
-    with contextlib.ExitStack() as stack:
-        streams: dict[str, BinaryIO] = {}
-        for name, size in sizes.items():
-            path = partial.directory / name
-            stream: BinaryIO = stack.enter_context(path.open("r+b" if path.exists() else "wb"))
-            stream.truncate(size)
-            stream.seek(size)
-            streams[name] = stream
-        yield streams
-
-
-def _save_progress(
-    partial: PartialOutput,
-    streams: Mapping[str, BinaryIO],
-    rows_done: int,
-    sizes: Mapping[str, str],
-) -> None:
-    """Flushes the answers to disk, and writes then how many of them there are."""
-    done = {"rows": rows_done}
-    for name, stream in streams.items():
-        stream.flush()
-        os.fsync(stream.fileno())
-        done[sizes[name]] = stream.tell()
-    atomic_write_text(partial.done, json.dumps(done))
-
-
 def _check_output(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
-        _remove_published(PartialOutput.of(target))
+        PartialOutput.of(target).remove_published()
         raise OptionError(
             f"output must be new; {target} exists: choose another name, or set overwrite"
         )
@@ -316,47 +237,6 @@ def _check_output(target: Path, overwrite: bool) -> None:
         raise OptionError(
             f"output must be in a directory that exists; got {target}: create the directory"
         )
-
-
-@contextlib.contextmanager
-def _explain_missing(partial: PartialOutput, names: Iterable[str]) -> Iterator[None]:
-    """Re-raises the error that follows if somebody else removes the partial output."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if all((partial.directory / name).exists() for name in names):
-            raise
-        raise PredictionError(
-            f"the answers so far must stay in {partial.directory} until all of them are written; "
-            "it was removed in the meantime, and they are lost: run the same command again, which "
-            "starts over"
-        ) from error
-
-
-@contextlib.contextmanager
-def _lock(partial: PartialOutput, target: Path) -> Iterator[None]:
-    """Keeps other predictions out of the partial output inside the `with` block.
-
-    Raises:
-      OptionError: if another process writes to it.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(lock_directory(partial.directory))
-        except DirectoryInUseError as error:
-            raise OptionError(
-                f"output must not be in use by another prediction; {target} is written by "
-                f"{error.holder}: wait until it ends, stop it, or choose another output"
-            ) from error
-        yield
-
-
-def _remove_published(partial: PartialOutput) -> None:
-    """Removes a partial output whose process was killed after it had written the output."""
-    with contextlib.suppress(OptionError, DirectoryInUseError):
-        if (_load_json(partial.done) or {}).get("published"):
-            with lock_directory(partial.directory):
-                shutil.rmtree(partial.directory)
 
 
 def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
@@ -389,15 +269,6 @@ def _needed_columns(
     return needed.union(keep) if needed & names else None
 
 
-def _output_row(row: FileRow, keep: Sequence[str], answer: Row) -> Row:
-    """Returns the kept columns and the answer.
-
-    Keys of the answer that clash with a kept column get the prefix `predicted_`.
-    """
-    kept = {name: json_value(row.get(name), name, row.origin) for name in keep}
-    return kept | {f"predicted_{k}" if k in kept else k: value for k, value in answer.items()}
-
-
 def _job_fingerprint(
     predictor: Predictor, paths: list[Path], keep: Sequence[str], is_standard_input: bool
 ) -> dict[str, Any]:
@@ -419,69 +290,3 @@ def _job_fingerprint(
 
 def _fingerprint(path: Path, name: str | None = None) -> list[Any]:
     return [name or str(path.resolve()), path.stat().st_size, data_files.content_hash(path)]
-
-
-def _start_or_resume(
-    partial: PartialOutput, job: dict[str, Any], overwrite: bool, sizes: Mapping[str, str]
-) -> dict[str, int]:
-    """Creates or opens the partial output.
-
-    Returns:
-      The content of `done.json`: how many rows are done, and the sizes of the files in bytes.
-
-    Raises:
-      OptionError: if the partial output is that of another job.
-    """
-    job = json.loads(json.dumps(job, default=str))
-    if overwrite:
-        partial.clear()
-    previous_job = _load_json(partial.job)
-    if previous_job is not None and previous_job != job:
-        different = [name for name in job if previous_job.get(name) != job[name]]
-        raise OptionError(
-            "a prediction can only be resumed with what it was started with; "
-            f"{partial.directory} has other {', '.join(different)}: use the same, choose another "
-            "output, or set overwrite"
-        )
-    if previous_job is None:
-        partial.clear()
-        atomic_write_text(partial.job, json.dumps(job))
-    done = _load_json(partial.done)
-    if done is None:
-        return {"rows": 0} | dict.fromkeys(sizes.values(), 0)
-    if not isinstance(done.get("rows"), int) or not all(
-        isinstance(done.get(size), int)
-        and (partial.directory / name).exists()
-        and (partial.directory / name).stat().st_size >= done[size]
-        for name, size in sizes.items()
-    ):
-        raise OptionError(
-            f"a prediction can only be resumed if its answers so far are there; those in "
-            f"{partial.directory} are incomplete: set overwrite to start over"
-        )
-    return done
-
-
-def _load_json(path: Path) -> dict[str, Any] | None:
-    """Returns the content of a file of a partial output, or None if it does not exist."""
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise OptionError(
-            f"a prediction can only be resumed if its files are intact; {path} is damaged: set "
-            "overwrite to start over"
-        )
-    return content
-
-
-def _publish(partial: PartialOutput, target: Path, answers: AnswerFile) -> None:
-    """Moves the finished answers to the output file."""
-    finished = answers.finish()
-    done = _load_json(partial.done) or {"rows": 0}
-    atomic_write_text(partial.done, json.dumps(done | {"published": True}))
-    os.replace(finished, target)
-    shutil.rmtree(partial.directory)

@@ -1,15 +1,28 @@
-"""Turns the values of kept columns into values that JSON can hold."""
+"""The columns of the input that an output repeats, with values that JSON can hold."""
 
 import datetime
 import decimal
 import math
+from collections.abc import Container, Sequence
 from typing import Any
 
 from flax_bigbird.data.columns import find_surrogate
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.types import Row
 
 MAX_DEPTH = 32
 """How deeply lists and objects may be nested in each other. Readers of Parquet have such limits."""
+
+
+def kept_values(row: FileRow, keep: Sequence[str]) -> Row:
+    """Returns the values of the kept columns of a row, see `json_value`."""
+    return {name: json_value(row.get(name), name, row.origin) for name in keep}
+
+
+def without_clashes(values: Row, kept: Container[str]) -> Row:
+    """Returns values with the prefix `predicted_` before the names that kept columns have."""
+    return {f"predicted_{k}" if k in kept else k: value for k, value in values.items()}
 
 
 def json_value(value: Any, column: str, origin: str, depth: int = 0) -> Any:

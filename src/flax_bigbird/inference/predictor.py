@@ -200,7 +200,7 @@ class Predictor:
         """Returns the outputs of every window; windows of one shape share batches."""
         by_shape: dict[Any, list[tuple[int, Arrays]]] = {}
         for index, window in enumerate(windows):
-            length = next(b for b in self.options.bucket_lengths if b >= len(window.input_ids))
+            length = self.options.bucket_length(len(window.input_ids))
             arrays = self.task.collate_window(window, length)
             shape = tuple((name, value.shape) for name, value in sorted(arrays.items()))
             by_shape.setdefault(shape, []).append((index, arrays))

@@ -45,9 +45,6 @@ def apply_module(model: ParameterizedModel, inputs: ModelInputs, options: RunOpt
         the model.
     """
     config, module, cache = model.config, model.module, options.past_key_values
-    rngs = _random_keys(config, options)
-    params = model.params if options.params is None else options.params
-    variables: dict[str, Any] = {"params": params}
     return_dict = _option(options.return_dict, getattr(config, "return_dict", True))
     kwargs: dict[str, Any] = inputs.to_kwargs() | {
         "deterministic": not options.train,
@@ -55,19 +52,11 @@ def apply_module(model: ParameterizedModel, inputs: ModelInputs, options: RunOpt
         "output_hidden_states": _option(options.output_hidden_states, config.output_hidden_states),
         "return_dict": return_dict if cache is None else True,
     }
-    if cache is not None:
-        variables["cache"] = cache
-        has_several_tokens = inputs.input_ids.shape[-1] > 1
-        if has_several_tokens and kv_cache.is_known_empty(cache):
-            kwargs |= prefill_argument(module)
-    try:
-        result = module.apply(
-            variables, **kwargs, rngs=rngs, mutable=False if cache is None else ["cache"]
-        )
-    except (ScopeParamNotFoundError, ScopeParamShapeError) as error:
-        raise ValueError(_describe_mismatch(model, params, error)) from error
     if cache is None:
-        return result
+        return _apply(model, options, **kwargs)
+    if inputs.input_ids.shape[-1] > 1 and kv_cache.is_known_empty(cache):
+        kwargs |= prefill_argument(module)
+    result = _apply(model, options, **kwargs, mutable=["cache"])
     output: Any = result[0]
     output = output.replace(past_key_values=unfreeze(result[1]["cache"]))
     return output if return_dict else output.to_tuple()
@@ -87,17 +76,25 @@ def compute_loss(
     Raises:
       ValueError: As in `apply_module`.
     """
+    return _apply(
+        model,
+        options,
+        **targets,
+        **inputs.to_kwargs(),
+        deterministic=not options.train,
+        method="loss",
+    )
+
+
+def _apply(model: ParameterizedModel, options: RunOptions, **kwargs: Any) -> Any:
+    """Applies the module with the parameters, the cache and the random keys of a call."""
+    rngs = _random_keys(model.config, options)
     params = model.params if options.params is None else options.params
+    variables: dict[str, Any] = {"params": params}
+    if options.past_key_values is not None:
+        variables["cache"] = options.past_key_values
     try:
-        loss: Any = model.module.apply(
-            {"params": params},
-            **targets,
-            **inputs.to_kwargs(),
-            deterministic=not options.train,
-            rngs=_random_keys(model.config, options),
-            method="loss",
-        )
-        return loss
+        return model.module.apply(variables, rngs=rngs, **kwargs)
     except (ScopeParamNotFoundError, ScopeParamShapeError) as error:
         raise ValueError(_describe_mismatch(model, params, error)) from error
 

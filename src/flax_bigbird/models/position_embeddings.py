@@ -1,6 +1,7 @@
 """`resize_position_embeddings`: the same parameters for another maximum length."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -75,15 +76,25 @@ def copy_with_config(model: Any, config: Any, params: dict[str, Any]) -> Any:
 
 def _resize_params(params: dict[str, Any], length: int, method: str) -> dict[str, Any]:
     leaves = dict(flatten_dict(unfreeze(params)))
-    paths = [path for path in leaves if path[-len(_TABLE) :] == _TABLE]
+    path = find_table(leaves, _TABLE)
+    resize = _tile if method == "tile" else _interpolate
+    leaves[path] = resize(jnp.asarray(leaves[path]), length)
+    return unflatten_dict(leaves)
+
+
+def find_table(leaves: Mapping[Any, Any], suffix: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the path of the one leaf whose path ends in `suffix`.
+
+    Raises:
+      ValueError: If there is none, or if there are several.
+    """
+    paths = [path for path in leaves if path[-len(suffix) :] == suffix]
     if len(paths) != 1:
         raise ValueError(
-            f"the parameters must hold one table .../{'/'.join(_TABLE)}; got {len(paths)}: pass a "
+            f"the parameters must hold one table .../{'/'.join(suffix)}; got {len(paths)}: pass a "
             "model, or the params of one"
         )
-    resize = _tile if method == "tile" else _interpolate
-    leaves[paths[0]] = resize(jnp.asarray(leaves[paths[0]]), length)
-    return unflatten_dict(leaves)
+    return paths[0]
 
 
 def _tile(table: Float[Array, "P D"], length: int) -> Float[Array, "Q D"]:

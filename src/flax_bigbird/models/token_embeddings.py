@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
-from flax_bigbird.models.position_embeddings import copy_with_config
+from flax_bigbird.models.position_embeddings import copy_with_config, find_table
 
 _TABLE = ("embeddings", "word_embeddings", "embedding")
 # The parameters with an axis of the vocabulary, and that axis. A tied head has no kernel.
@@ -68,12 +68,7 @@ def _resize_model(model: Any, vocab_size: int) -> Any:
 
 def _resize_params(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     leaves = dict(flatten_dict(unfreeze(params)))
-    tables = [path for path in leaves if path[-len(_TABLE) :] == _TABLE]
-    if len(tables) != 1:
-        raise ValueError(
-            f"the parameters must hold one table .../{'/'.join(_TABLE)}; got {len(tables)}: pass a "
-            "model, or the params of one"
-        )
+    find_table(leaves, _TABLE)
     for path, leaf in leaves.items():
         for suffix, axis in _VOCABULARY_AXES.items():
             if path[-len(suffix) :] == suffix:

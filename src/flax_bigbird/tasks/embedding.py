@@ -121,7 +121,7 @@ class Embedding(PredictionTask):
         return task
 
     def _resolve_options(self) -> None:
-        """Sets `pooling_mode`, `prompt` and `dimension` from the options and the modules."""
+        """Sets the attributes that follow from the options and the modules."""
         options, modules = self.options, self.modules
         self.pooling_mode: str = options.pooling_mode or modules.pooling_mode
         if self.pooling_mode not in POOLING_MODES:
@@ -157,6 +157,7 @@ class Embedding(PredictionTask):
                 f"{self.truncate_dim:,}: lower it"
             )
         self.dimension: int = self.truncate_dim or size
+        self._num_excluded_tokens = self._count_excluded_tokens()
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
@@ -228,7 +229,7 @@ class Embedding(PredictionTask):
         Positions are those of the document `[CLS] tokens [SEP]`.
         """
         if offsets is None:
-            return [(self._num_excluded_tokens(), num_tokens + NUM_SPECIAL_TOKENS)], None
+            return [(self._num_excluded_tokens, num_tokens + NUM_SPECIAL_TOKENS)], None
         # The offsets of the text's own tokens, without those of the prompt and of a truncated end.
         shift = len(self.prompt)
         own = [n for n, (_, end) in enumerate(offsets[:num_tokens]) if end > shift]
@@ -253,7 +254,7 @@ class Embedding(PredictionTask):
         stops[-1:] = len(offsets)
         return [(a, b) for a, b in itertools.pairwise([0, *stops.tolist()]) if a < b]
 
-    def _num_excluded_tokens(self) -> int:
+    def _count_excluded_tokens(self) -> int:
         """Returns the number of tokens at the start that the vector of a document leaves out.
 
         They are counted as sentence-transformers counts them: in the prompt alone, where a space at
@@ -289,7 +290,7 @@ class Embedding(PredictionTask):
         if self.options.chunk_sentences:
             return max(MIN_SPANS, 1 << (num_parts - 1).bit_length())
         step = self.options.chunk_tokens - self.options.chunk_overlap
-        length = next(b for b in self.options.bucket_lengths if b >= window.stop - window.start + 2)
+        length = self.options.bucket_length(window.stop - window.start + NUM_SPECIAL_TOKENS)
         # A chunk may begin before the window, and there is none at most in each step of it.
         return -(-(length + self.options.chunk_overlap) // step) + 1
 

@@ -210,6 +210,10 @@ class TaskOptions(Options):
             length *= 2
         return (*lengths, self.length)
 
+    def bucket_length(self, num_tokens: int) -> int:
+        """Returns the length that an input of `num_tokens` tokens is padded to."""
+        return next(length for length in self.bucket_lengths if length >= num_tokens)
+
 
 def option_fields(
     options_class: type[Options], command: Command | None = None

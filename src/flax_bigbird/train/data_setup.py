@@ -1,7 +1,9 @@
 """Loads and encodes the training and validation data of a run, and assigns it to buckets."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,9 +56,14 @@ class SplitData:
 
 
 def load_rows(
-    options: TrainingArguments, task: type[Task]
+    options: TrainingArguments, task: type[Task], content_hash: Callable[[Path], str]
 ) -> tuple[TrainingArguments, Dataset, Dataset | None]:
     """Loads the rows of a run.
+
+    Args:
+      options: The options of the run.
+      task: The class of the task.
+      content_hash: The function that hashes a file.
 
     Returns:
       The options with the columns of the data (see `Task.resolve_columns`), the rows of the
@@ -71,6 +78,7 @@ def load_rows(
         options = task.resolve_columns(options, rows.column_names)
     else:
         options = task.resolve_columns(options, file_columns(options.train_files, **reading))
+        reading["content_hash"] = content_hash
         rows = load_files(options.train_files, task.columns(options), **reading)
     if options.validation_files:
         columns = task.columns(options)
@@ -84,13 +92,18 @@ def load_rows(
     return options, rows, None
 
 
-def content_fingerprint(options: TrainingArguments) -> str:
-    """Returns a hash of the content of the files of a run; "" for a dataset, which has none."""
+def content_fingerprint(options: TrainingArguments, content_hash: Callable[[Path], str]) -> str:
+    """Returns a hash of the content of the files of a run; "" for a dataset, which has none.
+
+    Args:
+      options: The options of the run.
+      content_hash: The function that hashes a file.
+    """
     if options.dataset:
         return ""
     paths = (options.train_files, options.validation_files)
     hashes = [
-        [files.content_hash(file) for file in files.expand_paths(names, options.file_format)[1]]
+        [content_hash(file) for file in files.expand_paths(names, options.file_format)[1]]
         for names in paths
         if names
     ]

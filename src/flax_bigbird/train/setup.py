@@ -1,11 +1,13 @@
 """Prepares a training run: task, model, data and number of steps."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from flax_bigbird.data import files
 from flax_bigbird.data.batching import batches_per_epoch
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
@@ -84,7 +86,8 @@ def prepare_run(
     if directory.is_started() and not options.overwrite_output_dir:
         options = original_batches(load_saved_options(directory.options), options)
 
-    options, train_rows, validation_rows = load_rows(options, task_class)
+    content_hash = functools.cache(files.content_hash)  # large files are read for it once
+    options, train_rows, validation_rows = load_rows(options, task_class, content_hash)
     # The labels are those of all rows, so that rows held out have no unknown ones.
     task_config = task_class.infer_config(options, train_rows)
     if validation_rows is None:
@@ -132,7 +135,7 @@ def prepare_run(
         max_steps,
         eval_steps,
         max_gradient_tokens,
-        content_fingerprint(options),
+        content_fingerprint(options, content_hash),
         eval_on_start=fitted_params is not None,
     )
 
