@@ -73,3 +73,42 @@ def test_an_answer_must_be_where_answer_start_says(make_task, text):
     }
     with pytest.raises(DataError, match="an answer must be in its context where answer_start says"):
         task.encode_dataset(datasets.Dataset.from_list([row]), "train")
+
+
+@pytest.mark.parametrize("num_without", [0, 1])
+def test_training_data_say_whether_questions_may_have_no_answer(make_task, text, num_without):
+    task = make_task("question-answering", {"stride": 12, "max_length": 40})
+    answers = {"text": ["dog"], "answer_start": [text.index("dog")]}
+    row = {"question": "what", "context": text}
+    rows = [row | {"answers": answers}] * 3
+    rows += [row | {"answers": {"text": [], "answer_start": []}}] * num_without
+    data = datasets.Dataset.from_list(rows)
+    key = "handle_impossible_answer"
+    assert type(task).infer_config(task.options, data) == {key: num_without > 0}
+    given = task.options.model_copy(update={key: num_without == 0})
+    assert type(task).infer_config(given, data) == {key: num_without == 0}
+
+
+@pytest.mark.parametrize("handled", [True, False])
+def test_no_answer_wins_only_if_questions_may_have_none(make_task, text, handled):
+    """The logits of all windows favor no answer, and then "lazy dog"."""
+    changes = {"stride": 12, "max_length": 40, "handle_impossible_answer": handled}
+    task = make_task("question-answering", changes)
+    answers = {"text": ["lazy dog"], "answer_start": [text.index("lazy dog")]}
+    row = {"question": "what sleeps", "context": text, "answers": answers}
+    encoded = task.encode_dataset(datasets.Dataset.from_list([row]), "validation")
+    shape = (len(encoded.examples), 40)
+    outputs: dict[str, np.ndarray] = {name: np.zeros(shape) for name in ("start", "end")}
+    outputs["losses"] = np.zeros(len(encoded.examples), np.float32)
+    for index, example in enumerate(encoded.examples):
+        for name in ("start", "end"):
+            outputs[name][index, 0] = 9
+            if example["start"]:
+                outputs[name][index, example[name]] = 5
+    metrics = task.compute_metrics(outputs, encoded)
+    assert metrics["exact"] == metrics["f1"] == (0 if handled else 100)
+    windows = task.encode(row)
+    per_window = [{name: outputs[name][i] for name in ("start", "end")} for i in range(shape[0])]
+    prediction = task.decode(row, windows, per_window)
+    assert prediction["answer"] == ("" if handled else "lazy dog")
+    assert task.decode(row | {"context": ""}, [], [])["answer"] == ""

@@ -17,7 +17,7 @@ from flax_bigbird.data.loading import (
     row_location,
 )
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.answers import (
@@ -32,6 +32,9 @@ from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, g
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span
 from flax_bigbird.tasks.squad_metrics import squad_metrics
 from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
+
+HANDLE_IMPOSSIBLE_ANSWER_KEY = "handle_impossible_answer"
+"""The key of a model's configuration that says whether its questions may have no answer."""
 
 _MASKED = -1e6  # the logit of padding, which cannot be an answer
 _UNKNOWN = -1, -1  # the positions of an answer that is not in its context where the row says
@@ -48,7 +51,9 @@ class QuestionAnswering(Task):
 
     A prediction is `{"answer", "start", "end", "score", "no_answer_score"}`: the text and its
     characters `context[start:end]`, the sum of its start and end logits, and the same sum for no
-    answer. If the latter is higher, the answer is "".
+    answer. If the latter is higher, the answer is "", unless every question of the training data has
+    an answer or `handle_impossible_answer` is False: the windows of a long document that lack the
+    answer teach a model to find none, which would then be its answer to all uncertain questions.
     """
 
     name = "question-answering"
@@ -56,6 +61,12 @@ class QuestionAnswering(Task):
     pipeline_tag = "question-answering"
     model_class = "FlaxBigBirdForQuestionAnswering"
     options_class = QuestionAnsweringOptions
+
+    def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
+        super().__init__(options, tokenizer, config)
+        saved = getattr(config, HANDLE_IMPOSSIBLE_ANSWER_KEY, True)
+        given = options.handle_impossible_answer
+        self.handle_impossible_answer: bool = saved if given is None else given
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
@@ -70,7 +81,11 @@ class QuestionAnswering(Task):
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         cls.check_rows(options, rows, "train")
-        return {}
+        handled = options.handle_impossible_answer
+        if handled is None:
+            answers = iterate_column(rows, options.answers_column)
+            handled = any(not parse_answers(value).texts for value in answers)
+        return {HANDLE_IMPOSSIBLE_ANSWER_KEY: handled}
 
     @classmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
@@ -157,7 +172,7 @@ class QuestionAnswering(Task):
 
         Returns:
           A list of one text per question, and `[num_questions]`, how much higher the score of no
-          answer is than that of the best span.
+          answer is than that of the best span; -inf if questions have an answer.
         """
         assert encoded.source is not None
         texts, log_odds = [], []
@@ -171,7 +186,8 @@ class QuestionAnswering(Task):
                 for example, start, end in group
             )
             texts.append(contexts[row][span.start : span.end].strip())
-            log_odds.append(no_answer - span.score)
+            handled = self.handle_impossible_answer
+            log_odds.append(no_answer - span.score if handled else float("-inf"))
         return texts, np.array(log_odds)
 
     def encode(self, row: Row) -> list[Window]:
@@ -186,7 +202,9 @@ class QuestionAnswering(Task):
             (window.info.context_start, window.info.offsets, output["start"], output["end"])
             for window, output in zip(windows, outputs, strict=True)
         )
-        has_answer = no_answer <= span.score
+        has_answer = span is not NO_SPAN and (
+            no_answer <= span.score or not self.handle_impossible_answer
+        )
         text = row[self.options.context_column][span.start : span.end] if has_answer else ""
         start = span.start + len(text) - len(text.lstrip())
         text = text.strip()

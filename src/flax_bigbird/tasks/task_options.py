@@ -250,6 +250,12 @@ class QuestionAnsweringOptions(TaskOptions):
     max_answer_length: int = option(
         30, help="The maximum number of tokens of an answer.", panel=TASK, ge=1
     )
+    handle_impossible_answer: bool | None = option(
+        None,
+        help="Whether a question may have no answer. If not, the best span is the answer, however "
+        "likely no answer is. By default, it follows from the training data.",
+        panel=TASK,
+    )
     skip_bad_rows: bool = option(
         False,
         help="Drop the rows whose answer is not in the context where answer_start says. Otherwise, "
