@@ -51,8 +51,8 @@ class QuestionAnswering(Task):
 
     A prediction is `{"answer", "start", "end", "score", "no_answer_score"}`: the text and its
     characters `context[start:end]`, the sum of its start and end logits, and the same sum for no
-    answer. If the latter is higher, the answer is "", unless every question of the training data has
-    an answer or `handle_impossible_answer` is False: the windows of a long document that lack the
+    answer. If the latter is higher, the answer is "", unless all questions in the training data
+    have one or `handle_impossible_answer` is False: the windows of a long document that lack the
     answer teach a model to find none, which would then be its answer to all uncertain questions.
     """
 
