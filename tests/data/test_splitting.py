@@ -1,12 +1,17 @@
 """Validation rows are held out at random, or stratified by labels."""
 
+import datasets
 import numpy as np
 import pytest
 from tiny_runs import write_jsonl
 
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import load_files
-from flax_bigbird.data.splitting import stratified_choice, train_validation_split
+from flax_bigbird.data.splitting import (
+    stratified_choice,
+    train_validation_split,
+    train_validation_split_of_groups,
+)
 
 
 def test_validation_rows_follow_from_the_seed(tmp_path):
@@ -77,3 +82,18 @@ def test_a_split_by_labels_keeps_the_order_of_the_rows(tmp_path):
     assert sum(int(text) % 2 for text in validation["text"]) == 2
     with pytest.raises(DataError, match="20 rows, each with a label that no other row has"):
         train_validation_split(rows, 0.2, 0, [[n] for n in range(20)])
+
+
+def test_rows_of_a_group_are_held_out_together():
+    groups = [f"q{n // 3}" for n in range(30)]
+    rows = datasets.Dataset.from_dict({"query": groups, "index": list(range(30))})
+    train, validation = train_validation_split_of_groups(rows, 0.2, 0, groups)
+    assert (len(train), len(validation)) == (24, 6)
+    assert not set(train["query"]) & set(validation["query"])
+    assert sorted([*train["index"], *validation["index"]]) == list(range(30))
+    again = train_validation_split_of_groups(rows, 0.2, 0, groups)
+    assert again[1]["index"] == validation["index"]
+    _, many = train_validation_split_of_groups(rows, 0.9, 1, groups)
+    assert len(many) == 27
+    with pytest.raises(DataError, match=r"two groups or more, .* got 1: give validation_files"):
+        train_validation_split_of_groups(rows, 0.5, 0, ["q"] * 30)

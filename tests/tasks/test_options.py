@@ -107,7 +107,7 @@ def test_the_options_of_a_command(task, command):
     assert (options_class.task, options_class.command) == (task, command)
     assert list(options_class().as_dict()) == list(option_fields(options_class))
     assert ("label_column" in option_fields(options_class)) == (
-        command != "predict" and task in ("sequence-classification", "multiple-choice")
+        command != "predict" and task in ("sequence-classification", "multiple-choice", "reranking")
     )
 
 

@@ -77,10 +77,14 @@ def test_unknown_tasks():
 
 @pytest.mark.parametrize("name", registry.task_names())
 def test_a_checkpoint_names_its_task(name):
-    class Config:
-        architectures = (registry.get_task(name).model_class.removeprefix("Flax"),)
+    task = registry.get_task(name)
 
-    assert registry.task_for_config(Config, "model") == name
+    class Config:
+        architectures = (task.model_class.removeprefix("Flax"),)
+
+    owner = registry.task_for_config(Config, "model")
+    assert (owner == name) == task.owns_model_class
+    assert registry.get_task(owner).model_class == task.model_class
 
 
 def test_a_checkpoint_without_a_head_has_no_task():

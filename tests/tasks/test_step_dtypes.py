@@ -55,6 +55,7 @@ TARGETS = {
     "question-answering": {"start": ones(B), "end": ones(B)},
     "multiple-choice": {"labels": ones(B), "exists": ones(B, C, dtype=bool)},
     "sequence-classification": {"labels": ones(B)},
+    "reranking": {"labels": ones(B, dtype=jnp.float32)},
 }
 PROBLEM_TYPES = {
     "multi_label_classification": {"labels": ones(B, C, dtype=jnp.float32)},
@@ -70,7 +71,7 @@ CASES += [("sequence-classification", kind, targets) for kind, targets in PROBLE
 )
 def test_losses_and_outputs_are_float32(make_task, name, problem_type, targets, dtype):
     task = make_task(name, num_labels=C, problem_type=problem_type, max_position_embeddings=1024)
-    per_example = name in ("sequence-classification", "multiple-choice")
+    per_example = name in ("sequence-classification", "multiple-choice", "reranking")
     model = ConstantClassifier(dtype) if per_example else ConstantModel(dtype)
     batch = {"input_ids": ones(B, T), "attention_mask": ones(B, T), **targets}
     with jax.numpy_dtype_promotion("strict"):

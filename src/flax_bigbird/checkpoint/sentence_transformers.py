@@ -25,7 +25,7 @@ TRANSFORMER_FILE = "sentence_bert_config.json"
 _PACKAGE = "sentence_transformers.models"  # the path of its classes that every version knows
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
-_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "torch.nn.modules.activation.Tanh": np.tanh,
     "torch.nn.modules.linear.Identity": lambda x: x,
     "torch.nn.modules.activation.ReLU": lambda x: np.maximum(x, 0),
@@ -64,7 +64,7 @@ class Dense:
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Returns vectors `[N, out]` for vectors `[N, in]`."""
         linear = vectors @ self.weight.T
-        out = _ACTIVATIONS[self.activation](linear if self.bias is None else linear + self.bias)
+        out = ACTIVATIONS[self.activation](linear if self.bias is None else linear + self.bias)
         if isinstance(self.residual, np.ndarray):
             return out + vectors @ self.residual.T
         return out + vectors if self.residual else out
@@ -117,7 +117,7 @@ def load_embedding_modules(source: Source) -> EmbeddingModules | None:
     Raises:
       CheckpointError: if a file is broken, or a module is of a kind that cannot be computed.
     """
-    modules = _load_json(source, MODULES_FILE)
+    modules = load_json(source, MODULES_FILE)
     if modules is None:
         return None
     if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
@@ -130,8 +130,8 @@ def load_embedding_modules(source: Source) -> EmbeddingModules | None:
         )
     paths = [str(module.get("path", "")) for module in modules]
     layers = tuple(_load_layer(source, *pair) for pair in zip(kinds[2:], paths[2:], strict=True))
-    config = _load_json(source, CONFIG_FILE) or {}
-    transformer = _load_json(source, _join(paths[0], TRANSFORMER_FILE)) or {}
+    config = load_json(source, CONFIG_FILE) or {}
+    transformer = load_json(source, _join(paths[0], TRANSFORMER_FILE)) or {}
     return EmbeddingModules(
         **_load_pooling(source, paths[1]),
         layers=layers,
@@ -188,7 +188,7 @@ def save_embedding_modules(folder: Path, modules: EmbeddingModules, hidden_size:
 
 
 def _load_pooling(source: Source, path: str) -> dict[str, Any]:
-    config = _load_json(source, _join(path, "config.json")) or {}
+    config = load_json(source, _join(path, "config.json")) or {}
     mode = config.get("pooling_mode")
     if mode is None:
         given = [name for key, name in _FORMER_MODES.items() if config.get(key)]
@@ -209,11 +209,11 @@ def _load_layer(source: Source, kind: str, path: str) -> Dense | Normalize:
             f"the modules after pooling must be Dense or Normalize; {source} has {kind!r}: it can "
             "only be used with sentence-transformers"
         )
-    config = _load_json(source, _join(path, "config.json")) or {}
+    config = load_json(source, _join(path, "config.json")) or {}
     activation = config.get("activation_function", _DEFAULT_ACTIVATION)
-    if activation not in _ACTIVATIONS:
+    if activation not in ACTIVATIONS:
         raise CheckpointError(
-            f"the activation of a Dense module must be one of {', '.join(_ACTIVATIONS)}; {source} "
+            f"the activation of a Dense module must be one of {', '.join(ACTIVATIONS)}; {source} "
             f"has {activation!r}: it can only be used with sentence-transformers"
         )
     files = (source.get(_join(path, name)) for name in _WEIGHT_FILES)
@@ -253,7 +253,7 @@ def _save_dense(path: Path, layer: Dense) -> None:
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}, path)
 
 
-def _load_json(source: Source, name: str) -> Any:
+def load_json(source: Source, name: str) -> Any:
     """Returns the content of a file of a source, or None if there is no such file."""
     path = source.get(name)
     if path is None:

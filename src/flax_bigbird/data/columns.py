@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 else:
     Array = DataType = Any
 
-ColumnKind = Literal["text", "texts", "label", "labels", "answers", "any"]
-"""What a column holds: a text, a list of texts, a label (a text, a number or a list of them), a
-list of labels, the answers of SQuAD, or anything."""
+ColumnKind = Literal["text", "texts", "text_or_texts", "label", "labels", "answers", "any"]
+"""What a column holds: a text, a list of texts, either of them, a label (a text, a number or a list
+of them), a list of labels, the answers of SQuAD, or anything."""
 
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 # An integer of more digits is no float, because some of them would be lost.
@@ -61,7 +61,7 @@ class ColumnBuilder:
         """
         import pyarrow
 
-        if self.type is None or self._kind in ("label", "labels", "any"):
+        if self.type is None or self._kind in ("text_or_texts", "label", "labels", "any"):
             self.type = self._joint_type()
         values = self._values
         if self._is_csv and self._kind in ("label", "any"):
@@ -105,7 +105,7 @@ class ColumnBuilder:
         import pyarrow
 
         integer, number, text = pyarrow.int64(), pyarrow.float64(), pyarrow.string()
-        if known == text:
+        if known == text or self._kind == "text_or_texts":
             return text
         values = [value for value in self._values if value is not None]
         if not values:
@@ -249,6 +249,9 @@ def _check_answers(value: Any) -> dict[str, list[Any]]:
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "text": _check_text,
     "texts": _check_texts,
+    "text_or_texts": lambda value: (_check_texts if isinstance(value, list) else _check_text)(
+        value
+    ),
     "label": _check_label,
     "labels": _check_labels,
     "answers": _check_answers,

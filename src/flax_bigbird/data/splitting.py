@@ -53,6 +53,36 @@ def train_validation_split(
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 
+def train_validation_split_of_groups(
+    rows: Dataset, validation_fraction: float, seed: int, groups: Sequence[Hashable]
+) -> tuple[Dataset, Dataset]:
+    """Holds out whole groups of rows for validation, chosen at random.
+
+    Args:
+      rows: All rows.
+      validation_fraction: The fraction of the groups to hold out, above 0.
+      seed: The seed of the choice.
+      groups: The group of each row.
+
+    Returns:
+      The training rows and the validation rows, in their order.
+
+    Raises:
+      DataError: if there are fewer than two groups.
+    """
+    indices = {group: index for index, group in enumerate(dict.fromkeys(groups))}
+    if len(indices) < 2:
+        raise DataError(
+            "a fraction of the rows can be held out of two groups or more, because rows with the "
+            f"same query are held out together; got {len(indices)}: give validation_files, or "
+            "validation_fraction=0"
+        )
+    count = min(max(1, round(validation_fraction * len(indices))), len(indices) - 1)
+    chosen = np.random.default_rng(seed).choice(len(indices), count, replace=False)
+    held_out = np.isin([indices[group] for group in groups], chosen)
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
 def stratified_choice(labels: RowLabels, count: int, generator: np.random.Generator) -> np.ndarray:
     """Chooses rows such that each label is about as frequent among them as among all rows.
 

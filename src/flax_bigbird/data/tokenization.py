@@ -246,7 +246,7 @@ def add_special_tokens(
 ) -> tuple[list[int], bool]:
     """Joins parts as `[CLS] a [SEP] b [SEP]` and truncates them to `length` tokens.
 
-    The longest part is truncated first.
+    The longest part is truncated first, as by `longest_first` in the tokenizers of `transformers`.
 
     Returns:
       The token ids, and whether something was truncated.
@@ -254,7 +254,8 @@ def add_special_tokens(
     available = length - 1 - len(parts)
     sizes = [len(part) for part in parts]
     while sum(sizes) > available:
-        longest = int(np.argmax(sizes))
+        # Of parts that are equally long now, the one that was longest keeps a token more.
+        longest = max(range(len(parts)), key=lambda index: (sizes[index], -len(parts[index])))
         others = [size for index, size in enumerate(sizes) if index != longest]
         # Truncates the longest part to the length of the next longest, then all of the longest
         # equally.
@@ -265,6 +266,11 @@ def add_special_tokens(
     for part, size in zip(parts, sizes, strict=True):
         ids += [*part[:size], tokenizer.sep_token_id]
     return ids, sizes != [len(part) for part in parts]
+
+
+def text_hash(text: str) -> int:
+    """Returns an integer of 31 bits that is the same for equal texts, and rarely for others."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

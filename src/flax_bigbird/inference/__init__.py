@@ -31,5 +31,7 @@ if TYPE_CHECKING:
     from flax_bigbird.inference.partial_output import PredictionError as PredictionError
     from flax_bigbird.inference.predictor import Predictor as Predictor
     from flax_bigbird.inference.predictor import load_predictor as load_predictor
+    from flax_bigbird.inference.reranker import Reranker as Reranker
+    from flax_bigbird.inference.reranker import load_reranker as load_reranker
 else:
     __getattr__, __dir__ = _lazy.attach(__name__, __file__)

@@ -20,6 +20,7 @@ from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.options import embed_options
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
+from flax_bigbird.inference.progress import track_answers
 from flax_bigbird.inference.resolve import resolve_name, resolve_options
 from flax_bigbird.inference.rows import is_single_row, iterate_items
 from flax_bigbird.pretrained import DEFAULT_MODEL
@@ -430,14 +431,10 @@ class Embedder:
         self, texts: Any, batch_size: int, show_progress_bar: bool | None, options: dict[str, Any]
     ) -> list[Row]:
         answers = self.iterate_answers(texts, batch_size, **options)
-        if not show_progress_bar:
-            return list(answers)
-        from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("texts"), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns) as progress:
+        if show_progress_bar:
             total = len(texts) if hasattr(texts, "__len__") else None
-            return list(progress.track(answers, total=total))
+            answers = track_answers(answers, total, "texts")
+        return list(answers)
 
 
 def _as_texts(value: Any) -> tuple[Any, bool]:

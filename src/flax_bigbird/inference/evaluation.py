@@ -84,10 +84,9 @@ def evaluate(
         resolved = task_class.resolve_columns(resolved, file_columns(resolved.files, **reading))
         rows = load_files(resolved.files, task_class.columns(resolved), "test", **reading)
     tokenizer = load_tokenizer(name)
-    loaded = load_model(
-        name, task_class.model_class, dtype=resolved.dtype, **resolved.config_overrides
-    )
-    evaluated = task_class(resolved, tokenizer, loaded.config)
+    config_changes = {**task_class.model_fields, **resolved.config_overrides}
+    loaded = load_model(name, task_class.model_class, dtype=resolved.dtype, **config_changes)
+    evaluated: Any = task_class.for_model(resolved, tokenizer, loaded.config, name)
     encoded = evaluated.encode_dataset(rows, "test")
     lengths, buckets = assign_example_buckets(resolved, encoded)
     step = jax.jit(lambda params, batch: evaluated.eval_step(loaded, params, batch))

@@ -17,7 +17,7 @@ from flax_bigbird.tasks.options import (
     option_fields,
 )
 from flax_bigbird.tasks.registry import get_options_class
-from flax_bigbird.tasks.task_options import EmbeddingOptions
+from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
 
 
 class ModelArguments(Options):

@@ -61,7 +61,8 @@ def load_predictor(
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **task_class.model_fields
     )
-    return Predictor(task_class(resolved, load_tokenizer(name), loaded.config), loaded, name)
+    tokenizer = load_tokenizer(name)
+    return Predictor(task_class.for_model(resolved, tokenizer, loaded.config, name), loaded, name)
 
 
 def check_max_length(max_length: int | None, config: Any) -> None:

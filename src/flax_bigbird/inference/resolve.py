@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird.checkpoint import CheckpointError, Source
+from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.options import saved_option_names
+from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_saved_options
 from flax_bigbird.tasks.options import Command
@@ -17,7 +21,9 @@ def resolve_name(model: str | Path) -> str:
     return str(path) if path.is_dir() else str(model)
 
 
-def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
+def resolve_task(
+    task: str | None, config: Any, model: str, command: Command = "predict"
+) -> type[Task]:
     """Returns the class of the task that a model is used for.
 
     Args:
@@ -25,13 +31,24 @@ def resolve_task(task: str | None, config: Any, model: str) -> type[Task]:
         directory, or else the task whose head the checkpoint has.
       config: The model's configuration.
       model: The directory, shipped name or Hub id of the model.
+      command: The command that the model is used by.
 
     Raises:
       OptionError: if there is no such task, or if the checkpoint does not identify its task.
     """
-    name = task or load_saved_options(model).get("task") or task_for_config(config, model)
-    check_command(name, "predict")
+    name = task or load_saved_options(model).get("task") or _task_of_files(model)
+    name = name or task_for_config(config, model)
+    check_command(name, command)
     return get_task(name)
+
+
+def _task_of_files(model: str) -> str | None:
+    """Returns the task that the files of sentence-transformers beside a checkpoint belong to."""
+    try:
+        is_cross_encoder = load_cross_encoder_settings(Source(local_path(model))) is not None
+    except CheckpointError as error:
+        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
+    return "reranking" if is_cross_encoder else None
 
 
 def resolve_options(

@@ -7,8 +7,9 @@ know.
 """
 
 import abc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -81,6 +82,8 @@ class PredictionTask(abc.ABC):
       options_class: The class of the task's options.
       compiles_predict_step: Whether `predict_step` compiles its own programs. Otherwise, the caller
         compiles it with `jax.jit`.
+      owns_model_class: Whether a checkpoint of `model_class` belongs to this task if nothing else
+        says which task it was trained for.
     """
 
     name: ClassVar[str]
@@ -90,6 +93,7 @@ class PredictionTask(abc.ABC):
     model_fields: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     options_class: ClassVar[type[TaskOptions]]
     compiles_predict_step: ClassVar[bool] = False
+    owns_model_class: ClassVar[bool] = True
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
         """Prepares the task for one model.
@@ -112,6 +116,21 @@ class PredictionTask(abc.ABC):
         self.options = options.with_max_length(config.max_position_embeddings)
         self.tokenizer = tokenizer
         self.config = config
+
+    @classmethod
+    def for_model(
+        cls, options: Any, tokenizer: Tokenizer, config: Any, model: str | None
+    ) -> "PredictionTask":
+        """Returns the task for a model, with what the files beside its weights say about the task.
+
+        By default, they say nothing. The arguments are those of the constructor, and the directory,
+        shipped name or Hub id of the model; None for a new one.
+
+        Raises:
+          OptionError: if the options or the files cannot be used.
+        """
+        del model
+        return cls(options, tokenizer, config)
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind] | None:
@@ -232,6 +251,15 @@ class Task(PredictionTask):
         return None
 
     @classmethod
+    def group_labels(cls, options: Any, rows: Dataset) -> Sequence[Hashable] | None:
+        """Returns the group of each row; rows of a group are held out together.
+
+        None, the default, stands for rows that do not belong together.
+        """
+        del options, rows
+        return None
+
+    @classmethod
     @abc.abstractmethod
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         """Yields the texts that a vocabulary can be trained on."""
@@ -345,6 +373,10 @@ class Task(PredictionTask):
         """Returns additional entries for the report of a run, for example a confusion matrix."""
         del outputs, encoded
         return {}
+
+    def save_files(self, folder: Path) -> None:
+        """Writes the files of the task beside the model of a run that is saved in `folder`."""
+        del folder
 
 
 def get_text(row: Row, column: str) -> str:

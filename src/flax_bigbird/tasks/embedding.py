@@ -23,7 +23,7 @@ from flax_bigbird.data.windows import (
     with_special_tokens,
 )
 from flax_bigbird.tasks.base import PredictionTask, Window, get_text
-from flax_bigbird.tasks.task_options import POOLING_MODES, EmbeddingOptions
+from flax_bigbird.tasks.retrieval_options import POOLING_MODES, EmbeddingOptions
 
 MIN_SPANS = 16  # The number of sentences of a window is padded to this, or to its doubles.
 

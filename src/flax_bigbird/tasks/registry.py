@@ -31,6 +31,7 @@ class TaskEntry(NamedTuple):
 
 _TASKS = "flax_bigbird.tasks"
 _OPTIONS = f"{_TASKS}.task_options"
+_RETRIEVAL_OPTIONS = f"{_TASKS}.retrieval_options"
 
 TASKS: dict[str, TaskEntry] = {
     "masked-lm": TaskEntry(
@@ -71,8 +72,13 @@ TASKS: dict[str, TaskEntry] = {
     "embedding": TaskEntry(
         f"{_TASKS}.embedding:Embedding",
         "Represent documents, or their chunks, by vectors.",
-        f"{_OPTIONS}:EmbeddingOptions",
+        f"{_RETRIEVAL_OPTIONS}:EmbeddingOptions",
         ("embed",),
+    ),
+    "reranking": TaskEntry(
+        f"{_TASKS}.reranking:Reranking",
+        "Score how relevant documents are to a query.",
+        f"{_RETRIEVAL_OPTIONS}:RerankingOptions",
     ),
 }
 
@@ -151,7 +157,8 @@ def task_for_config(config: Any, model: str) -> str:
     """
     saved = {name.removeprefix("Flax") for name in config.architectures or ()}
     for name in task_names():
-        if get_task(name).model_class.removeprefix("Flax") in saved:
+        task = get_task(name)
+        if task.owns_model_class and task.model_class.removeprefix("Flax") in saved:
             return name
     raise OptionError(
         f"task must be given for {model}, which was saved as {', '.join(saved) or 'no class'}: "

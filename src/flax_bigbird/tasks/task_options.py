@@ -23,7 +23,6 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 
 CLASS_WEIGHTS = ("none", "balanced")
 CLASSIFIER_POOLINGS = ("mean", "cls")
-POOLING_MODES = ("mean", "cls", "weightedmean", "lasttoken")
 
 TAG_SCHEMES = ("IOB1", "IOB2", "IOBES", "BILOU", "none")
 
@@ -288,86 +287,3 @@ class MultipleChoiceOptions(TaskOptions):
         panel=DATA,
     )
     label_column: str = _label_column()
-
-
-def _embedding_option(default: Any, **declared: Any) -> Any:
-    return option(default, panel=TASK, commands=("embed",), **declared)
-
-
-class EmbeddingOptions(TaskOptions):
-    """The options of embedding."""
-
-    task = "embedding"
-
-    text_column: str = _text_column()
-    pooling_mode: str | None = _embedding_option(
-        None,
-        help="How the tokens of a text become its vector, under the names of "
-        "sentence-transformers. By default, it is that of the model's folder, or mean.",
-        choices=POOLING_MODES,
-    )
-    normalize_embeddings: bool = _embedding_option(
-        False, help="Scale the vectors to length 1, so that their products are cosines."
-    )
-    truncate_dim: int | None = _embedding_option(
-        None,
-        help="Keep the first dimensions of the vectors only, for models that were trained for it "
-        "(Matryoshka).",
-        ge=1,
-    )
-    prompt: str | None = _embedding_option(
-        None, help="The text to put before each text, for example 'query: '."
-    )
-    prompt_name: str | None = _embedding_option(
-        None, help="The name of one of the prompts of the model's folder, for example query."
-    )
-    whole_documents: bool = _embedding_option(
-        True,
-        help="Read texts longer than max_length in overlapping windows whose tokens are added; "
-        "otherwise, they are truncated.",
-    )
-    chunk_tokens: int | None = _embedding_option(
-        None,
-        help="Return a vector for every chunk of this many tokens, computed from the tokens as "
-        "read in the whole document (late chunking).",
-        ge=1,
-    )
-    chunk_overlap: int = _embedding_option(
-        0, help="The number of tokens that neighboring chunks have in common.", ge=0
-    )
-    chunk_sentences: bool = _embedding_option(
-        False, help="Return a vector for every sentence, as chunk_tokens does for tokens."
-    )
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether there is a vector for every chunk of a text instead of one for the text."""
-        return self.chunk_sentences or self.chunk_tokens is not None
-
-    @pydantic.model_validator(mode="after")
-    def _check_chunks(self) -> "EmbeddingOptions":
-        if self.chunk_sentences and self.chunk_tokens is not None:
-            raise OptionError(
-                f"chunks must be sentences or tokens; got chunk_sentences and chunk_tokens="
-                f"{self.chunk_tokens}: leave one of them out"
-            )
-        if self.chunk_overlap and self.chunk_overlap >= (self.chunk_tokens or 0):
-            raise OptionError(
-                f"chunk_overlap must be less than chunk_tokens; got {self.chunk_overlap} for "
-                f"chunk_tokens={self.chunk_tokens}: lower it, or give more chunk_tokens"
-            )
-        if self.is_chunked and self.pooling_mode not in (None, "mean"):
-            raise OptionError(
-                f"the vectors of chunks are means; got pooling_mode={self.pooling_mode!r}: leave "
-                "it out"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_prompts(self) -> "EmbeddingOptions":
-        if self.prompt is not None and self.prompt_name is not None:
-            raise OptionError(
-                f"a text has one prompt; got prompt={self.prompt!r} and prompt_name="
-                f"{self.prompt_name!r}: leave one of them out"
-            )
-        return self

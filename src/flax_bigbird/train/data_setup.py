@@ -13,7 +13,7 @@ from flax_bigbird.data import files
 from flax_bigbird.data.batching import Bucket, Examples, padding_fraction
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
-from flax_bigbird.data.splitting import train_validation_split
+from flax_bigbird.data.splitting import train_validation_split, train_validation_split_of_groups
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.tasks.evaluation import assign_example_buckets, unknown_tokens_messages
@@ -113,7 +113,7 @@ def content_fingerprint(options: TrainingArguments, content_hash: Callable[[Path
 def hold_out_rows(
     options: TrainingArguments, task_class: type[Task], rows: Dataset
 ) -> tuple[Dataset, Dataset | None]:
-    """Holds out `validation_fraction` of the rows for validation, stratified by their labels.
+    """Holds out `validation_fraction` of the rows for validation, stratified or in whole groups.
 
     Args:
       options: The options of the run.
@@ -127,6 +127,9 @@ def hold_out_rows(
       DataError: if the rows are too few.
     """
     fraction = options.validation_fraction
+    groups = task_class.group_labels(options, rows) if fraction else None
+    if groups is not None:
+        return train_validation_split_of_groups(rows, fraction, options.seed, groups)
     labels = task_class.stratification_labels(options, rows) if fraction else None
     return train_validation_split(rows, fraction, options.seed, labels)
 

@@ -74,6 +74,7 @@ def _train_in(
     model.save_pretrained(directory.root)
     without = shutil.ignore_patterns(CHECKSUM_FILE)
     shutil.copytree(directory.tokenizer, directory.root, ignore=without, dirs_exist_ok=True)
+    run.task.save_files(directory.root)
     write_report(directory, run, report)
     directory.remove_resume_files()
     return report

@@ -100,7 +100,7 @@ def prepare_run(
         options, initial_model, task_class.model_class, task_config, tokenizer
     )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
-    task = task_class(options, tokenizer, model.config)
+    task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
     train_data = setup_split(options, task, train_rows, "train", callback)
     if task.packing:
         train_data = pack_split(options, train_data, model.config, callback)
