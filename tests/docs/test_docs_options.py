@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flax_bigbird.inference.options import EvaluationArguments
+from flax_bigbird.inference.search.options import IndexArguments, SearchArguments
 from flax_bigbird.tasks import task_names
 from flax_bigbird.tasks.options import TaskOptions, command_options, option_fields
 from flax_bigbird.train.arguments import TrainingArguments, train_options_class
@@ -35,6 +36,7 @@ def options(task: str) -> set[str]:
 def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
     known |= set(option_fields(command_options("embedding", "embed")))
+    known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     assert flags(page) <= known
 

@@ -13,6 +13,19 @@ FILES_HELP = f"{DATA_FILES}; - is standard input."
 SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
 
 
+def output_flags(help: str, metavar: str) -> list[inspect.Parameter]:
+    """Returns the flags `--output` and `--overwrite`.
+
+    Args:
+      help: The help of the output.
+      metavar: The placeholder of the output in the help.
+    """
+    return [
+        flag("output", str, f"{help} It is required.", RUN, metavar=metavar),
+        flag("overwrite", bool, "Replace an existing output, and start over.", RUN),
+    ]
+
+
 def file_flags(suffixes: str) -> list[inspect.Parameter]:
     """Returns the flags of the output.
 
@@ -20,14 +33,7 @@ def file_flags(suffixes: str) -> list[inspect.Parameter]:
       suffixes: The ends of the names of possible outputs, for the help.
     """
     return [
-        flag(
-            "output",
-            str,
-            f"The file to write, which ends in {suffixes}. It is required.",
-            RUN,
-            metavar="FILE",
-        ),
-        flag("overwrite", bool, "Replace an existing output, and start over.", RUN),
+        *output_flags(f"The file to write, which ends in {suffixes}.", "FILE"),
         flag(
             "keep",
             list[str],
@@ -44,17 +50,19 @@ def run_on_files(
     output: str | None,
     example: str,
     name: str,
+    unit: str = "rows",
 ) -> None:
     """Runs the work of a command with a progress bar, and stops it after a signal.
 
     Args:
       work: A function that writes the output, whose path is its argument, and returns the number of
-        rows. It takes the keywords `on_start`, `on_progress`, `on_message` and `should_stop` of
+        `unit`. It takes the keywords `on_start`, `on_progress`, `on_message` and `should_stop` of
         `flax_bigbird.inference.predict_files`.
       files: The data files.
       output: The output, if it is given.
       example: The name of a possible output.
       name: What the work is called in messages.
+      unit: What the work counts.
 
     Raises:
       CommandError: if an extra is missing, or if options, model or data cannot be used.
@@ -73,7 +81,7 @@ def run_on_files(
         require("pyarrow", "train")
     enable_compilation_cache()
     messages: list[str] = []
-    columns = (TextColumn("rows"), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(unit), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         deferred_signals(SAVING_MESSAGE) as is_stopped,
         Progress(*columns, console=Console()) as progress,
@@ -91,10 +99,10 @@ def run_on_files(
             raise CommandError(str(error)) from error
         except PredictionInterrupted as error:
             raise InterruptedWork(
-                f"{is_stopped.reason} after {error.rows:,} rows, which are saved; the same command "
-                f"resumes {name}",
+                f"{is_stopped.reason} after {error.rows:,} {unit}, which are saved; the same "
+                f"command resumes {name}",
                 is_stopped.exit_code,
             ) from error
     for message in messages:
         progress.console.print(f"{message}.", highlight=False)
-    progress.console.print(f"{rows:,} rows: {output}", highlight=False)
+    progress.console.print(f"{rows:,} {unit}: {output}", highlight=False)

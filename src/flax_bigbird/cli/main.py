@@ -24,7 +24,17 @@ class MainGroup(TyperGroup):
         return super().parse_args(ctx, args or ["--help"])
 
     def list_commands(self, ctx: Any) -> list[str]:
-        names = ("train", "evaluate", "predict", "embed", "demo", "info", "version")
+        names = (
+            "train",
+            "evaluate",
+            "predict",
+            "embed",
+            "index",
+            "search",
+            "demo",
+            "info",
+            "version",
+        )
         return [*names, *(name for name in super().list_commands(ctx) if name not in names)]
 
 
@@ -77,10 +87,28 @@ def _load_embed() -> Callable[..., None]:
     return embed_command()
 
 
+def _load_index() -> Callable[..., None]:
+    from flax_bigbird.cli.index import index_command
+
+    return index_command()
+
+
+def _load_search() -> Callable[..., None]:
+    from flax_bigbird.cli.search import search_command
+
+    return search_command()
+
+
 def _explain_unknown_flag(command: str, task: str | None, flag: str) -> str:
     from flax_bigbird.cli.flags import explain_unknown_flag
 
     return explain_unknown_flag(flag, command, task)  # type: ignore[arg-type]
+
+
+def _explain_unknown_flag_of_index(flag: str) -> str:
+    from flax_bigbird.cli.index import explain_unknown_flag
+
+    return explain_unknown_flag(flag)
 
 
 for _task in task_names():
@@ -125,6 +153,21 @@ def embed() -> None:
     --chunk-tokens or --chunk-sentences, each document is read once, and every chunk gets the mean
     of its tokens as they were read in the whole document.
     """
+
+
+@app.command(cls=lazy_command(_load_index, _explain_unknown_flag_of_index))
+def index() -> None:
+    """Index a folder of long texts for search, or update its index.
+
+    Each document is read once, as a whole, and every chunk of it gets a vector. If the index
+    exists, only files that are new or changed are read by the model. An interrupted command is
+    resumed if it is given again; until it is complete, an index that exists stays as it is.
+    """
+
+
+@app.command(cls=lazy_command(_load_search))
+def search() -> None:
+    """Search an index: print the passages that answer a question best, and where they are."""
 
 
 @app.command()

@@ -62,7 +62,7 @@ def expand_paths(
     files = [file for path in paths for file in _expand(Path(path).expanduser())]
     if file_format is not None:
         return file_format, files
-    formats = {_format(file) for file in files}
+    formats = {format_of_name(file) for file in files}
     if None in formats or len(formats) != 1:
         names = ", ".join(sorted({"".join(file.suffixes[-2:]) or file.name for file in files}))
         raise DataError(
@@ -147,7 +147,8 @@ def content_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _format(file: Path) -> str | None:
+def format_of_name(file: Path) -> str | None:
+    """Returns the format of a file by its name, one of the values of `FORMATS`, or None."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS:
         format = FORMATS.get(suffixes[-2])
@@ -158,7 +159,7 @@ def _format(file: Path) -> str | None:
 def _expand(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(
-            file for file in path.rglob("*") if _format(file) == "text" and file.is_file()
+            file for file in path.rglob("*") if format_of_name(file) == "text" and file.is_file()
         )
         if not files:
             raise DataError(

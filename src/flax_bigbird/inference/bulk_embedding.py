@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import Dense
+from flax_bigbird.checkpoint.sentence_transformers import Dense, EmbeddingModules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.types import Row
@@ -150,8 +150,14 @@ class ParquetVectors(VectorFile):
 def _fingerprint(task: Embedding) -> str:
     """Returns a hash of what the model's folder says about pooling, layers and prompts."""
     digest = hashlib.sha256(f"{task.pooling_mode} {task.prompt!r} {task.truncate_dim}".encode())
-    digest.update(str(task.modules.include_prompt).encode())
-    for layer in task.modules.layers:
+    digest.update(modules_fingerprint(task.modules).encode())
+    return digest.hexdigest()
+
+
+def modules_fingerprint(modules: EmbeddingModules) -> str:
+    """Returns a hash of the layers behind the model, and of whether they count the prompt."""
+    digest = hashlib.sha256(str(modules.include_prompt).encode())
+    for layer in modules.layers:
         digest.update(type(layer).__name__.encode())
         if isinstance(layer, Dense):
             for array in (layer.weight, layer.bias, layer.residual):

@@ -1,0 +1,231 @@
+"""Opens an index and searches it: by meaning, by words, or both, and reranked if asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.inference.embedder import Embedder, load_embedder
+from flax_bigbird.inference.reranker import load_reranker
+from flax_bigbird.inference.search.fingerprint import model_fingerprint
+from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks
+from flax_bigbird.inference.search.manifest import data_directory, load_manifest
+from flax_bigbird.inference.search.options import SearchArguments, check_packages
+from flax_bigbird.inference.search.store import ChunkStore, read_file_table
+from flax_bigbird.inference.search.vectors import open_vectors, search_vectors
+
+_QUERY_OPTIONS = ("max_length", "dtype", "normalize_embeddings", "truncate_dim", "whole_documents")
+
+
+class SearchResult(NamedTuple):
+    """A chunk of a document that answers a query.
+
+    Attributes:
+      file: The path of the file in the folder that was indexed.
+      row: The number of the document's row in the file, from 1; None for a file that is a document.
+      line: The line of the chunk's first character in the document, from 1.
+      start: The chunk's first character in the document.
+      end: The character after its last one.
+      score: How well the chunk answers the query: the similarity of the vectors, the sum of
+        reciprocal ranks, or the score of the reranker.
+      text: The text of the chunk.
+      duplicates: Other files with the same content.
+    """
+
+    file: str
+    row: int | None
+    line: int
+    start: int
+    end: int
+    score: float
+    text: str
+    duplicates: list[str]
+
+
+def open_index(path: str | Path, *, model: str | Path | Embedder | None = None) -> "SearchIndex":
+    """Opens an index that `build_index` or `bigbird index` wrote.
+
+        index = open_index("index")
+        for result in index.search("Who won the war?", top_k=5):
+            print(result.file, result.line, result.score, result.text)
+
+    The model is loaded when the first query is embedded. Vectors and texts stay on the disk.
+
+    Args:
+      path: The directory of the index.
+      model: Where the model of the index is, or an embedder; by default, where it was when the
+        index was built.
+
+    Raises:
+      OptionError: if there is no index, if it is unfinished, damaged, or of a later version, or if
+        a package of the extra `search` is missing.
+    """
+    check_packages()
+    return SearchIndex(Path(path).expanduser(), model)
+
+
+class SearchIndex:
+    """An index that can be searched.
+
+    Attributes:
+      path: The directory of the index.
+      manifest: What the index was built with.
+    """
+
+    def __init__(self, path: Path, model: str | Path | Embedder | None = None):
+        self.path, self._model = path, model
+        self.manifest = load_manifest(path)
+        try:
+            self._open(data_directory(path, self.manifest))
+        except (OptionError, OSError):
+            manifest = load_manifest(path)
+            if manifest == self.manifest:
+                raise
+            self.manifest = manifest  # the index has just been updated
+            self._open(data_directory(path, manifest))
+        self._embedder: Embedder | None = None
+
+    def _open(self, directory: Path) -> None:
+        self._chunks = ChunkStore(directory)
+        self._vectors = open_vectors(directory, self.manifest.dimension, view=True)
+        self._words = WordIndex(directory) if self.manifest.has_words else None
+        self._paths: dict[int, list[str]] = {}
+        for file in read_file_table(directory):
+            self._paths.setdefault(file.content_id, []).append(file.path)
+
+    def __len__(self) -> int:
+        """Returns the number of chunks."""
+        return self.manifest.num_chunks
+
+    def __enter__(self) -> "SearchIndex":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files of the index."""
+        self._chunks.close()
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder of queries, which is loaded when it is first used.
+
+        Raises:
+          OptionError: if the model cannot be loaded, or is not that of the index.
+        """
+        if self._embedder is None:
+            self._embedder = self._load_embedder()
+        return self._embedder
+
+    def embed_query(self, query: str) -> np.ndarray:
+        """Returns the vector of a query, `[D]`, with the prompt of queries.
+
+        Args:
+          query: The query.
+        """
+        if not query.strip():
+            raise OptionError(f"a query must have words; got {query!r}: write a question")
+        return self.embedder.encode_query(query, prompt=self.manifest.query_prompt)
+
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        *,
+        vector: np.ndarray | None = None,
+        hybrid: bool = False,
+        exact: bool = False,
+        rerank: Any = None,
+        candidates: int = 100,
+    ) -> list[SearchResult]:
+        """Returns the chunks that answer a query best.
+
+        Args:
+          query: The query.
+          top_k: The maximum number of results.
+          vector: The vector of the query, `[D]`, if it is known; otherwise, it is computed.
+          hybrid: Whether to fuse the ranking by vectors with that by words (BM25).
+          exact: Whether to compare the query with every vector.
+          rerank: A reranker, or the path of one, which orders the candidates again.
+          candidates: The number of results of each ranking that are fused or reranked.
+
+        Raises:
+          OptionError: if an option cannot be used.
+        """
+        arguments = SearchArguments(top_k=top_k, hybrid=hybrid, exact=exact, candidates=candidates)
+        if hybrid and self._words is None:
+            raise OptionError(
+                f"a hybrid search needs an index with words; {self.path} was built without: update "
+                "it with bigbird index --words"
+            )
+        reranker = _load_reranker(rerank)
+        if vector is None:
+            vector = self.embed_query(query)
+        elif np.shape(vector) != (self.manifest.dimension,):
+            raise OptionError(
+                f"vector must have the {self.manifest.dimension} dimensions of the index; got the "
+                f"shape {np.shape(vector)}: embed the query with the model of the index"
+            )
+        depth = top_k
+        if hybrid or reranker is not None:
+            depth = max(top_k, arguments.candidates)
+        keys, scores = search_vectors(
+            self._vectors, vector, min(depth, len(self)), self.manifest.metric, exact=exact
+        )
+        ranking = list(zip(keys.tolist(), scores.tolist(), strict=True))
+        if hybrid and self._words is not None:
+            positions, _ = self._words.search(query, depth)
+            ranking = fuse_ranks([keys.tolist(), self._chunks.keys[positions].tolist()], depth)
+        if reranker is None:
+            return self._results(ranking[:top_k])
+        return _reranked(reranker, query, self._results(ranking), top_k)
+
+    def _results(self, ranking: Sequence[tuple[int, float]]) -> list[SearchResult]:
+        """Returns the results for pairs of keys and scores."""
+        results = []
+        chunks = self._chunks.chunks([key for key, _ in ranking])
+        for chunk, (_, score) in zip(chunks, ranking, strict=True):
+            file, *duplicates = self._paths[chunk.content_id]
+            place = (chunk.row or None, chunk.line, chunk.start, chunk.end)
+            results.append(SearchResult(file, *place, float(score), chunk.text, duplicates))
+        return results
+
+    def _load_embedder(self) -> Embedder:
+        manifest, model = self.manifest, self._model
+        if not isinstance(model, Embedder):
+            names = [name for name in _QUERY_OPTIONS if manifest.options[name] is not None]
+            options = {name: manifest.options[name] for name in names}
+            options["tokens_per_batch"] = max(16384, options["max_length"])
+            try:
+                model = load_embedder(model or manifest.model, pooling_mode="mean", **options)
+            except OptionError as error:
+                raise OptionError(
+                    f"an index needs the model that it was built with; {self.path} was built with "
+                    f"{manifest.model}: {error}; if it has moved, name its place with model"
+                ) from error
+        if model_fingerprint(model) != manifest.fingerprint:
+            raise OptionError(
+                f"an index needs the model that it was built with; {self.path} was built with "
+                f"{manifest.model} as it was then, and {model.predictor.name} has other "
+                "parameters: name the right one with model, or build the index again with "
+                "overwrite"
+            )
+        return model
+
+
+def _load_reranker(rerank: Any) -> Any:
+    """Returns the reranker at a path; None and rerankers are returned unchanged."""
+    if not isinstance(rerank, str | Path):
+        return rerank
+    return load_reranker(rerank)
+
+
+def _reranked(
+    reranker: Any, query: str, results: Sequence[SearchResult], top_k: int
+) -> list[SearchResult]:
+    """Returns the best results by the score of a reranker."""
+    ranked = reranker.rank(query, [result.text for result in results], top_k=top_k)
+    return [results[entry["corpus_id"]]._replace(score=float(entry["score"])) for entry in ranked]

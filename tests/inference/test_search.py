@@ -1,0 +1,282 @@
+"""Searches of an index: rankings, prompts, rerankers, and indexes that cannot be used."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_checkpoints import sentence
+
+from flax_bigbird.inference import (
+    OptionError,
+    SearchIndex,
+    build_index,
+    load_embedder,
+    open_index,
+)
+from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks, words
+
+NUM_TEXTS = 20
+
+# The tokenizer has no digits, which make the words of some texts unique.
+pytestmark = pytest.mark.filterwarnings("ignore::flax_bigbird.data.errors.UnknownTokensWarning")
+
+
+@pytest.fixture(scope="module")
+def model(make_checkpoint) -> str:
+    return make_checkpoint("FlaxBigBirdForMaskedLM")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for number in range(NUM_TEXTS):
+        (folder / f"{number:02}.txt").write_text(f"{sentence(number, 12)} word{number}.")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(model, folder, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("indexes") / "index"
+    build_index(folder, path, model=model)
+    return path
+
+
+@pytest.fixture
+def index(built):
+    with open_index(built) as index:
+        yield index
+
+
+def files(results) -> list[str]:
+    return [result.file for result in results]
+
+
+def test_scores_by_words_are_bm25(tmp_path):
+    """Against the formula: k1 = 1.5, b = 0.75, and the inverse document frequency of Lucene."""
+    texts = ["the cow and the ship", "The SHIP leaves", "", "a cow"]
+    WordIndex.write(tmp_path, texts)
+    positions, scores = WordIndex(tmp_path).search("the ship, ship? unknown", 10)
+    lengths = [len(words(text)) for text in texts]
+    expected = []
+    for text, length in zip(texts, lengths, strict=True):
+        score = 0.0
+        for word in ("the", "ship", "ship"):
+            frequency = sum(word in words(other) for other in texts)
+            idf = np.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5))
+            count = words(text).count(word)
+            norm = 1.5 * (1 - 0.75 + 0.75 * length / np.mean(lengths))
+            score += idf * count / (count + norm)
+        expected.append(score)
+    assert positions.tolist() == np.argsort(-np.array(expected))[:2].tolist()
+    np.testing.assert_allclose(scores, np.sort(expected)[:1:-1], rtol=1e-5)
+    assert len(WordIndex(tmp_path).search("unknown", 10)[0]) == 0
+    assert WordIndex(tmp_path).search("the", 1)[0].shape == (1,)
+
+
+def test_rankings_are_fused():
+    fused = fuse_ranks([[7, 3, 5], [3, 9]], 3)
+    assert fused == [(3, 1 / 62 + 1 / 61), (7, 1 / 61), (9, 1 / 62)]
+
+
+def test_a_hybrid_search_fuses_vectors_and_words(index):
+    query = "the word7 cow"
+    by_vectors = files(index.search(query, NUM_TEXTS, exact=True))
+    fused = index.search(query, 5, hybrid=True)
+    texts = [(Path(index.manifest.folder) / f).read_text() for f in sorted(by_vectors)]
+    has_word = [
+        file for file, text in zip(sorted(by_vectors), texts, strict=True) if "word7" in text
+    ]
+    assert has_word == ["07.txt"]
+    assert fused[0].score <= 2 / 61
+    scores = {result.file: result.score for result in fused}
+    rank = by_vectors.index("07.txt") + 1
+    assert scores["07.txt"] == pytest.approx(1 / 61 + 1 / (60 + rank))
+
+
+class Reranker:
+    """Prefers the shortest texts, with the calls of a cross-encoder."""
+
+    def rank(self, query, documents, top_k=None):
+        order = np.argsort([len(text) for text in documents], kind="stable")[:top_k]
+        return [{"corpus_id": int(n), "score": -len(documents[n])} for n in order]
+
+
+def test_a_reranker_orders_the_candidates(index):
+    candidates = index.search("a cow", 5)
+    results = index.search("a cow", 2, rerank=Reranker(), candidates=5)
+    expected = sorted(candidates, key=lambda result: len(result.text))[:2]
+    assert files(results) == files(expected)
+    assert [result.score for result in results] == [-len(result.text) for result in expected]
+
+
+def test_queries_and_documents_have_their_prompts(model, folder, tmp_path):
+    prompts = {"query": "the cow ", "passage": "a ship "}
+    embedder = load_embedder(model)
+    embedder.task.modules = dataclasses.replace(embedder.task.modules, prompts=prompts)
+    embedder.save_pretrained(tmp_path / "model")
+    build_index(folder, tmp_path / "index", model=tmp_path / "model")
+    plain = load_embedder(model)
+    with open_index(tmp_path / "index") as index:
+        assert index.manifest.options["prompt_name"] == "passage"
+        (result,) = index.search("harbour", 1, exact=True)
+        np.testing.assert_allclose(
+            index.embed_query("harbour"), plain.encode("the cow harbour"), atol=1e-5
+        )
+        text = (folder / result.file).read_text()
+        chunk = plain.encode_chunks(text, prompt="a ship ").vectors[0]
+        expected = plain.similarity(plain.encode("the cow harbour"), chunk)[0, 0]
+        assert result.score == pytest.approx(expected, abs=1e-4)
+    build_index(
+        folder, tmp_path / "other", model=tmp_path / "model", prompt="", query_prompt="noon "
+    )
+    with open_index(tmp_path / "other") as index:
+        np.testing.assert_allclose(
+            index.embed_query("harbour"), plain.encode("noon harbour"), atol=1e-5
+        )
+
+
+def test_an_index_without_words(model, folder, tmp_path):
+    path = tmp_path / "index"
+    build_index(folder, path, model=model, words=False)
+    with open_index(path) as index, pytest.raises(OptionError, match="bigbird index --words"):
+        index.search("cow", hybrid=True)
+    build_index(folder, path, words=True)
+    with open_index(path) as index:
+        assert len(index.search("cow", hybrid=True)) == 10
+
+
+def test_a_search_reads_no_texts_but_those_it_returns(index, monkeypatch):
+    read = []
+    parquet = index._chunks._file
+    original = parquet.read_row_group
+
+    class File:
+        def read_row_group(self, group, **options):
+            read.append(group)
+            return original(group, **options)
+
+        def close(self):
+            parquet.close()
+
+    monkeypatch.setattr(index._chunks, "_file", File())
+    index.search("cow", 1)
+    assert len(read) == 1
+
+
+def test_an_open_index_survives_an_update(model, folder, built, tmp_path):
+    with open_index(built) as index:
+        before = index.search("the cow", 3)
+        (folder / "later.txt").write_text("the cow the cow")
+        build_index(folder, built)
+        assert index.search("the cow", 3) == before
+    (folder / "later.txt").unlink()
+    build_index(folder, built)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"query": " \n"}, "a query must have words"),
+        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"candidates": 0}, "candidates must be at least 1; got 0"),
+        ({"vector": np.zeros(3)}, "vector must have the 32 dimensions of the index"),
+    ],
+)
+def test_invalid_searches(index, options, message):
+    with pytest.raises(OptionError, match=message):
+        index.search(**({"query": "cow"} | options))
+
+
+def damage(path: Path, kind: str) -> None:
+    """Makes an index one that cannot be used."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    data = path / manifest["data"]
+    if kind == "no manifest":
+        (path / "manifest.json").unlink()
+    elif kind == "foreign":
+        (path / "manifest.json").write_text('{"name": "app", "version": 2}')
+    elif kind == "no json":
+        (path / "manifest.json").write_text("{")
+    elif kind == "newer":
+        manifest |= {"format_version": 2, "new": 1}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    elif kind == "wrong type":
+        (path / "manifest.json").write_text(json.dumps(manifest | {"dimension": "32"}))
+    elif kind == "missing data":
+        (data / "vectors.usearch").unlink()
+    elif kind == "cut":
+        content = (data / "chunks.parquet").read_bytes()
+        (data / "chunks.parquet").write_bytes(content[:-9])
+    elif kind == "a byte":
+        content = bytearray((data / "vectors.usearch").read_bytes())
+        content[len(content) // 2] ^= 1
+        (data / "vectors.usearch").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no manifest", "the first build of .* was interrupted"),
+        ("foreign", "belongs to another program"),
+        ("no json", "is damaged .it is not JSON"),
+        ("newer", "must be at most 1; .* has 2, written by flax-bigbird"),
+        ("wrong type", "is damaged"),
+        ("missing data", "vectors.usearch is missing.: build it again"),
+        ("cut", "chunks.parquet is not as it was saved"),
+        ("a byte", "vectors.usearch is not as it was saved"),
+    ],
+)
+def test_indexes_that_cannot_be_used(model, folder, tmp_path, monkeypatch, kind, message):
+    path = tmp_path / "index"
+    build_index(folder, path, model=model)
+    damage(path, kind)
+    with pytest.raises(OptionError, match=message):
+        open_index(path)
+    if kind == "no manifest":
+        assert build_index(folder, path, model=model).num_files == NUM_TEXTS
+        return
+    monkeypatch.setattr("flax_bigbird.inference.search.build.load_embedder", None)
+    with pytest.raises(OptionError, match=message):  # before the model is loaded
+        build_index(folder, path)
+    monkeypatch.undo()
+    if kind != "foreign":
+        build_index(folder, path, model=model, overwrite=True)
+        with open_index(path) as index:
+            assert len(index) == NUM_TEXTS
+
+
+def test_paths_without_an_index(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name, message in {
+        "none": "none does not exist",
+        "file": "file is a file",
+        "empty": "has no manifest.json",
+    }.items():
+        with pytest.raises(OptionError, match=message):
+            open_index(tmp_path / name)
+
+
+def test_the_model_of_an_index_is_checked(make_checkpoint, model, folder, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    build_index(folder, tmp_path / "index", model=tmp_path / "model")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    with (
+        open_index(tmp_path / "index") as index,
+        pytest.raises(OptionError, match="if it has moved, name its place with model"),
+    ):
+        index.search("cow")
+    with open_index(tmp_path / "index", model=tmp_path / "moved") as index:
+        expected = index.search("cow")
+    with open_index(tmp_path / "index", model=load_embedder(model)) as index:
+        assert index.search("cow") == expected
+    other = make_checkpoint("FlaxBigBirdForMaskedLM", num_hidden_layers=2)
+    with (
+        open_index(tmp_path / "index", model=other) as index,
+        pytest.raises(OptionError, match="has other parameters: name the right one"),
+    ):
+        index.search("cow")
+    assert isinstance(index, SearchIndex)
