@@ -14,6 +14,7 @@ from flax_bigbird.inference import (
     SearchIndex,
     build_index,
     load_embedder,
+    load_reranker,
     open_index,
 )
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks, words
@@ -110,6 +111,15 @@ def test_a_reranker_orders_the_candidates(index):
     expected = sorted(candidates, key=lambda result: len(result.text))[:2]
     assert files(results) == files(expected)
     assert [result.score for result in results] == [-len(result.text) for result in expected]
+
+
+def test_the_path_of_a_cross_encoder_is_loaded(make_checkpoint, index):
+    folder = make_checkpoint("FlaxBigBirdForSequenceClassification", id2label={0: "LABEL_0"})
+    results = index.search("a cow", 3, rerank=folder, candidates=6)
+    texts = [result.text for result in index.search("a cow", 6)]
+    expected = load_reranker(folder).rank("a cow", texts, top_k=3)
+    assert [result.text for result in results] == [texts[e["corpus_id"]] for e in expected]
+    assert [result.score for result in results] == pytest.approx([e["score"] for e in expected])
 
 
 def test_queries_and_documents_have_their_prompts(model, folder, tmp_path):
