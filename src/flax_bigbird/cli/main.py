@@ -31,6 +31,7 @@ class MainGroup(TyperGroup):
             "embed",
             "index",
             "search",
+            "serve",
             "demo",
             "info",
             "version",
@@ -97,6 +98,12 @@ def _load_search() -> Callable[..., None]:
     from flax_bigbird.cli.search import search_command
 
     return search_command()
+
+
+def _load_serve() -> Callable[..., None]:
+    from flax_bigbird.cli.serve import serve_command
+
+    return serve_command()
 
 
 def _explain_unknown_flag(command: str, task: str | None, flag: str) -> str:
@@ -168,6 +175,15 @@ def index() -> None:
 @app.command(cls=lazy_command(_load_search))
 def search() -> None:
     """Search an index: print the passages that answer a question best, and where they are."""
+
+
+@app.command(cls=lazy_command(_load_serve))
+def serve() -> None:
+    """Answer requests over HTTP: embeddings, classes, answers, entities, and more.
+
+    Clients of text-embeddings-inference, OpenAI and the Hugging Face Inference API can be used.
+    The server listens on this machine only, unless --host says otherwise.
+    """
 
 
 @app.command()

@@ -193,7 +193,7 @@ class Predictor:
         for row, windows in chunk:
             row_outputs = [next(outputs) for _ in windows]
             answer = self.task.decode(row, windows, row_outputs)
-            _check_finite(answer, row_outputs, row)
+            check_finite(answer, row_outputs, row)
             answers.append(answer)
         return answers
 
@@ -230,7 +230,7 @@ class Predictor:
         return min(batch_size, 1 << (num_windows - 1).bit_length())
 
 
-def _check_finite(answer: Row, outputs: list[Arrays], row: Row) -> None:
+def check_finite(answer: Row, outputs: list[Arrays], row: Row) -> None:
     """Checks that an answer and the outputs of the model behind it are numbers.
 
     Raises:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, Normalize
 from flax_bigbird.data.columns import ColumnKind
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.sentences import sentence_spans
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
 from flax_bigbird.data.types import Arrays, Row, Tokenizer
@@ -170,6 +170,28 @@ class Embedding(PredictionTask):
             ids, offsets = tokenize_with_offsets(self.tokenizer, self.prompt + text.rstrip())
         else:
             (ids,) = tokenize(self.tokenizer, [self.prompt + text])
+        return self._encode_tokens(ids, text, offsets)
+
+    def encode_ids(self, ids: list[int]) -> list[Window]:
+        """Encodes token ids of a text, with or without `[CLS]` and `[SEP]` at its ends.
+
+        A prompt is not put before them.
+
+        Raises:
+          DataError: if an id is not one of the tokenizer.
+        """
+        unknown = next((id for id in ids if not 0 <= id < len(self.tokenizer)), None)
+        if unknown is not None:
+            raise DataError(
+                f"token ids must lie in 0..{len(self.tokenizer) - 1}; got {unknown}: take them "
+                "from the tokenizer of the model"
+            )
+        start = int(ids[:1] == [self.tokenizer.cls_token_id])
+        stop = len(ids) - int(ids[start:][-1:] == [self.tokenizer.sep_token_id])
+        return self._encode_tokens(ids[start:stop], "", None)
+
+    def _encode_tokens(self, ids: list[int], text: str, offsets: Offsets | None) -> list[Window]:
+        """Returns the windows of the tokens of a text; see `encode`."""
         length = self.options.length
         if not self.options.whole_documents:
             ids = ids[: length - NUM_SPECIAL_TOKENS]

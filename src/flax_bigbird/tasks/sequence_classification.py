@@ -294,10 +294,7 @@ class SequenceClassification(Task):
         return {"logits": logits, "num_tokens": batch["attention_mask"].sum(-1)}
 
     def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        window_logits, num_tokens = (
-            np.stack([output[name] for output in outputs]) for name in ("logits", "num_tokens")
-        )
-        (logits,) = self._combine_windows(window_logits, num_tokens, np.zeros(len(outputs), int))
+        logits = self.document_logits(outputs)
         if self.problem_type == REGRESSION:
             return {"value": float(logits[0])}
         values = probabilities(logits, self.problem_type)
@@ -308,6 +305,13 @@ class SequenceClassification(Task):
             return {"labels": labels, "scores": scores}
         best = max(scores, key=scores.__getitem__)
         return {"label": best, "score": scores[best], "scores": scores}
+
+    def document_logits(self, outputs: Sequence[Arrays]) -> np.ndarray:
+        """Returns the logits of a document from the outputs of its windows, `[num_labels]`."""
+        window_logits, num_tokens = (
+            np.stack([output[name] for output in outputs]) for name in ("logits", "num_tokens")
+        )
+        return self._combine_windows(window_logits, num_tokens, np.zeros(len(outputs), int))[0]
 
     def _combine_windows(
         self, logits: np.ndarray, num_tokens: np.ndarray, document: np.ndarray

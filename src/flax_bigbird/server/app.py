@@ -1,0 +1,149 @@
+"""The ASGI application: the endpoints, behind the checks of `SecurityMiddleware`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic_core
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flax_bigbird.server import classification_endpoints, embedding_endpoints, operations
+from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.openapi import description
+from flax_bigbird.server.requests import parse_body, read_body, run_while_connected
+from flax_bigbird.server.security import SecurityMiddleware
+from flax_bigbird.server.service import Endpoint, Service, is_response
+
+PAGE = Path(__file__).parent / "page"
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *embedding_endpoints.ENDPOINTS,
+    *classification_endpoints.ENDPOINTS,
+    *operations.ENDPOINTS,
+)
+OPERATIONS: dict[str, Callable[[Service], Response]] = {
+    "/health": operations.health,
+    "/info": operations.info,
+    "/v1/models": operations.models,
+    "/metrics": operations.metrics,
+}
+OPENAPI = "/openapi.json"
+NEEDS_NO_KEY = frozenset({"/health"})
+
+
+class Application:
+    """Routes requests to the endpoints, and says of which errors are not theirs."""
+
+    def __init__(self, service: Service):
+        endpoints = {endpoint.path: _post(service, endpoint) for endpoint in ENDPOINTS}
+        routes: list[Any] = [
+            Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()
+        ]
+        routes += [Route(path, _get(service, get)) for path, get in OPERATIONS.items()]
+        document = operations.json_response(description(ENDPOINTS))
+        routes.append(Route(OPENAPI, _constant(document)))
+        routes.append(Route("/", _by_task(service, endpoints), methods=["POST"]))
+        if PAGE.is_dir():
+            routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
+        self._router = Router(routes, default=_no_such_path)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # then the router raises its errors instead of answering them
+        try:
+            await self._router(scope, receive, send)
+        except HTTPException as error:
+            message = {404: "there is no such path", 405: "the path has another method"}
+            raise RequestError(
+                "validation",
+                message.get(error.status_code, "the request cannot be answered"),
+                status=error.status_code,
+            ) from error
+
+
+def create_app(service: Service) -> ASGIApp:
+    """Returns the application of a server.
+
+    Args:
+      service: Its models and its engine.
+    """
+    paths = {endpoint.path for endpoint in ENDPOINTS} | {*OPERATIONS, OPENAPI, "/"}
+    page = {"/"} | {
+        f"/{file.relative_to(PAGE).as_posix()}" for file in PAGE.rglob("*") if file.is_file()
+    }
+    return SecurityMiddleware(
+        Application(service),
+        service.settings,
+        service.metrics,
+        frozenset(paths),
+        NEEDS_NO_KEY,
+        frozenset(page),
+    )
+
+
+def _post(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
+    """Returns the function of an endpoint that takes a JSON body."""
+
+    async def answer(request: Request) -> Response:
+        service.check_ready()
+        with service.engine.admitted():
+            content = await read_body(request, service.settings, service.bodies)
+            body = parse_body(endpoint.request, content)
+            size = len(content)
+            del content
+            work = endpoint.handler(service, body, request)
+            result = await run_while_connected(request, work)
+            log: dict[str, Any] = {
+                "bytes_in": size,
+                "texts": result.num_texts,
+                "tokens": result.num_tokens,
+            }
+            if result.model is not None:
+                log["model"] = result.model.name
+                service.metrics.request_tokens.labels(result.model.name).observe(result.num_tokens)
+            request.scope.setdefault("state", {})["log"] = log
+            if is_response(result.value):
+                return result.value
+            encoded = await service.engine.in_pool(pydantic_core.to_json, result.value)
+            return Response(encoded, media_type="application/json")
+
+    return answer
+
+
+def _get(service: Service, function: Callable[[Service], Response]) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        return function(service)
+
+    return answer
+
+
+def _constant(response: Response) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        return response
+
+    return answer
+
+
+def _by_task(
+    service: Service, endpoints: dict[str, Callable[[Request], Any]]
+) -> Callable[[Request], Any]:
+    """Returns the function that answers at the root, for the task of the first model.
+
+    The Hugging Face Inference API has one path per model.
+    """
+
+    async def answer(request: Request) -> Response:
+        service.check_ready()
+        task = service.models[0].task_name
+        path = next(endpoint.path for endpoint in ENDPOINTS if task in endpoint.tasks)
+        return await endpoints[path](request)
+
+    return answer
+
+
+async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)

@@ -1,0 +1,126 @@
+"""The engine: threads for tokenization, the queue, and the thread of the device."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from flax_bigbird.server.batches import BatchQueue, Entry, Group
+from flax_bigbird.server.device import DeviceThread, OnBatch
+from flax_bigbird.server.errors import RequestError, too_large
+from flax_bigbird.server.settings import ServerSettings
+from flax_bigbird.server.tickets import Ticket
+
+T = TypeVar("T")
+
+
+class Unit(NamedTuple):
+    """One piece of work for the device: a window, for example."""
+
+    group: Group
+    payload: Any
+
+
+class Engine:
+    """Computes units of work, with limits on how many wait.
+
+    Args:
+      settings: The options of the server.
+      slice_tokens: The number of tokens after whose work a batch lets others pass.
+      on_batch: Called after each batch, with the batch and its seconds.
+    """
+
+    def __init__(self, settings: ServerSettings, slice_tokens: int | None, on_batch: OnBatch):
+        self._settings = settings
+        self.queue = BatchQueue(settings.max_wait_ms / 1000)
+        self._device = DeviceThread(self.queue, slice_tokens, on_batch)
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            settings.num_tokenization_workers, "tokenizer"
+        )
+        self.num_requests = 0
+        self.is_draining = False
+
+    def start(self) -> None:
+        """Starts the thread of the device."""
+        self._device.start()
+
+    def stop(self) -> None:
+        """Finishes everything that waits, and ends the threads."""
+        self.queue.close()
+        if self._device.is_alive():
+            self._device.join()
+        self._pool.shutdown()
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request while it is worked on.
+
+        Raises:
+          RequestError: if too many are, or if the server is about to end.
+        """
+        if self.is_draining:
+            raise RequestError("unhealthy", "the server is shutting down", retry_after=1)
+        if self.num_requests >= self._settings.max_concurrent_requests:
+            raise self._overloaded(f"the server works on {self.num_requests} requests")
+        self.num_requests += 1
+        try:
+            yield
+        finally:
+            self.num_requests -= 1
+
+    async def in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls a function in a thread, outside of the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, function, *arguments)
+
+    async def compute(self, units: Sequence[Unit]) -> list[Any]:
+        """Returns the output of each unit.
+
+        Raises:
+          RequestError: if the queue is full, the time is up, or the device fails.
+        """
+        tokens = sum(unit.group.tokens for unit in units)
+        limit = self._settings.max_queue_tokens
+        if tokens > limit:
+            raise too_large(
+                f"a request must have at most {limit:,} tokens, with padding; got {tokens:,}: "
+                "divide it"
+            )
+        if self.queue.tokens + tokens > limit:
+            raise self._overloaded(f"{self.queue.tokens:,} tokens wait for the device")
+        ticket = Ticket(len(units))
+        by_group: dict[Any, tuple[Group, list[Entry]]] = {}
+        for slot, unit in enumerate(units):
+            _, entries = by_group.setdefault(unit.group.key, (unit.group, []))
+            entries.append(Entry(ticket, slot, unit.payload))
+        for group, entries in by_group.values():
+            self.queue.put(group, entries)
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                return await ticket.wait()
+        except TimeoutError:
+            raise self._timed_out(ticket) from None
+        except (RuntimeError, ValueError) as error:  # of XLA and JAX
+            raise RequestError("backend", "the computation failed; see the server's log") from error
+
+    def retry_after(self) -> float:
+        """Returns after how many seconds a client should try again."""
+        return max(1, math.ceil(self.queue.seconds_of_work() / 2))
+
+    def _overloaded(self, state: str) -> RequestError:
+        return RequestError(
+            "overloaded", f"the model is overloaded: {state}", retry_after=self.retry_after()
+        )
+
+    def _timed_out(self, ticket: Ticket) -> RequestError:
+        seconds = self._settings.request_timeout
+        if ticket.is_started:
+            return RequestError("timeout", f"the computation took more than {seconds:g} s")
+        return RequestError(
+            "overloaded",
+            f"the request waited for the device for more than {seconds:g} s",
+            status=503,
+            retry_after=self.retry_after(),
+        )

@@ -1,0 +1,153 @@
+"""Loads the models of a server, each for its task, and compiles their programs."""
+
+import concurrent.futures
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from flax_bigbird.checkpoint import Source
+from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.inference.embedder import load_embedder
+from flax_bigbird.inference.predictor import Predictor, load_predictor
+from flax_bigbird.inference.resolve import resolve_name
+from flax_bigbird.server.programs import ModelPrograms
+from flax_bigbird.server.served_model import EXAMPLES, ServedModel
+from flax_bigbird.server.settings import ServerSettings
+from flax_bigbird.tasks.loading import load_config, load_saved_options
+from flax_bigbird.tasks.registry import task_for_config
+
+logger = logging.getLogger("flax_bigbird.server")
+
+SERVED_TASKS = tuple(EXAMPLES)
+DEFAULT_STRIDE = 256
+CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 4096, 16384
+CPU_SLICE_TOKENS = 512
+
+
+def load_models(names: list[str], settings: ServerSettings) -> list[ServedModel]:
+    """Loads models.
+
+    Args:
+      names: For each model, a directory, a shipped name or a Hub id, with `TASK=` before it for
+        another task than its own.
+      settings: The options of the server.
+
+    Raises:
+      OptionError: if a model cannot be loaded or served, or if two have the same name and task.
+    """
+    models: list[ServedModel] = []
+    for given in names:
+        model = _load_model(given, settings)
+        if any((m.name, m.task_name) == (model.name, model.task_name) for m in models):
+            raise OptionError(
+                f"models of one task must have different names; two are called {model.name!r}: "
+                "rename the directory of one"
+            )
+        models.append(model)
+        logger.info("loaded %s for %s", model.name, model.task_name)
+    return models
+
+
+def compile_programs(models: list[ServedModel], on_progress: Callable[[int, int], None]) -> None:
+    """Compiles the programs of all models.
+
+    Args:
+      models: The models.
+      on_progress: Called with the number of programs that are compiled, and that of all.
+    """
+    work = [
+        (model.programs, shape, size)
+        for model in models
+        if model.programs is not None
+        for shape, size in model.programs.buckets()
+    ]
+    workers = min(4, os.cpu_count() or 1)
+    with concurrent.futures.ThreadPoolExecutor(workers, "compiler") as pool:
+        futures = [pool.submit(programs.compile, shape, size) for programs, shape, size in work]
+        try:
+            for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
+                future.result()
+                on_progress(count, len(work))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def batch_tokens(settings: ServerSettings) -> int:
+    """Returns the maximum number of tokens of a batch."""
+    on_cpu = jax.default_backend() == "cpu"
+    default = CPU_BATCH_TOKENS if on_cpu else ACCELERATOR_BATCH_TOKENS
+    return settings.max_batch_tokens or default
+
+
+def slice_tokens(settings: ServerSettings) -> int | None:
+    """Returns the number of tokens after whose work a batch lets others pass; None for never."""
+    default = CPU_SLICE_TOKENS if jax.default_backend() == "cpu" else None
+    return settings.slice_tokens or default
+
+
+def _load_model(given: str, settings: ServerSettings) -> ServedModel:
+    task_name, _, model = given.rpartition("=")
+    if task_name and task_name not in SERVED_TASKS:
+        raise OptionError(
+            f"the task before = must be one of {', '.join(SERVED_TASKS)}; got {task_name!r}: "
+            "choose one of them"
+        )
+    name = resolve_name(model)
+    task_name = task_name or _resolve_task(name)
+    predictor = _load_predictor(task_name, model, settings)
+    task = predictor.task
+    if task_name == "sequence-classification":
+        # Long documents are read as a whole, unless a request asks for a truncated one.
+        task.options = task.options.replace(whole_documents=True, text_pair_column=None)
+    (example,) = task.encode(EXAMPLES[task_name])
+    served_name = Path(name).resolve().name if Path(name).is_dir() else name
+    programs = ModelPrograms(
+        served_name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
+    )
+    return ServedModel(served_name, predictor, task, programs, settings.max_input_tokens)
+
+
+def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predictor:
+    options: dict[str, Any] = settings.model_options()
+    if settings.max_length:
+        options["tokens_per_batch"] = max(settings.max_length, 16384)
+    if task == "embedding":
+        return load_embedder(model, **options).predictor
+    is_qa = task == "question-answering"
+    columns = ("question_column", "context_column") if is_qa else ("text_column",)
+    options |= {name: name.removesuffix("_column") for name in columns}
+    if task == "token-classification":
+        options["aggregation"] = "simple"
+    if is_qa:
+        length = settings.max_length or load_config(resolve_name(model)).max_position_embeddings
+        if length // 2 <= DEFAULT_STRIDE:
+            options["stride"] = length // 4
+    return load_predictor(model, task=task, **options)
+
+
+def _resolve_task(name: str) -> str:
+    """Returns the task of a checkpoint.
+
+    Raises:
+      OptionError: if it is not served.
+    """
+    saved = load_saved_options(name).get("task")
+    if saved is None and load_embedding_modules(Source(name)) is not None:
+        return "embedding"
+    config = load_config(name)
+    architectures = {x.removeprefix("Flax") for x in config.architectures or ()}
+    if saved is None and "BigBirdModel" in architectures:
+        return "embedding"
+    task = saved or task_for_config(config, name)
+    if task not in SERVED_TASKS:
+        raise OptionError(
+            f"the task of a served model must be one of {', '.join(SERVED_TASKS)}; that of {name} "
+            f"is {task}: name another one, as in embedding={name}"
+        )
+    return task

@@ -1,0 +1,129 @@
+"""Reads and checks the body of a request, within the server's limits of size and time."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+import pydantic
+from starlette.requests import Request
+
+from flax_bigbird.server.errors import ClientDisconnected, RequestError, too_large
+from flax_bigbird.server.settings import ServerSettings
+
+T = TypeVar("T")
+BodyT = TypeVar("BodyT", bound=pydantic.BaseModel)
+
+MAX_DETAIL = 200  # characters of a description of what is wrong
+
+
+class BodyBudget:
+    """Limits how many bytes of bodies are in memory at once.
+
+    Args:
+      max_bytes: The limit.
+    """
+
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    def take(self, num_bytes: int) -> None:
+        """Counts bytes that arrived.
+
+        Raises:
+          RequestError: if there are too many.
+        """
+        if self._num_bytes + num_bytes > self._max_bytes:
+            raise RequestError(
+                "overloaded", "the server reads too many large requests", retry_after=1
+            )
+        self._num_bytes += num_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        """Counts bytes that are no longer in memory."""
+        self._num_bytes -= num_bytes
+
+
+async def read_body(request: Request, settings: ServerSettings, budget: BodyBudget) -> bytes:
+    """Returns the body of a request.
+
+    Raises:
+      RequestError: if it is no JSON, too large, or too slow.
+      ClientDisconnected: if the client left.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise RequestError(
+            "validation", "the Content-Type must be application/json: send JSON", status=415
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > settings.max_body_bytes:
+        raise _body_too_large(settings)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                part = message.get("body", b"")
+                if len(body) + len(part) > settings.max_body_bytes:
+                    raise _body_too_large(settings)
+                budget.take(len(part))
+                body += part
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise RequestError(
+            "validation",
+            f"the body must arrive within {settings.body_timeout:g} s",
+            status=408,
+        ) from None
+    finally:
+        budget.give_back(len(body))
+
+
+def parse_body(schema: type[BodyT], body: bytes) -> BodyT:
+    """Returns the request that a body holds.
+
+    Raises:
+      RequestError: if it is malformed (400), or has wrong fields, types or values (422).
+    """
+    try:
+        return schema.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        detail = first["msg"][:MAX_DETAIL]
+        if first["type"] == "json_invalid":
+            raise RequestError(
+                "validation", f"the body must be JSON: {detail}", status=400
+            ) from None
+        field = str(first["loc"][0])[:40] if first["loc"] else "the body"
+        raise RequestError("validation", f"{field}: {detail}", parameter=field) from None
+
+
+async def run_while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Returns the result of work, which is cancelled if the client leaves.
+
+    Raises:
+      ClientDisconnected: if the client left.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnected
+        return task.result()
+    finally:
+        for unfinished in (task, watcher):
+            unfinished.cancel()
+
+
+async def _wait_for_disconnect(request: Request) -> Any:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _body_too_large(settings: ServerSettings) -> RequestError:
+    return too_large(f"the body must have at most {settings.max_body_bytes:,} bytes: divide it")

@@ -1,0 +1,156 @@
+"""One served model: encodes rows in threads, computes their windows, and decodes the answers."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.types import Arrays, Row
+from flax_bigbird.inference.predictor import Predictor, check_finite
+from flax_bigbird.server.engine import Engine, Unit
+from flax_bigbird.server.errors import RequestError, too_large
+from flax_bigbird.server.programs import ModelPrograms
+from flax_bigbird.tasks.base import PredictionTask, Window
+
+EXAMPLES: dict[str, Row] = {
+    "embedding": {"text": "a"},
+    "sequence-classification": {"text": "a"},
+    "token-classification": {"text": "a"},
+    "question-answering": {"question": "a", "context": "a"},
+    "masked-lm": {"text": "[MASK]"},
+}
+"""For each task that is served in batches, a row whose windows have the shapes of all windows."""
+
+
+class Answers(NamedTuple):
+    """The answers to the rows of a request.
+
+    Attributes:
+      answers: The answer to each row, as the task decodes it.
+      windows: The windows of each row.
+      outputs: The outputs of the model for each window of each row.
+      num_tokens: The number of tokens that were read.
+    """
+
+    answers: list[Any]
+    windows: list[list[Window]]
+    outputs: list[list[Arrays]]
+    num_tokens: int
+
+
+class ServedModel:
+    """A model, under the name that requests call it.
+
+    Attributes:
+      name: The name.
+      predictor: The model with its task.
+      task: The task with the options of the server.
+      programs: The compiled programs; None for a model that generates.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        task: PredictionTask,
+        programs: ModelPrograms | None,
+        max_input_tokens: int,
+    ):
+        self.name, self.predictor, self.task, self.programs = name, predictor, task, programs
+        self._max_input_tokens = max_input_tokens
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task."""
+        return self.task.name
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self.task.tokenizer
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the computation."""
+        return self.task.options.dtype
+
+    def with_options(self, **changes: Any) -> Any:
+        """Returns the task with other options, which must not change the computation.
+
+        Raises:
+          RequestError: if an option has a value that is not allowed.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        try:
+            if hasattr(self.task, "with_options"):
+                return self.task.with_options(**changes)  # type: ignore[attr-defined]
+            task = copy.copy(self.task)
+            task.options = task.options.replace(**changes)
+        except OptionError as error:
+            raise RequestError("validation", str(error)) from error
+        return task
+
+    async def answer(self, engine: Engine, task: Any, rows: Sequence[Any]) -> Answers:
+        """Returns the answers to rows.
+
+        Args:
+          engine: The engine.
+          task: The task, of `with_options`.
+          rows: The rows; lists of token ids stand for texts if the task has `encode_ids`.
+
+        Raises:
+          RequestError: if a row cannot be used, or the engine cannot compute it.
+        """
+        windows, units = await engine.in_pool(self._encode, task, rows)
+        outputs = iter(await engine.compute(units))
+        per_row = [[next(outputs) for _ in own] for own in windows]
+        answers = await engine.in_pool(self._decode, task, rows, windows, per_row)
+        num_tokens = sum(len(window.input_ids) for own in windows for window in own)
+        return Answers(answers, windows, per_row, num_tokens)
+
+    def _encode(self, task: Any, rows: Sequence[Any]) -> tuple[list[list[Window]], list[Unit]]:
+        """Returns the windows of each row, and the units of work of all of them."""
+        assert self.programs is not None
+        windows, units = [], []
+        for row in rows:
+            own = self.encode_row(task, row)
+            windows.append(own)
+            for window in own:
+                arrays = self.programs.collate(window)
+                units.append(Unit(self.programs.group(arrays), arrays))
+        return windows, units
+
+    def encode_row(self, task: Any, row: Any) -> list[Window]:
+        """Returns the windows of a row.
+
+        Raises:
+          RequestError: if the row cannot be used, or has too many tokens.
+        """
+        try:
+            windows = task.encode_ids(row) if isinstance(row, list) else task.encode(row)
+        except DataError as error:
+            raise RequestError("validation", str(error)) from error
+        num_tokens = sum(len(window.input_ids) for window in windows)
+        if num_tokens > self._max_input_tokens:
+            raise too_large(
+                f"a text must have at most {self._max_input_tokens:,} tokens; got {num_tokens:,}: "
+                "divide it"
+            )
+        return windows
+
+    @staticmethod
+    def _decode(
+        task: Any, rows: Sequence[Any], windows: list[list[Window]], outputs: list[list[Arrays]]
+    ) -> list[Any]:
+        answers = []
+        for row, own, row_outputs in zip(rows, windows, outputs, strict=True):
+            as_row = {} if isinstance(row, list) else row
+            answer = task.decode(as_row, own, row_outputs)
+            try:
+                check_finite(answer, row_outputs, as_row)
+            except DataError as error:
+                raise RequestError(
+                    "backend", "the scores of the model are not finite numbers"
+                ) from error
+            answers.append(answer)
+        return answers

@@ -1,0 +1,58 @@
+"""Checkpoints of all tasks, a server that serves them, and the predictors that it must equal."""
+
+import functools
+from typing import Any
+
+import pytest
+from compiled_programs import kept_on_disk
+from server_process import FLAGS, ServerProcess, cache
+from tiny_checkpoints import Checkpoints
+
+from flax_bigbird.inference import load_embedder, load_predictor
+
+MODELS = {
+    "embedding": "FlaxBigBirdModel",
+    "sequence-classification": "FlaxBigBirdForSequenceClassification",
+}
+
+
+@pytest.fixture(autouse=True, scope="package")
+def compiled(tmp_path_factory):
+    """Keeps compiled programs in a temporary directory, which server processes share."""
+    with kept_on_disk(tmp_path_factory.getbasetemp()):
+        yield
+
+
+@pytest.fixture(scope="package")
+def checkpoints(tmp_path_factory) -> dict[str, str]:
+    """The directory of a checkpoint for each task."""
+    make = Checkpoints(tmp_path_factory.mktemp("checkpoints"))
+    return {
+        task: make(name, **({"is_decoder": True} if task == "causal-lm" else {}))
+        for task, name in MODELS.items()
+    }
+
+
+@pytest.fixture(scope="package")
+def server(checkpoints, tmp_path_factory):
+    """A server for all checkpoints, once it is ready."""
+    names = [f"{task}={folder}" for task, folder in checkpoints.items()]
+    process = ServerProcess(*names, *FLAGS, env=cache(tmp_path_factory))
+    try:
+        process.wait_for("ready")
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.fixture(scope="package")
+def offline(checkpoints):
+    """Returns a function from a task and options to the predictor or embedder of a checkpoint."""
+
+    @functools.cache
+    def load(task: str, **options: Any) -> Any:
+        if task == "embedding":
+            return load_embedder(checkpoints[task], min_bucket_length=32, **options)
+        return load_predictor(checkpoints[task], task=task, min_bucket_length=32, **options)
+
+    return load
