@@ -7,11 +7,13 @@ article, https://zenodo.org/records/1489920), and movie reviews (polarity data s
 `movie_reviews/{train,test}.parquet`, with the columns `text` and `label`; a data set that is not
 there is left out, with a message.
 
-The accuracy on held-out documents is measured before the first step and after every epoch. Results
-are written after each run, and runs that are in the results already are not repeated.
+The accuracy and the loss on held-out documents are measured before the first step and after every
+epoch. Results are written after each run, and runs that are in the results already are not
+repeated.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import tempfile
@@ -80,15 +82,17 @@ def data_sets(folder: Path | None, documents: int) -> Iterator[tuple[str, tuple[
 
 def settings_to_compare() -> Iterator[dict[str, Any]]:
     """Yields the options that differ between runs."""
-    for rate in (3e-5, 1e-4, 3e-4):
-        yield {"learning_rate": rate}
+    yield {}
+    yield {"learning_rate": 3e-5}
     yield {"learning_rate": 3e-4, "linear_probing": False}
-    yield {"learning_rate": 3e-4, "layerwise_lr_decay": 0.7}
-    yield {"learning_rate": 1e-3}
+    yield {"learning_rate": 1e-4}
+    yield {"learning_rate": 3e-5, "linear_probing": False}
 
 
-def run(data: tuple[Rows, Rows], changes: dict[str, Any], arguments: Any, seed: int) -> list[float]:
-    """Returns the accuracy on the test rows before the first step and after each epoch."""
+def run(
+    data: tuple[Rows, Rows], changes: dict[str, Any], arguments: Any, seed: int
+) -> dict[str, list[float]]:
+    """Returns the metrics of the test rows before the first step and after each epoch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for split, rows in zip(("train", "test"), data, strict=True):
@@ -110,7 +114,7 @@ def run(data: tuple[Rows, Rows], changes: dict[str, Any], arguments: Any, seed: 
                 **changes,
             )
         )
-    return [evaluation["accuracy"] for evaluation in report["evaluations"]]
+    return {name: [e[name] for e in report["evaluations"]] for name in ("accuracy", "loss")}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
@@ -119,26 +123,39 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Defaults of sequence classification",
         "",
-        f"Accuracy on held-out documents, model {a['model']}, first {a['length']} tokens, batches "
-        f"of {a['batch_size']} documents, {a['epochs']} epochs, {a['seeds']} seed(s). The "
-        "outputs before the first step are those of the linear probe.",
+        f"Held-out documents, model {a['model']}, first {a['length']} tokens, batches of "
+        f"{a['batch_size']} documents, {a['epochs']} epochs. Accuracy and cross-entropy are means "
+        "over the seeds, with the standard deviation of the accuracy. The outputs before the first "
+        "step are those of the linear probe, which is the same for all seeds but for the folds of "
+        "cross-validation.",
         "",
         f"`{result['command']}` on {result['machine']}.",
         "",
-        "| data | documents | settings | before the first step | best epoch | last epoch |",
-        "|---|---|---|---|---|---|",
+        "| data | documents | settings | seeds | accuracy before | after | loss before | after |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in result["runs"]:
-        values = np.mean(row["accuracy"], axis=0)  # a run without a probe is not evaluated before
-        has_probe = row["settings"].get("linear_probing", True)
-        before = f"{values[0]:.3f}" if has_probe else ""
-        epochs = values[1:] if has_probe else values
-        shown = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
-        lines.append(
-            f"| {row['data']} | {row['documents'][0]}, {row['documents'][1]} | {shown} | {before} "
-            f"| {epochs.max():.3f} | {epochs[-1]:.3f} |"
-        )
+    for name in dict.fromkeys(row["data"] for row in result["runs"]):
+        for settings in result["settings"]:
+            runs = [r for r in result["runs"] if (r["data"], r["settings"]) == (name, settings)]
+            if runs:
+                lines.append(_table_row(name, settings, runs))
     return "\n".join([*lines, ""])
+
+
+def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) -> str:
+    """Returns the line of one data set and one choice of settings."""
+    accuracy, loss = (np.array([run[metric] for run in runs]) for metric in ("accuracy", "loss"))
+    has_probe = settings.get("linear_probing", True)  # a run without one is not evaluated before
+    before = f"{accuracy[:, 0].mean():.3f}" if has_probe else ""
+    loss_before = f"{loss[:, 0].mean():.3f}" if has_probe else ""
+    last = accuracy[:, -1]
+    error = f" ± {last.std(ddof=1):.3f}" if len(runs) > 1 else ""
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the defaults"
+    documents = " + ".join(map(str, runs[0]["documents"]))
+    return (
+        f"| {name} | {documents} | {shown} | {len(runs)} | {before} | {last.mean():.3f}{error} | "
+        f"{loss_before} | {loss[:, -1].mean():.3f} |"
+    )
 
 
 def main() -> None:
@@ -149,7 +166,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS / "classification_defaults.json")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"runs": []}
@@ -160,21 +177,25 @@ def main() -> None:
     flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in shown.items())
     result["command"] = f"python benchmarks/classification_defaults.py --data DATA {flags}"
     result["machine"] = f"{platform.machine()}, {jax.devices()[0].device_kind}"
+    result["settings"] = list(settings_to_compare())
     sets = dict(data_sets(arguments.data, arguments.documents))
-    for changes in settings_to_compare():
-        for name, data in sets.items():
-            key = {"data": name, "settings": changes}
-            if any({k: row[k] for k in key} == key for row in result["runs"]):
-                continue
-            start = time.process_time()
-            accuracy = [run(data, changes, arguments, seed) for seed in range(arguments.seeds)]
-            seconds = round((time.process_time() - start) / arguments.seeds)
-            row = {"documents": [len(rows) for rows in data], "accuracy": accuracy}
-            result["runs"].append(key | row | {"processor_seconds": seconds})
-            print(key, accuracy, seconds, flush=True)
-            arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            page = arguments.output.with_suffix(".md")
-            page.write_text(as_markdown(result), encoding="utf-8")
+    choices = itertools.product(range(arguments.seeds), settings_to_compare(), sets)
+    for seed, changes, name in choices:
+        key = {"data": name, "settings": changes, "seed": seed}
+        if any({k: row[k] for k in key} == key for row in result["runs"]):
+            continue
+        start = time.process_time()
+        metrics = run(sets[name], changes, arguments, seed)
+        row = key | {"documents": [len(rows) for rows in sets[name]]} | metrics
+        result["runs"].append(row | {"processor_seconds": round(time.process_time() - start)})
+        print(row, flush=True)
+        write_results(arguments.output, result)
+
+
+def write_results(path: Path, result: dict[str, Any]) -> None:
+    """Writes the results and their table."""
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(as_markdown(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

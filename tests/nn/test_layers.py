@@ -13,6 +13,7 @@ from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn.activations import ACTIVATIONS, activation
 from flax_bigbird.nn.attention import full_attention_probabilities
 from flax_bigbird.nn.embeddings import BigBirdEmbeddings
+from flax_bigbird.nn.heads import MeanPoolingHead
 from flax_bigbird.nn.patterns import layer_pattern
 
 
@@ -138,3 +139,16 @@ def test_a_decoders_rows_depend_on_the_row_alone(rule):
     for num_blocks in (1, 2, 9, 10, 16, 32, 39):
         shorter = layer_pattern(sparsity(config), 1, num_blocks * 64, train=False)
         assert rows(shorter, num_blocks) == rows(longest, num_blocks)
+
+
+@pytest.mark.parametrize(("rate", "drops"), [(None, False), (0.0, False), (0.5, True)])
+def test_means_are_dropped_only_if_the_configuration_says_so(rate, drops):
+    """The rate of the hidden states would change a mean more than another document does."""
+    config = tiny_models.config(hidden_dropout_prob=0.5, classifier_dropout=rate)
+    head = MeanPoolingHead(config)
+    x = jnp.asarray(np.random.default_rng(0).normal(1.0, 0.1, (B, T, D)), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = head.init(keys, x, None)
+    evaluated = head.apply(params, x, None)
+    trained = head.apply(params, x, None, deterministic=False, rngs={"dropout": keys["dropout"]})
+    assert tiny_models.differ(trained, evaluated) == drops

@@ -17,6 +17,7 @@ from tiny_runs import (
 
 from flax_bigbird.tasks import linear_probing
 from flax_bigbird.tasks.linear_classifiers import fit_linear
+from flax_bigbird.tasks.sequence_encoding import SingleWindows
 from flax_bigbird.train import TrainerCallback, TrainingInterrupted, train
 from flax_bigbird.train.run_directory import open_run_directory
 from flax_bigbird.train.setup import prepare_run
@@ -41,7 +42,7 @@ def features_of(run, pooling):
     params = run.model.params["classifier"]
     examples = run.train_data.encoded.examples
     by_document: dict[int, list] = {}
-    for example in examples:
+    for example in SingleWindows(examples, run.options.length):
         ids = np.array([example["input_ids"]])
         out = run.model(ids, output_hidden_states=True)
         states = np.asarray(out.hidden_states[-1][0], np.float64)

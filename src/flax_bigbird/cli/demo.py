@@ -26,8 +26,6 @@ What to type next:
   bigbird train --help
       lists the other tasks"""
 
-FINE_TUNING_RATE = 3e-5
-
 RUN_REPORT_FILE = "run.json"  # The report of the training run; the demo has its own.
 
 
@@ -77,7 +75,7 @@ def run_demo(
         QUICK_SETTINGS if quick else Settings(), seed=seed, from_scratch=from_scratch
     )
     if steps is not None:
-        settings = replace(settings, steps=steps, learning_rate=FINE_TUNING_RATE)
+        settings = replace(settings, steps=steps, learning_rate=None)
     with staging_directory(output) as directory:
         report = _run_example(settings, directory, console)
         _move_run_files(directory, output)

@@ -147,6 +147,10 @@ class MeanPoolingHead(nn.Module):
     The order is mean, dropout, output projection. Without a layer between the mean and the
     projection, a linear classifier of the means is such a head exactly, and the logits of a
     document in several windows are the mean of theirs, weighted by their numbers of tokens.
+
+    The rate of dropout is `config.classifier_dropout`, and 0 if that is None, where the heads of
+    `transformers` fall back to `config.hidden_dropout_prob`: means over many tokens differ little
+    between documents, so that a coordinate set to 0 changes the logits more than the document does.
     """
 
     config: Any
@@ -154,7 +158,7 @@ class MeanPoolingHead(nn.Module):
 
     def setup(self):
         self.out_proj = nn.Dense(self.config.num_labels, dtype=self.dtype)
-        self.dropout = Dropout(classifier_dropout(self.config))
+        self.dropout = Dropout(self.config.classifier_dropout or 0.0)
 
     def __call__(
         self,

@@ -47,12 +47,15 @@ class EncodedDataset:
       messages: Sentences for the log, for example how many documents were truncated.
       source: The rows that the examples were made from, if the metrics need them.
       inputs_per_example: The number of input sequences that the model reads per example.
+      max_windows: The maximum number of windows of `max_length` tokens that an example consists of,
+        one after another.
     """
 
     examples: Dataset
     messages: list[str] = field(default_factory=list)
     source: Dataset | None = None
     inputs_per_example: int = 1
+    max_windows: int = 1
 
 
 class Loss(NamedTuple):

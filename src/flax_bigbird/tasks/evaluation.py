@@ -1,5 +1,6 @@
 """Computes the outputs of a model for all examples of a split."""
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -31,7 +32,16 @@ def assign_example_buckets(
     """
     lengths = column_array(encoded.examples, "length")
     tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example
-    return lengths, assign_buckets(lengths, options.bucket_lengths, tokens_per_batch)
+    bucket_lengths = [*options.bucket_lengths, *_lengths_of_windows(options, encoded.max_windows)]
+    return lengths, assign_buckets(lengths, bucket_lengths, tokens_per_batch)
+
+
+def _lengths_of_windows(options: TaskOptions, max_windows: int) -> list[int]:
+    """Returns the lengths of 2, 4, 8 and so on up to `max_windows` windows."""
+    if max_windows == 1:
+        return []
+    doubled = itertools.takewhile(lambda n: n < max_windows, (2**i for i in itertools.count(1)))
+    return [count * options.length for count in (*doubled, max_windows)]
 
 
 def run_eval_step(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.config import classifier_pooling
-from flax_bigbird.data.batching import Bucket
+from flax_bigbird.data.batching import Bucket, Examples, assign_buckets
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
@@ -33,7 +33,13 @@ from flax_bigbird.tasks.labels import (
     problem_type,
 )
 from flax_bigbird.tasks.linear_probing import ProbeData, fit_head
-from flax_bigbird.tasks.sequence_encoding import encode_documents, encode_windows, text_columns
+from flax_bigbird.tasks.sequence_encoding import (
+    SingleWindows,
+    encode_documents,
+    encode_windows,
+    max_windows_of_training,
+    text_columns,
+)
 from flax_bigbird.tasks.sequence_labels import (
     MULTI_LABEL,
     REGRESSION,
@@ -154,21 +160,34 @@ class SequenceClassification(Task):
             labels, self.problem_type, self.label_names, self.label_indices, rows, split
         )
 
-        examples, truncated = encode_documents(rows, self.tokenizer, options)
+        max_windows = self._max_windows(split)
+        examples, truncated = encode_documents(rows, self.tokenizer, options, max_windows)
         if split == "train" and getattr(options, "class_weights", "none") == "balanced":
             indices = [self.label_indices[label] for label in examples[label_column]]
             weights = balanced_weights(indices)
             examples = examples.add_column("weight", weights)  # type: ignore[arg-type]
-        if len(examples) > len(rows):
-            messages.append(
-                f"{len(rows):,} documents of the {SPLIT_NAMES[split]} are {len(examples):,} windows"
-            )
+        count = len(SingleWindows(examples, options.length))
+        if count > len(rows):
+            message = f"{len(rows):,} documents of the {SPLIT_NAMES[split]} are {count:,} windows"
+            grouped = f", at most {max_windows} in an example" if max_windows > 1 else ""
+            messages.append(message + grouped)
         if truncated:
             messages.append(
                 f"{truncated:,} of {len(examples):,} documents of the {SPLIT_NAMES[split]} are "
                 f"longer than {options.length:,} tokens and are truncated"
             )
-        return EncodedDataset(examples, messages)
+        return EncodedDataset(examples, messages, max_windows=max_windows)
+
+    def _max_windows(self, split: Split) -> int:
+        """Returns the maximum number of windows in an example.
+
+        In training, the loss is that of the mean over several windows of a document, as documents
+        are classified by the mean over all. Single windows differ much more than documents do, so
+        that a head that is right for documents is overconfident for them, and training on single
+        windows would make the classification of documents worse.
+        """
+        is_mean = self.options.whole_documents and self.pooling == "mean"
+        return max_windows_of_training(self.options) if split == "train" and is_mean else 1
 
     def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
         value = example[self.options.label_column]
@@ -185,7 +204,7 @@ class SequenceClassification(Task):
         return arrays
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        logits = self._logits(model, params, batch, **call)
+        logits = self._example_logits(model, params, batch, **call)
         losses = example_losses(logits, batch["labels"], self.problem_type)
         if smoothing := getattr(self.options, "label_smoothing_factor", 0.0):
             losses = smooth_losses(losses, logits, smoothing)
@@ -205,9 +224,14 @@ class SequenceClassification(Task):
         """Fits a regularized linear classifier to the features, unless `linear_probing` is off."""
         if not getattr(self.options, "linear_probing", False):
             return None
-        examples = encoded.examples
+        examples: Examples = encoded.examples
         whole = self.options.whole_documents
-        document = column_array(examples, "document") if whole else np.arange(len(examples))
+        document = column_array(encoded.examples, "document") if whole else np.arange(len(examples))
+        if encoded.max_windows > 1:  # without the padding to whole groups
+            examples = windows = SingleWindows(encoded.examples, self.options.length)
+            document = document[windows.owners]
+            lengths, tokens_per_batch = self.options.bucket_lengths, self.options.tokens_per_batch
+            buckets = assign_buckets(windows.lengths, lengths, tokens_per_batch)
         data = ProbeData(examples, buckets, document, self.collate)
         balanced = getattr(self.options, "class_weights", "none") == "balanced"
         return fit_head(
@@ -323,6 +347,22 @@ class SequenceClassification(Task):
     def _predicted_labels(self, logits: np.ndarray) -> np.ndarray:
         """Returns whether each label of a set reaches its threshold, `[..., num_labels]`."""
         return probabilities(logits.astype(np.float64), MULTI_LABEL) >= self.thresholds
+
+    def _example_logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
+        """Returns the logits of examples of one or several windows, `[B, num_labels]`.
+
+        Those of several windows are the mean of theirs, weighted by their numbers of tokens.
+        """
+        mask, length = batch["attention_mask"], self.options.length
+        if mask.shape[1] <= length:
+            return self._logits(model, params, batch, **call)
+        windows = {
+            name: batch[name].reshape(-1, length) for name in ("input_ids", "attention_mask")
+        }
+        logits = self._logits(model, params, windows, **call)
+        weights = mask.reshape(len(mask), -1, length).sum(-1).astype(jnp.float32)
+        totals = (logits.reshape(*weights.shape, -1) * weights[:, :, None]).sum(1)
+        return totals / weights.sum(1, keepdims=True)
 
     def _logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
         """Returns the logits in float32, `[B, num_labels]`."""

@@ -147,7 +147,7 @@ class SequenceClassificationOptions(TaskOptions):
     whole_documents: bool = option(
         False,
         help="Split documents longer than max_length into windows and average their scores; "
-        "otherwise they are truncated.",
+        "otherwise they are truncated. In training, up to 8 windows of a document are an example.",
         panel=TASK,
     )
     classifier_pooling: str | None = option(

@@ -24,6 +24,7 @@ from flax_bigbird.tasks.options import (
     option,
 )
 
+DEFAULT_LEARNING_RATE = 3e-5  # a usual one for fine-tuning models of base size
 VOCABULARIES = ("subwords", "characters")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
@@ -136,8 +137,13 @@ class TrainingArguments(TaskOptions):
         panel=OPTIMIZATION,
         choices=OPTIMIZERS,
     )
-    learning_rate: float = option(
-        3e-5, help="The learning rate after the warmup.", panel=OPTIMIZATION, ge=0, le=10
+    learning_rate: float | None = option(
+        None,
+        help=f"The learning rate after the warmup. By default, it is {DEFAULT_LEARNING_RATE:g}, or "
+        "less if the head starts from a linear probe that steps of that size would do harm to.",
+        panel=OPTIMIZATION,
+        ge=0,
+        le=10,
     )
     lr_scheduler_type: str = option(
         "linear",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.arguments import DEFAULT_LEARNING_RATE, TrainingArguments
 from flax_bigbird.train.layerwise_decay import scale_by_layer
 
 MUON_MOMENTUM = 0.95
@@ -30,7 +30,8 @@ def learning_rate_schedule(arguments: TrainingArguments, max_steps: int) -> opta
     """
     warmup_steps = min(round(arguments.warmup_ratio * max_steps), max_steps)
     remaining = max(1, max_steps - warmup_steps)
-    peak = arguments.learning_rate
+    given = arguments.learning_rate
+    peak = DEFAULT_LEARNING_RATE if given is None else given
     after_warmup = {
         "linear": lambda: optax.linear_schedule(peak, 0.0, remaining),
         "cosine": lambda: optax.cosine_decay_schedule(peak, remaining),

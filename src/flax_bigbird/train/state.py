@@ -40,6 +40,7 @@ class TrainerState:
       best_step: The step of that value.
       evaluations_since_best: Evaluations since then.
       data_fingerprint: A hash of the content of the data files; "" if it is unknown.
+      learning_rate: The learning rate after the warmup, if the options leave it to the run.
     """
 
     max_steps: int
@@ -54,6 +55,7 @@ class TrainerState:
     best_step: int | None = None
     evaluations_since_best: int = 0
     data_fingerprint: str = ""
+    learning_rate: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the state as plain values for JSON."""

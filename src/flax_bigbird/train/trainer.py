@@ -1,5 +1,6 @@
 """The training loop: optimizer steps, logs, evaluations and checkpoints of one run."""
 
+import itertools
 import math
 import statistics
 import time
@@ -20,9 +21,11 @@ from flax_bigbird.checkpoint import (
 from flax_bigbird.data.batching import evaluation_batches, training_batches
 from flax_bigbird.tasks.base import Loss
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
+from flax_bigbird.train.arguments import DEFAULT_LEARNING_RATE
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.checkpoints import RunCheckpoint, RunCheckpointManager
 from flax_bigbird.train.errors import TrainingError, TrainingInterrupted
+from flax_bigbird.train.first_steps import NUM_BATCHES, limit_learning_rate
 from flax_bigbird.train.full_memory import explain_full_memory
 from flax_bigbird.train.optimizer import create_optimizer, learning_rate_schedule
 from flax_bigbird.train.run_directory import RunDirectory
@@ -63,17 +66,15 @@ class Trainer:
             run.max_steps, run.eval_steps, data_fingerprint=run.data_fingerprint
         )
         self._eval_on_start = run.eval_on_start
-        self.optimizer = create_optimizer(run.options, run.max_steps)
-        self._learning_rate: Any = learning_rate_schedule(run.options, run.max_steps)
+        self._set_learning_rate(DEFAULT_LEARNING_RATE)
         self.params = run.model.params
         self.optimizer_state: Any = self.optimizer.init(self.params)
         self._checkpoints = RunCheckpointManager(directory.checkpoints)
         self._restore()
-        self._batches = iter(
-            training_batches(
-                run.train_data.rows, run.train_data.buckets, run.task.collate, run.options.seed
-            )
-        )
+        if self.state.learning_rate is not None:
+            self._set_learning_rate(self.state.learning_rate)
+        self._train_data = run.train_data
+        self._batches = self._new_batches()
         if self.state.data_iterator:
             self._batches.set_state(self.state.data_iterator)
         flops = training_flops_per_token(
@@ -123,6 +124,8 @@ class Trainer:
         options, state = self.options, self.state
         losses: list[tuple[Any, Any]] = []
         at_start = self._eval_on_start and state.global_step == 0
+        if at_start and options.learning_rate is None:
+            self._limit_learning_rate()
         if at_start and self.validation_data is not None:
             self._evaluate_and_save_best()
         log_time, log_tokens = time.perf_counter(), state.num_input_tokens_seen
@@ -168,6 +171,37 @@ class Trainer:
         outputs = run_eval_step(self._eval_step, params, batches, self._sharding.place)
         outputs = self.task.merge_windows(outputs, encoded)
         return self.task.compute_metrics(outputs, encoded), outputs
+
+    def _set_learning_rate(self, default: float) -> None:
+        """Builds the optimizer with the learning rate of the options, or else the default."""
+        options, max_steps = self.options, self.state.max_steps
+        if options.learning_rate is None:
+            options = options.replace(learning_rate=default)
+        self.optimizer = create_optimizer(options, max_steps)
+        self._learning_rate: Any = learning_rate_schedule(options, max_steps)
+
+    def _limit_learning_rate(self) -> None:
+        """Lowers the default learning rate if the first steps would be too long."""
+        batches = itertools.islice(self._new_batches(), NUM_BATCHES)
+        rate = limit_learning_rate(
+            self._gradient,
+            self.params,
+            (self._sharding.place(batch) for batch in batches),
+            self._key,
+            self.options.layerwise_lr_decay,
+        )
+        if rate < DEFAULT_LEARNING_RATE:
+            self.state.learning_rate = rate
+            self._set_learning_rate(rate)
+            self.callback.on_message(
+                f"The learning rate is {rate:.1e} instead of {DEFAULT_LEARNING_RATE:.0e}: longer "
+                "steps would do harm to the fitted head (learning_rate overrides this)."
+            )
+
+    def _new_batches(self) -> Any:
+        """Returns an iterator of training batches that begins with the first."""
+        data = self._train_data
+        return iter(training_batches(data.rows, data.buckets, self.task.collate, self.options.seed))
 
     def _restore(self) -> None:
         """Loads the newest checkpoint that is intact, if there is one.

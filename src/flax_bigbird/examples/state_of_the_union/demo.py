@@ -43,8 +43,8 @@ class Settings:
         give more examples in the same time.
       batch_size: The number of windows per training step.
       steps: The number of training steps, after the head was started from a linear probe.
-      learning_rate: The highest learning rate. At 0, the default, the model stays as it was
-        pretrained, and only its head is fitted.
+      learning_rate: The highest learning rate; None is the default of a run. At 0, the model stays
+        as it was pretrained, and only its head is fitted.
       max_length: The number of tokens that the trained model reads at once, besides
         `window_length`, when it is tested.
       year_step: Only speeches of years divisible by this are used; 1 uses all.
@@ -60,7 +60,7 @@ class Settings:
     window_length: int = 512
     batch_size: int = 16
     steps: int = 1
-    learning_rate: float = 0.0
+    learning_rate: float | None = 0.0
     max_length: int = 4096
     year_step: int = 1
     max_characters: int | None = None
