@@ -1,5 +1,7 @@
 """The default learning rate is lower if a step would do harm to a head that was fitted."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,10 @@ def large_default(monkeypatch):
 def test_the_loss_of_a_probe_does_not_rise(tmp_path, large_default):
     data = write_labeled_texts(tmp_path / "a.jsonl", 40)
     recorded = RecordingCallback()
-    batches = {"tokens_per_batch": 2560, "min_bucket_length": 64}  # all texts in every batch
+    batches: dict[str, Any] = {
+        "tokens_per_batch": 2560,
+        "min_bucket_length": 64,
+    }  # all texts in every batch
     train(tiny_run_options(tmp_path, train_files=[data], **CHANGES, **batches), [recorded])
     losses, rates = (
         [logs[name] for _, logs in recorded.logs] for name in ("loss", "learning_rate")

@@ -69,7 +69,7 @@ def test_groups_are_spread_over_the_document():
 
 @pytest.mark.parametrize(
     ("pooling", "tokens_per_batch", "expected"),
-    [("mean", 1024, 8), ("mean", 200, 3), ("mean", 32, 1), ("cls", 1024, 1)],
+    [("mean", 1024, 8), ("mean", 200, 6), ("mean", 32, 1), ("cls", 1024, 1)],
 )
 def test_a_batch_has_several_documents(tmp_path, data, pooling, tokens_per_batch, expected):
     changes = {"classifier_pooling": pooling, "linear_probing": False}

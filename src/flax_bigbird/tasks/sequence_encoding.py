@@ -18,7 +18,7 @@ from flax_bigbird.data.windows import covering_windows
 
 MAX_WINDOWS = 8
 """The maximum number of windows of a document in one training example."""
-MIN_EXAMPLES_PER_BATCH = 4
+MIN_EXAMPLES_PER_BATCH = 2
 
 
 def text_columns(options: Any) -> tuple[str, ...]:
