@@ -15,6 +15,7 @@ import numpy as np
 from flax_bigbird.data.errors import DataError, OptionError, UnknownTokensWarning
 from flax_bigbird.data.tokenization import count_tokens, load_tokenizer, unknown_tokens_message
 from flax_bigbird.data.types import Arrays, Row
+from flax_bigbird.inference.batches import WindowBatches
 from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.inference.rows import is_single_row, iterate_rows
@@ -166,7 +167,7 @@ class Predictor:
         """
         max_tokens = MAX_BATCHES_PER_CHUNK * self.options.tokens_per_batch
         chunk: list[tuple[Row, list[Window]]] = []
-        num_tokens = 0
+        batches, num_tokens = self._new_batches(), 0
         for number, row in enumerate(rows, first_row):
             try:
                 windows = self.task.encode(row)
@@ -175,53 +176,43 @@ class Predictor:
                 raise DataError(f"{origin}: {error}") from error
             self._count_tokens(windows)
             chunk.append((row, windows))
-            num_tokens += sum(len(window.input_ids) for window in windows)
+            for window in windows:
+                length = self.options.bucket_length(len(window.input_ids))
+                batches.append(self.task.collate_window(window, length))
+                num_tokens += len(window.input_ids)
             if len(chunk) >= MAX_ROWS_PER_CHUNK or num_tokens >= max_tokens:
-                yield self._answer(chunk)
-                chunk, num_tokens = [], 0
+                yield self._answers(chunk, batches.finish())
+                chunk, batches, num_tokens = [], self._new_batches(), 0
         if chunk:
-            yield self._answer(chunk)
+            yield self._answers(chunk, batches.finish())
 
     def _count_tokens(self, windows: list[Window]) -> None:
         ids = np.array([id for window in windows for id in window.input_ids])
         num_unknown, num_tokens = count_tokens(ids, self.tokenizer)
         self.token_counts = (self.token_counts[0] + num_unknown, self.token_counts[1] + num_tokens)
 
-    def _answer(self, chunk: list[tuple[Row, list[Window]]]) -> list[Row]:
-        outputs = iter(self._run([window for _, windows in chunk for window in windows]))
+    def _answers(self, chunk: list[tuple[Row, list[Window]]], outputs: list[Arrays]) -> list[Row]:
+        """Returns the answers to the rows of a chunk, from the outputs of all their windows."""
+        remaining = iter(outputs)
         answers = []
         for row, windows in chunk:
-            row_outputs = [next(outputs) for _ in windows]
+            row_outputs = [next(remaining) for _ in windows]
             answer = self.task.decode(row, windows, row_outputs)
             check_finite(answer, row_outputs, row)
             answers.append(answer)
         return answers
 
-    def _run(self, windows: list[Window]) -> list[Arrays]:
-        """Returns the outputs of every window; windows of one shape share batches."""
-        by_shape: dict[Any, list[tuple[int, Arrays]]] = {}
-        for index, window in enumerate(windows):
-            length = self.options.bucket_length(len(window.input_ids))
-            arrays = self.task.collate_window(window, length)
-            shape = tuple((name, value.shape) for name, value in sorted(arrays.items()))
-            by_shape.setdefault(shape, []).append((index, arrays))
-        outputs: list[Arrays] = [{}] * len(windows)
-        for shape in sorted(by_shape):
-            same_shape = by_shape[shape]
-            length = same_shape[0][1]["input_ids"].shape[-1]
-            # More rows than those of a chunk would only be copies of others.
-            batch_size = min(max(1, self.options.tokens_per_batch // length), MAX_ROWS_PER_CHUNK)
-            batch_size = min(batch_size, self.max_batch_size or batch_size)
-            for start in range(0, len(same_shape), batch_size):
-                part = same_shape[start : start + batch_size]
-                examples = [arrays for _, arrays in part]
-                # The last batch is filled up, so that each shape is compiled once.
-                examples += [examples[0]] * (self._filled_size(len(part), batch_size) - len(part))
-                batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
-                batch_outputs = jax.device_get(self._step(self.model.params, batch))
-                for slot, (index, _) in enumerate(part):
-                    outputs[index] = {name: value[slot] for name, value in batch_outputs.items()}
-        return outputs
+    def _new_batches(self) -> WindowBatches:
+        def step(batch: Arrays) -> Any:
+            return self._step(self.model.params, batch)
+
+        return WindowBatches(step, self._batch_size, self._filled_size)
+
+    def _batch_size(self, length: int) -> int:
+        """Returns the number of windows of `length` tokens in a full batch."""
+        # More rows than those of a chunk would only be copies of others.
+        batch_size = min(max(1, self.options.tokens_per_batch // length), MAX_ROWS_PER_CHUNK)
+        return min(batch_size, self.max_batch_size or batch_size)
 
     def _filled_size(self, num_windows: int, batch_size: int) -> int:
         """Returns the size that a batch of `num_windows` windows is filled up to."""

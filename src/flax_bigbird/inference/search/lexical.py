@@ -55,7 +55,7 @@ class WordIndex:
         ]
         bm25 = bm25s.BM25()
         bm25.index((ids, vocabulary), show_progress=False)
-        bm25.save(directory / BM25_DIRECTORY, show_progress=False)
+        bm25.save(directory / BM25_DIRECTORY)
 
     def search(self, query: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the chunks that share words with a query, best first.
