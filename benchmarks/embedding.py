@@ -109,46 +109,52 @@ def measure(arguments: argparse.Namespace, model: str) -> dict:
     for function in functions.values():
         function()  # compiles
     times: dict[str, list[float]] = {name: [] for name in functions}
+    processor_times: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(arguments.rounds):
         names = list(functions)
         np.random.default_rng(round_number).shuffle(names)
         for name in names:
-            start = time.perf_counter()
+            start, processor_start = time.perf_counter(), time.process_time()
             functions[name]()
             times[name].append(time.perf_counter() - start)
-    return {"times_s": times, "facts": facts}
+            processor_times[name].append(time.process_time() - processor_start)
+    return {"times_s": times, "processor_times_s": processor_times, "facts": facts}
 
 
 def table(result: dict) -> str:
     """Returns the results as a Markdown table."""
     times, facts = result["times_s"], result["facts"]
-    rounds = list(zip(*times.values(), strict=True))
-    names = list(times)
+    load = result["machine"]["load"]
 
-    def ratio(name: str, to: str) -> float:
-        a, b = names.index(name), names.index(to)
-        return statistics.median(values[a] / values[b] for values in rounds)
+    def ratio(kind: str, name: str, to: str) -> float:
+        pairs = zip(result[kind][name], result[kind][to], strict=True)
+        return statistics.median(a / b for a, b in pairs)
 
     lines = [
         f"# Embedding of documents: {result['model']}",
         "",
-        f"{result['machine']['processor']}, {result['machine']['cores']} cores; "
+        f"{result['machine']['processor']}, {result['machine']['cores']} cores; load average "
+        f"{load[0]:.1f} at the start and {load[1]:.1f} at the end. "
         f"{result['documents']} documents of {result['length']:,} tokens, "
         f"{result['batch_size']} per batch, float32. The first has {facts['chunks']} chunks and "
         f"{facts['sentences']} sentences. `{result['command']}`",
         "",
         "Throughput is a fraction of that of the forward pass, and cost is over one vector per "
-        "document. Both are medians of the rounds' ratios.",
+        "document; each by time and by processor time, of which other programs on the machine "
+        "take nothing. All are medians of the rounds' ratios.",
         "",
-        "| | time (s) | tokens/s | throughput | cost |",
-        "|---|---|---|---|---|",
+        "| | time (s) | tokens/s | throughput | by processor | cost | by processor |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, title in ROWS.items():
         median = statistics.median(times[name])
-        throughput, cost = 1 / ratio(name, "forward"), ratio(name, "vectors") - 1
-        shown = "" if name in ("forward", "vectors") else f"{cost:+.1%}"
-        rate = facts["tokens"] / median
-        lines.append(f"| {title} | {median:.3f} | {rate:,.0f} | {throughput:.3f} | {shown} |")
+        cells = [f"{median:.3f}", f"{facts['tokens'] / median:,.0f}"]
+        for kind in ("times_s", "processor_times_s"):
+            cells.append(f"{1 / ratio(kind, name, 'forward'):.3f}")
+        for kind in ("times_s", "processor_times_s"):
+            cost = ratio(kind, name, "vectors") - 1
+            cells.append("" if name in ("forward", "vectors") else f"{cost:+.1%}")
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -177,20 +183,23 @@ def main() -> None:
         arguments.documents, arguments.rounds = 2, 2
     with tempfile.TemporaryDirectory() as folder:
         model = arguments.model or save_base_model(folder, arguments)
+        load = [os.getloadavg()[0]]
         result = measure(arguments, model)
+        load.append(os.getloadavg()[0])
     size = f"{arguments.layers} layers, {arguments.width} wide"
     result |= {
         "model": arguments.model or size,
         "length": arguments.length,
         "documents": arguments.documents,
         "batch_size": arguments.batch_size,
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": load},
         "command": "python benchmarks/embedding.py"
         + (f" --model {arguments.model}" if arguments.model else ""),
     }
     if not arguments.quick:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        stem = arguments.output / "embedding_cpu"
+        name = f"_{Path(arguments.model).name}" if arguments.model else ""
+        stem = arguments.output / f"embedding{name}_cpu"
         stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         stem.with_suffix(".md").write_text(table(result))
     print(table(result))
