@@ -8,11 +8,21 @@ from compiled_programs import kept_on_disk
 from server_process import FLAGS, ServerProcess, cache
 from tiny_checkpoints import Checkpoints
 
-from flax_bigbird.inference import load_embedder, load_predictor
+from flax_bigbird.inference import load_embedder, load_predictor, load_reranker
 
 MODELS = {
     "embedding": "FlaxBigBirdModel",
     "sequence-classification": "FlaxBigBirdForSequenceClassification",
+    "reranking": "FlaxBigBirdForSequenceClassification",
+    "token-classification": "FlaxBigBirdForTokenClassification",
+    "question-answering": "FlaxBigBirdForQuestionAnswering",
+    "masked-lm": "FlaxBigBirdForMaskedLM",
+    "causal-lm": "FlaxBigBirdForCausalLM",
+}
+CHANGES: dict[str, dict[str, Any]] = {
+    "reranking": {"id2label": {0: "LABEL_0"}},
+    "token-classification": {"id2label": {0: "O", 1: "B-PLACE", 2: "I-PLACE"}},
+    "causal-lm": {"is_decoder": True},
 }
 
 
@@ -27,10 +37,7 @@ def compiled(tmp_path_factory):
 def checkpoints(tmp_path_factory) -> dict[str, str]:
     """The directory of a checkpoint for each task."""
     make = Checkpoints(tmp_path_factory.mktemp("checkpoints"))
-    return {
-        task: make(name, **({"is_decoder": True} if task == "causal-lm" else {}))
-        for task, name in MODELS.items()
-    }
+    return {task: make(name, **CHANGES.get(task, {})) for task, name in MODELS.items()}
 
 
 @pytest.fixture(scope="package")
@@ -53,6 +60,8 @@ def offline(checkpoints):
     def load(task: str, **options: Any) -> Any:
         if task == "embedding":
             return load_embedder(checkpoints[task], min_bucket_length=32, **options)
+        if task == "reranking":
+            return load_reranker(checkpoints[task], min_bucket_length=32, **options)
         return load_predictor(checkpoints[task], task=task, min_bucket_length=32, **options)
 
     return load

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 FLAGS = ("--min-bucket-length", "32", "--max-batch-tokens", "128", "--slice-tokens", "64")
+FLAGS += ("--max-new-tokens", "16")
 RUN = "from flax_bigbird.cli.main import run; run()"
 
 

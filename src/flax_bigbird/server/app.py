@@ -12,18 +12,28 @@ from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flax_bigbird.server import classification_endpoints, embedding_endpoints, operations
+from flax_bigbird.server import (
+    classification_endpoints,
+    embedding_endpoints,
+    generation_endpoints,
+    operations,
+    ranking_endpoints,
+    text_endpoints,
+)
 from flax_bigbird.server.errors import RequestError
 from flax_bigbird.server.openapi import description
 from flax_bigbird.server.requests import parse_body, read_body, run_while_connected
 from flax_bigbird.server.security import SecurityMiddleware
-from flax_bigbird.server.service import Endpoint, Service, is_response
+from flax_bigbird.server.service import Answer, Endpoint, Service
 
 PAGE = Path(__file__).parent / "page"
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *embedding_endpoints.ENDPOINTS,
     *classification_endpoints.ENDPOINTS,
+    *ranking_endpoints.ENDPOINTS,
+    *text_endpoints.ENDPOINTS,
+    *generation_endpoints.ENDPOINTS,
     *operations.ENDPOINTS,
 )
 OPERATIONS: dict[str, Callable[[Service], Response]] = {
@@ -40,14 +50,14 @@ class Application:
     """Routes requests to the endpoints, and says of which errors are not theirs."""
 
     def __init__(self, service: Service):
-        endpoints = {endpoint.path: _post(service, endpoint) for endpoint in ENDPOINTS}
+        endpoints = {endpoint.path: PostEndpoint(service, endpoint) for endpoint in ENDPOINTS}
         routes: list[Any] = [
             Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()
         ]
         routes += [Route(path, _get(service, get)) for path, get in OPERATIONS.items()]
         document = operations.json_response(description(ENDPOINTS))
         routes.append(Route(OPENAPI, _constant(document)))
-        routes.append(Route("/", _by_task(service, endpoints), methods=["POST"]))
+        routes.append(Route("/", RootEndpoint(service, endpoints), methods=["POST"]))
         if PAGE.is_dir():
             routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
         self._router = Router(routes, default=_no_such_path)
@@ -85,33 +95,44 @@ def create_app(service: Service) -> ASGIApp:
     )
 
 
-def _post(service: Service, endpoint: Endpoint) -> Callable[[Request], Any]:
-    """Returns the function of an endpoint that takes a JSON body."""
+class PostEndpoint:
+    """An endpoint that takes a JSON body, as an ASGI application.
 
-    async def answer(request: Request) -> Response:
+    The request counts as worked on until its answer is sent, streams included.
+
+    Args:
+      service: The server.
+      endpoint: What is answered.
+    """
+
+    def __init__(self, service: Service, endpoint: Endpoint):
+        self._service, self._endpoint = service, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service, request = self._service, Request(scope, receive)
         service.check_ready()
         with service.engine.admitted():
             content = await read_body(request, service.settings, service.bodies)
-            body = parse_body(endpoint.request, content)
+            body = parse_body(self._endpoint.request, content)
             size = len(content)
             del content
-            work = endpoint.handler(service, body, request)
+            work = self._endpoint.handler(service, body, request)
             result = await run_while_connected(request, work)
-            log: dict[str, Any] = {
-                "bytes_in": size,
-                "texts": result.num_texts,
-                "tokens": result.num_tokens,
-            }
-            if result.model is not None:
-                log["model"] = result.model.name
-                service.metrics.request_tokens.labels(result.model.name).observe(result.num_tokens)
-            request.scope.setdefault("state", {})["log"] = log
-            if is_response(result.value):
-                return result.value
-            encoded = await service.engine.in_pool(pydantic_core.to_json, result.value)
-            return Response(encoded, media_type="application/json")
+            scope.setdefault("state", {})["log"] = self._log(result, size)
+            response = result.value
+            if not isinstance(response, Response):
+                encoded = await service.engine.in_pool(pydantic_core.to_json, response)
+                response = Response(encoded, media_type="application/json")
+            await response(scope, receive, send)
 
-    return answer
+    def _log(self, result: Answer, num_bytes: int) -> dict[str, Any]:
+        """Returns the fields of a request in the log, and counts its tokens."""
+        log = {"bytes_in": num_bytes, "texts": result.num_texts, "tokens": result.num_tokens}
+        if result.model is None:
+            return log
+        name = result.model.name
+        self._service.metrics.request_tokens.labels(name).observe(result.num_tokens)
+        return log | {"model": name}
 
 
 def _get(service: Service, function: Callable[[Service], Response]) -> Callable[[Request], Any]:
@@ -128,21 +149,20 @@ def _constant(response: Response) -> Callable[[Request], Any]:
     return answer
 
 
-def _by_task(
-    service: Service, endpoints: dict[str, Callable[[Request], Any]]
-) -> Callable[[Request], Any]:
-    """Returns the function that answers at the root, for the task of the first model.
+class RootEndpoint:
+    """Answers at the root for the task of the first model.
 
     The Hugging Face Inference API has one path per model.
     """
 
-    async def answer(request: Request) -> Response:
-        service.check_ready()
-        task = service.models[0].task_name
-        path = next(endpoint.path for endpoint in ENDPOINTS if task in endpoint.tasks)
-        return await endpoints[path](request)
+    def __init__(self, service: Service, endpoints: dict[str, PostEndpoint]):
+        self._service, self._endpoints = service, endpoints
 
-    return answer
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._service.check_ready()
+        task = self._service.models[0].task_name
+        path = next(endpoint.path for endpoint in ENDPOINTS if task in endpoint.tasks)
+        await self._endpoints[path](scope, receive, send)
 
 
 async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:

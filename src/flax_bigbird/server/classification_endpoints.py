@@ -6,7 +6,8 @@ import numpy as np
 from starlette.requests import Request
 
 from flax_bigbird.data.types import Row
-from flax_bigbird.server.errors import RequestError, too_large
+from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.ranking_endpoints import check_pairs_fit
 from flax_bigbird.server.schemas import PredictRequest, PredictResponse
 from flax_bigbird.server.served_model import Answers, ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service, check_truncation
@@ -43,7 +44,7 @@ async def _predict(
         if has_pair:
             task = model.with_options(text_pair_column="text_pair", whole_documents=False)
             if not truncate:
-                await service.engine.in_pool(_check_pairs_fit, model, own)
+                await service.engine.in_pool(check_pairs_fit, model, own)
         else:
             task = model.with_options(whole_documents=not truncate)
         answers = await model.answer(service.engine, task, own)
@@ -61,21 +62,6 @@ def _scores(task: Any, answers: Answers, raw: bool) -> list[dict[str, float]]:
         answer["scores"] if "scores" in answer else {task.label_names[0]: answer["value"]}
         for answer in answers.answers
     ]
-
-
-def _check_pairs_fit(model: ServedModel, rows: list[Row]) -> None:
-    """Raises `RequestError` if a pair of texts is longer than the model."""
-    from flax_bigbird.data.tokenization import tokenize
-
-    limit = model.task.options.length
-    for row in rows:
-        parts = tokenize(model.tokenizer, [row["text"], row["text_pair"]])
-        num_tokens = sum(map(len, parts)) + 3
-        if num_tokens > limit:
-            raise too_large(
-                f"a pair of texts must have at most {limit:,} tokens; got {num_tokens:,}: shorten "
-                "it, or set truncate"
-            )
 
 
 def _rows(inputs: Any) -> tuple[list[Row], bool]:

@@ -1,6 +1,7 @@
 """Loads the models of a server, each for its task, and compiles their programs."""
 
 import concurrent.futures
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -10,11 +11,14 @@ from typing import Any
 import jax
 
 from flax_bigbird.checkpoint import Source
+from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
 from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import load_embedder
 from flax_bigbird.inference.predictor import Predictor, load_predictor
 from flax_bigbird.inference.resolve import resolve_name
+from flax_bigbird.pretrained import local_path
+from flax_bigbird.server.generation import GREEDY, Generator, sampling_options
 from flax_bigbird.server.programs import ModelPrograms
 from flax_bigbird.server.served_model import EXAMPLES, ServedModel
 from flax_bigbird.server.settings import ServerSettings
@@ -23,7 +27,7 @@ from flax_bigbird.tasks.registry import task_for_config
 
 logger = logging.getLogger("flax_bigbird.server")
 
-SERVED_TASKS = tuple(EXAMPLES)
+SERVED_TASKS = (*EXAMPLES, "causal-lm")
 DEFAULT_STRIDE = 256
 CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 4096, 16384
 CPU_SLICE_TOKENS = 512
@@ -60,15 +64,10 @@ def compile_programs(models: list[ServedModel], on_progress: Callable[[int, int]
       models: The models.
       on_progress: Called with the number of programs that are compiled, and that of all.
     """
-    work = [
-        (model.programs, shape, size)
-        for model in models
-        if model.programs is not None
-        for shape, size in model.programs.buckets()
-    ]
+    work = [call for model in models for call in _compilations(model)]
     workers = min(4, os.cpu_count() or 1)
     with concurrent.futures.ThreadPoolExecutor(workers, "compiler") as pool:
-        futures = [pool.submit(programs.compile, shape, size) for programs, shape, size in work]
+        futures = [pool.submit(call) for call in work]
         try:
             for count, future in enumerate(concurrent.futures.as_completed(futures), 1):
                 future.result()
@@ -91,13 +90,21 @@ def slice_tokens(settings: ServerSettings) -> int | None:
     return settings.slice_tokens or default
 
 
+def _compilations(model: ServedModel) -> list[Callable[[], None]]:
+    """Returns functions that compile the programs of a model, the longest first."""
+    if model.generator is not None:
+        return [
+            functools.partial(model.generator.compile, length, sampling)
+            for length in reversed(model.generator.lengths)
+            for sampling in (GREEDY, sampling_options(None, None))
+        ]
+    assert model.programs is not None
+    buckets = reversed(model.programs.buckets())
+    return [functools.partial(model.programs.compile, *bucket) for bucket in buckets]
+
+
 def _load_model(given: str, settings: ServerSettings) -> ServedModel:
-    task_name, _, model = given.rpartition("=")
-    if task_name and task_name not in SERVED_TASKS:
-        raise OptionError(
-            f"the task before = must be one of {', '.join(SERVED_TASKS)}; got {task_name!r}: "
-            "choose one of them"
-        )
+    task_name, model = _split_task(given)
     name = resolve_name(model)
     task_name = task_name or _resolve_task(name)
     predictor = _load_predictor(task_name, model, settings)
@@ -105,29 +112,53 @@ def _load_model(given: str, settings: ServerSettings) -> ServedModel:
     if task_name == "sequence-classification":
         # Long documents are read as a whole, unless a request asks for a truncated one.
         task.options = task.options.replace(whole_documents=True, text_pair_column=None)
-    (example,) = task.encode(EXAMPLES[task_name])
     served_name = Path(name).resolve().name if Path(name).is_dir() else name
+    limit = settings.max_input_tokens
+    if task_name == "causal-lm":
+        generator = Generator(served_name, predictor)
+        return ServedModel(served_name, predictor, task, None, limit, generator)
+    mask = task.tokenizer.mask_token
+    row = {key: text.replace("{mask}", mask) for key, text in EXAMPLES[task_name].items()}
+    (example,) = task.encode(row)
     programs = ModelPrograms(
         served_name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
     )
-    return ServedModel(served_name, predictor, task, programs, settings.max_input_tokens)
+    return ServedModel(served_name, predictor, task, programs, limit)
+
+
+def _split_task(given: str) -> tuple[str, str]:
+    """Returns the task, or "" if there is none, and the model of `TASK=MODEL` or `MODEL`.
+
+    Raises:
+      OptionError: if the task is not served.
+    """
+    task, sign, model = given.partition("=")
+    if not sign or Path(given).expanduser().is_dir():
+        return "", given
+    if task not in SERVED_TASKS:
+        raise OptionError(
+            f"the task before = must be one of {', '.join(SERVED_TASKS)}; got {task!r}: choose one "
+            "of them"
+        )
+    return task, model
 
 
 def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predictor:
+    """Loads a model with the options under which its requests become rows."""
     options: dict[str, Any] = settings.model_options()
     if settings.max_length:
-        options["tokens_per_batch"] = max(settings.max_length, 16384)
+        options["tokens_per_batch"] = max(settings.max_length, ACCELERATOR_BATCH_TOKENS)
     if task == "embedding":
         return load_embedder(model, **options).predictor
-    is_qa = task == "question-answering"
-    columns = ("question_column", "context_column") if is_qa else ("text_column",)
-    options |= {name: name.removesuffix("_column") for name in columns}
+    columns = EXAMPLES.get(task, {"text": ""})
+    options |= {f"{column}_column": column for column in columns}
+    length = settings.max_length or load_config(resolve_name(model)).max_position_embeddings
     if task == "token-classification":
         options["aggregation"] = "simple"
-    if is_qa:
-        length = settings.max_length or load_config(resolve_name(model)).max_position_embeddings
-        if length // 2 <= DEFAULT_STRIDE:
-            options["stride"] = length // 4
+    if task == "question-answering" and length // 2 <= DEFAULT_STRIDE:
+        options["stride"] = length // 4
+    if task == "causal-lm":
+        options["max_new_tokens"] = min(settings.max_new_tokens, length // 2)
     return load_predictor(model, task=task, **options)
 
 
@@ -138,7 +169,9 @@ def _resolve_task(name: str) -> str:
       OptionError: if it is not served.
     """
     saved = load_saved_options(name).get("task")
-    if saved is None and load_embedding_modules(Source(name)) is not None:
+    if saved is None and load_cross_encoder_settings(Source(local_path(name))) is not None:
+        return "reranking"
+    if saved is None and load_embedding_modules(Source(local_path(name))) is not None:
         return "embedding"
     config = load_config(name)
     architectures = {x.removeprefix("Flax") for x in config.architectures or ()}

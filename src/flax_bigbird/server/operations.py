@@ -84,6 +84,8 @@ def model_type(model: ServedModel) -> dict[str, Any]:
                 "label2id": {name: index for index, name in enumerate(names or ())},
             }
         }
+    if model.task_name == "reranking":
+        return {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
     return {model.task_name: {}}
 
 

@@ -24,7 +24,7 @@ class ModelBody(Body):
     """A request that may name one of several models of a task."""
 
     model: str | None = Field(
-        None, description="The name of a served model; by default, the first for the task."
+        default=None, description="The name of a served model; by default, the first for the task."
     )
 
 
@@ -34,16 +34,20 @@ class EmbedRequest(ModelBody):
     inputs: str | TokenIds | list[str | TokenIds] = Field(
         description="A text or several; a list of integers stands for a text's token ids."
     )
-    normalize: bool | None = Field(True, description="Whether to scale the vectors to length 1.")
+    normalize: bool | None = Field(
+        default=True, description="Whether to scale the vectors to length 1."
+    )
     prompt_name: str | None = Field(
-        None, description="The name of the model's prompt to put before each text."
+        default=None, description="The name of the model's prompt to put before each text."
     )
     truncate: bool | None = Field(
-        None, description="Whether to read only the start of texts that exceed the model."
+        default=None, description="Whether to read only the start of texts that exceed the model."
     )
-    truncation_direction: TruncationDirection | None = Field(None, description="Only right.")
+    truncation_direction: TruncationDirection | None = Field(
+        default=None, description="Only right."
+    )
     dimensions: int | None = Field(
-        None, ge=1, description="The number of dimensions of a vector that are kept."
+        default=None, ge=1, description="The number of dimensions of a vector that are kept."
     )
     encoding_format: Literal["float"] | None = None
 
@@ -82,9 +86,10 @@ class PredictParameters(Body):
     """The parameters of the Hugging Face Inference API."""
 
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
-        None, description="`none` returns logits; otherwise, the function follows from the model."
+        default=None,
+        description="`none` returns logits; otherwise, the function follows from the model.",
     )
-    top_k: int | None = Field(None, ge=1, description="The number of labels to return.")
+    top_k: int | None = Field(default=None, ge=1, description="The number of labels to return.")
 
 
 class PredictRequest(ModelBody):
@@ -97,11 +102,13 @@ class PredictRequest(ModelBody):
     inputs: str | list[str | list[str]] = Field(
         description="A text; a pair of texts; or a list of lists of one or two texts each."
     )
-    raw_scores: bool = Field(False, description="Whether to return logits.")
+    raw_scores: bool = Field(default=False, description="Whether to return logits.")
     truncate: bool | None = Field(
-        None, description="Whether to read only the start of texts that exceed the model."
+        default=None, description="Whether to read only the start of texts that exceed the model."
     )
-    truncation_direction: TruncationDirection | None = Field(None, description="Only right.")
+    truncation_direction: TruncationDirection | None = Field(
+        default=None, description="Only right."
+    )
     parameters: PredictParameters | None = None
 
 
@@ -120,12 +127,16 @@ class RerankRequest(ModelBody):
 
     query: str
     texts: Annotated[list[str], Field(min_length=1)]
-    raw_scores: bool = Field(False, description="Whether to return logits.")
-    return_text: bool = Field(False, description="Whether to repeat the texts in the answer.")
-    truncate: bool | None = Field(
-        None, description="Whether to read only the start of texts that exceed the model."
+    raw_scores: bool = Field(default=False, description="Whether to return logits.")
+    return_text: bool = Field(
+        default=False, description="Whether to repeat the texts in the answer."
     )
-    truncation_direction: TruncationDirection | None = Field(None, description="Only right.")
+    truncate: bool | None = Field(
+        default=None, description="Whether to read only the start of texts that exceed the model."
+    )
+    truncation_direction: TruncationDirection | None = Field(
+        default=None, description="Only right."
+    )
 
 
 class Rank(Body):

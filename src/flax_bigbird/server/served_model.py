@@ -9,15 +9,17 @@ from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.predictor import Predictor, check_finite
 from flax_bigbird.server.engine import Engine, Unit
 from flax_bigbird.server.errors import RequestError, too_large
+from flax_bigbird.server.generation import Generator
 from flax_bigbird.server.programs import ModelPrograms
 from flax_bigbird.tasks.base import PredictionTask, Window
 
 EXAMPLES: dict[str, Row] = {
     "embedding": {"text": "a"},
     "sequence-classification": {"text": "a"},
+    "reranking": {"query": "a", "document": "a"},
     "token-classification": {"text": "a"},
     "question-answering": {"question": "a", "context": "a"},
-    "masked-lm": {"text": "[MASK]"},
+    "masked-lm": {"text": "{mask}"},
 }
 """For each task that is served in batches, a row whose windows have the shapes of all windows."""
 
@@ -46,6 +48,7 @@ class ServedModel:
       predictor: The model with its task.
       task: The task with the options of the server.
       programs: The compiled programs; None for a model that generates.
+      generator: The programs of a model that generates.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class ServedModel:
         task: PredictionTask,
         programs: ModelPrograms | None,
         max_input_tokens: int,
+        generator: Generator | None = None,
     ):
+        self.generator = generator
         self.name, self.predictor, self.task, self.programs = name, predictor, task, programs
         self._max_input_tokens = max_input_tokens
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pydantic
 from starlette.requests import Request
-from starlette.responses import Response
 
 from flax_bigbird.server.engine import Engine
 from flax_bigbird.server.errors import RequestError, not_found, too_large
@@ -143,8 +142,3 @@ def check_truncation(direction: str | None) -> None:
             f"truncation_direction must be right; got {direction!r}: send the end of the text",
             parameter="truncation_direction",
         )
-
-
-def is_response(value: Any) -> bool:
-    """Returns whether a value is sent as it is."""
-    return isinstance(value, Response)

@@ -29,7 +29,7 @@ from flax_bigbird.tasks.answers import (
     parse_answers,
 )
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
-from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span
+from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span, best_spans
 from flax_bigbird.tasks.squad_metrics import squad_metrics
 from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
 
@@ -215,6 +215,40 @@ class QuestionAnswering(Task):
             "score": span.score if span is not NO_SPAN else None,
             "no_answer_score": no_answer,
         }
+
+    def top_answers(
+        self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays], count: int
+    ) -> list[Row]:
+        """Returns the best answers, none of which overlap, the best first.
+
+        The first is that of `decode`, unless that prefers no answer.
+
+        Args:
+          row: The row.
+          windows: The windows of the row, from `encode`.
+          outputs: The outputs of `predict_step` for each window.
+          count: The maximum number of answers.
+        """
+        context = row[self.options.context_column]
+        length = self.options.max_answer_length
+        spans: list[Span] = []
+        for window, output in zip(windows, outputs, strict=True):
+            info: ContextWindow = window.info
+            logits = output["start"], output["end"]
+            spans += best_spans(info.context_start, info.offsets, *logits, length, count)
+        answers: list[Row] = []
+        for span in sorted(spans, key=lambda span: -span.score):
+            if any(span.start < a["end"] and a["start"] < span.end for a in answers):
+                continue  # neighboring windows have tokens in common
+            text = context[span.start : span.end]
+            start = span.start + len(text) - len(text.lstrip())
+            text = text.strip()
+            answers.append(
+                {"answer": text, "start": start, "end": start + len(text), "score": span.score}
+            )
+            if len(answers) == count:
+                break
+        return answers
 
     def _windows(self, question: str, context: str) -> Iterator[ContextWindow]:
         options = self.options

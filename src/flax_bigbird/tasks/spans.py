@@ -41,8 +41,30 @@ def best_span(
       end_logits: `[T]`.
       max_answer_length: The maximum number of tokens of the span.
     """
+    spans = best_spans(context_start, offsets, start_logits, end_logits, max_answer_length, 1)
+    return spans[0] if spans else NO_SPAN
+
+
+def best_spans(
+    context_start: int,
+    offsets: Sequence[Sequence[int]],
+    start_logits: np.ndarray,
+    end_logits: np.ndarray,
+    max_answer_length: int,
+    count: int,
+) -> list[Span]:
+    """Returns the most likely spans of a window's context, none of which overlap, the best first.
+
+    Args:
+      context_start: See `best_span`, as for all arguments but the last.
+      offsets: See `best_span`.
+      start_logits: See `best_span`.
+      end_logits: See `best_span`.
+      max_answer_length: See `best_span`.
+      count: The maximum number of spans.
+    """
     if not offsets:
-        return NO_SPAN
+        return []
     context = slice(context_start, context_start + len(offsets))
     starts, ends = start_logits[context], end_logits[context]
     top_starts = np.argsort(-starts, kind="stable")[:NUM_CANDIDATES]
@@ -53,10 +75,20 @@ def best_span(
         starts[top_starts][:, None] + ends[top_ends][None],
         -np.inf,
     )
-    best = np.unravel_index(scores.argmax(), scores.shape)
-    if not np.isfinite(scores[best]):
+    spans: list[Span] = []
+    is_free = np.ones(len(offsets), bool)
+    for index in np.argsort(-scores, axis=None, kind="stable").tolist():
+        row, column = divmod(index, scores.shape[1])
+        if not np.isfinite(scores[row, column]) or len(spans) == count:
+            break
+        first, last = int(top_starts[row]), int(top_ends[column])
+        if is_free[first : last + 1].all():
+            is_free[first : last + 1] = False
+            score = float(scores[row, column])
+            spans.append(Span(offsets[first][0], offsets[last][1], score))
+    if not spans:
         # No candidate pair forms a span, so the answer is the most likely span of one token.
         token = int((starts + ends).argmax())
-        return Span(offsets[token][0], offsets[token][1], float(starts[token] + ends[token]))
-    first, last = top_starts[best[0]], top_ends[best[1]]
-    return Span(offsets[first][0], offsets[last][1], float(scores[best]))
+        score = float(starts[token] + ends[token])
+        return [Span(offsets[token][0], offsets[token][1], score)]
+    return spans

@@ -1,0 +1,161 @@
+"""The requests and answers of the tasks that text-embeddings-inference does not have.
+
+`inputs` and `parameters` are those of the Hugging Face Inference API, so that its clients can be
+used; `/generate` has the forms of text-generation-inference.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from flax_bigbird.server.schemas import Body, ModelBody
+
+Texts = str | list[str]
+
+
+class QuestionInputs(Body):
+    """A question, and the text that answers it."""
+
+    question: str
+    context: str
+
+
+class AnswerParameters(Body):
+    """How to choose the answers."""
+
+    top_k: int | None = Field(
+        default=None, ge=1, le=100, description="The number of answers to return."
+    )
+    max_answer_len: int | None = Field(
+        default=None, ge=1, description="The maximum number of tokens of an answer."
+    )
+    handle_impossible_answer: bool | None = Field(
+        default=None,
+        description="Whether there may be no answer; by default, as the model was trained.",
+    )
+
+
+class AnswerRequest(ModelBody):
+    """A question and a context of any length, or both in `inputs`."""
+
+    question: str | None = None
+    context: str | None = None
+    inputs: QuestionInputs | None = None
+    parameters: AnswerParameters | None = None
+
+    @model_validator(mode="after")
+    def _check_one_form(self) -> "AnswerRequest":
+        both = self.question is not None and self.context is not None
+        neither = self.question is None and self.context is None
+        if not (both and self.inputs is None) and not (neither and self.inputs is not None):
+            raise ValueError("give question and context, or inputs with both of them")
+        return self
+
+
+class AnswerSpan(Body):
+    """A part of the context, `context[start:end]`."""
+
+    answer: str
+    start: int
+    end: int
+    score: float = Field(description="The sum of the logits of the start and of the end.")
+
+
+class AnswerResponse(Body):
+    """The best answers, the best first; with `inputs`, it is a span or a list of spans."""
+
+    answers: list[AnswerSpan]
+    no_answer_score: float = Field(description="The same sum for no answer.")
+    has_answer: bool = Field(description="Whether the model prefers the first answer to none.")
+    num_windows: int = Field(description="In how many windows the context was read.")
+
+
+class TagParameters(Body):
+    """How words become entities."""
+
+    aggregation_strategy: Literal["none", "simple"] | None = Field(
+        default=None, description="simple, the default, returns entities, and none returns words."
+    )
+    ignore_labels: list[str] | None = Field(
+        default=None, description="The tags of words to leave out with none; by default, O."
+    )
+
+
+class TagRequest(ModelBody):
+    """Texts whose entities are to be found."""
+
+    inputs: Texts
+    parameters: TagParameters | None = None
+
+
+class Entity(Body):
+    """An entity, or a word with a tag, `text[start:end]`."""
+
+    entity_group: str | None = None
+    entity: str | None = None
+    score: float
+    word: str
+    start: int
+    end: int
+    index: int | None = None
+
+
+TagResponse = list[Entity] | list[list[Entity]]
+
+
+class FillMaskParameters(Body):
+    """How many tokens to return."""
+
+    top_k: int | None = Field(default=None, ge=1)
+
+
+class FillMaskRequest(ModelBody):
+    """Texts with `[MASK]` where tokens are to be predicted."""
+
+    inputs: Texts
+    top_k: int | None = Field(default=None, ge=1)
+    parameters: FillMaskParameters | None = None
+
+
+class FilledMask(Body):
+    """A token for a mask, and the text with it."""
+
+    score: float
+    token: int
+    token_str: str
+    sequence: str
+
+
+FillMaskResponse = list[FilledMask] | list[list[FilledMask]] | list[Any]
+
+
+class GenerateParameters(Body):
+    """How to continue a text. Without `do_sample`, a temperature or `top_p`, it is greedy."""
+
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    do_sample: bool | None = None
+    temperature: float | None = Field(default=None, gt=0, le=100)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    stop: Annotated[list[str], Field(max_length=8)] | None = Field(
+        default=None, description="Texts that end the continuation."
+    )
+    return_full_text: bool | None = None
+    details: bool | None = None
+
+
+class GenerateRequest(ModelBody):
+    """A text to continue."""
+
+    inputs: str
+    parameters: GenerateParameters | None = None
+    stream: bool | None = Field(
+        default=None, description="Whether to send the tokens one by one, as server-sent events."
+    )
+
+
+class GenerateResponse(Body):
+    """The continuation. A stream has an event per token, the last one with the whole text."""
+
+    generated_text: str
+    details: dict[str, Any] | None = None
