@@ -88,7 +88,7 @@ def test_flags_that_a_command_does_not_have(arguments, message, capsys):
     ("flags", "message"),
     [
         (["--max-steps", "x"], "max_steps must be of type int; got 'x': change it"),
-        (["--max-steps", "0"], "max_steps must be at least 1; got 0: change it"),
+        (["--max-steps", "-1"], "max_steps must be at least 0; got -1: change it"),
         (["--learning-rate", "nan"], "learning_rate must be between 0 and 10; got nan"),
         (["--lr-scheduler-type", "lineer"], "got 'lineer': did you mean linear?"),
         (["--config-overrides", "block_size"], "must be key=value; got 'block_size': add the"),

@@ -28,12 +28,11 @@ def test_the_interval_is_that_of_wilson():
     assert report.Score("none", 0, 50).interval[1] == pytest.approx(0.0714, abs=1e-3)
 
 
-def _report(learning_rate=0.5):
+def _report(steps=3):
     scores = [report.score("BigBird, whole speech", [0, 1], [0, 0])]
     probabilities = dict(zip(LABELS, [0.01] * 9 + [0.91], strict=True))
     settings = {"seed": 5, "model": "mini", "from_scratch": False}
-    settings |= {"max_length": 8, "window_length": 4, "batch_size": 2, "steps": 3}
-    settings |= {"learning_rate": learning_rate}
+    settings |= {"max_length": 8, "window_length": 4, "batch_size": 2, "steps": steps}
     facts = {
         "parameters": 12345,
         "training_speeches": 10,
@@ -56,7 +55,7 @@ def test_the_markdown_report_has_every_figure():
     assert "| BigBird, whole speech | 1 of 2 | 0.50 | 0.09 to 0.91 |" in text
     assert "12,345 parameters" in text
     assert "Training: the head, then all layers in 3 steps of 2 x 4 tokens; seed 5" in text
-    assert "Training: the head only" in report.as_markdown(_report(learning_rate=0.0))
+    assert "Training: the head only" in report.as_markdown(_report(steps=0))
     assert "| 2000-today | 0.910 |" in text
     assert "predicts 2000-today for this speech." in text
 

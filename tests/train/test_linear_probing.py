@@ -15,6 +15,8 @@ from tiny_runs import (
     write_labeled_texts,
 )
 
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.inference import load_predictor
 from flax_bigbird.tasks import linear_probing
 from flax_bigbird.tasks.linear_classifiers import fit_linear
 from flax_bigbird.tasks.sequence_encoding import SingleWindows
@@ -175,6 +177,35 @@ def test_the_probe_is_evaluated_and_saved_if_training_makes_it_worse(tmp_path):
     assert report["best_step"] == 0
     saved = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert saved["metrics"]["accuracy"] == report["evaluations"][0]["accuracy"]
+
+
+@pytest.mark.parametrize("validation_fraction", [0, 0.25])
+def test_a_run_of_no_steps_saves_the_probe(tmp_path, validation_fraction):
+    data = write_labeled_texts(tmp_path / "a.jsonl", 40)
+    changes = {"train_files": [data], "validation_fraction": validation_fraction}
+    options = tiny_run_options(tmp_path, max_steps=0, linear_probing=True, **changes)
+    report = train(options)
+    assert report["steps"] == 0
+    assert report["best_step"] == 0
+    assert report["losses"] == []
+    assert [e["step"] for e in report["evaluations"]] == [0] * bool(validation_fraction)
+    (tmp_path / "next").mkdir()
+    other = tiny_run_options(tmp_path / "next", linear_probing=True, **changes)
+    run = prepare_run(other, open_run_directory(other), RecordingCallback())
+    saved = load_predictor(tmp_path / "run").model.params["classifier"]["out_proj"]["kernel"]
+    np.testing.assert_array_equal(saved, run.model.params["classifier"]["out_proj"]["kernel"])
+    assert np.abs(saved).max() > 0.5
+    kept = {"model": str(tmp_path / "run"), "config_overrides": {}, "linear_probing": True}
+    options = tiny_run_options(
+        tmp_path / "next", max_steps=0, overwrite_output_dir=True, **changes | kept
+    )
+    with pytest.raises(OptionError, match="max_steps may be 0 if a new head is fitted; got 0 for"):
+        train(options)
+
+
+def test_a_run_of_no_steps_needs_a_probe(tmp_path):
+    with pytest.raises(OptionError, match="max_steps may be 0 if linear_probing fits the head"):
+        tiny_run_options(tmp_path, train_files=["a"], max_steps=0)
 
 
 def test_other_tasks_have_none(tmp_path):

@@ -75,7 +75,7 @@ def run_demo(
         QUICK_SETTINGS if quick else Settings(), seed=seed, from_scratch=from_scratch
     )
     if steps is not None:
-        settings = replace(settings, steps=steps, learning_rate=None)
+        settings = replace(settings, steps=steps)
     with staging_directory(output) as directory:
         report = _run_example(settings, directory, console)
         _move_run_files(directory, output)

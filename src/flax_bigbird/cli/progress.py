@@ -31,6 +31,8 @@ class ProgressBarCallback(TrainerCallback):
         self._console.print(text, highlight=False)
 
     def on_train_begin(self, state: TrainerState) -> None:
+        if not state.max_steps:
+            return
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),

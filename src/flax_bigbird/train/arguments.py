@@ -124,9 +124,10 @@ class TrainingArguments(TaskOptions):
     )
     max_steps: int | None = option(
         None,
-        help="The number of optimizer steps, instead of num_train_epochs.",
+        help="The number of optimizer steps, instead of num_train_epochs. With 0, only a new head "
+        "is fitted, by linear probing.",
         panel=BATCHES,
-        ge=1,
+        ge=0,
     )
 
     # Optimization
@@ -314,9 +315,14 @@ class TrainingArguments(TaskOptions):
 
     @pydantic.model_validator(mode="after")
     def _check_steps_and_model(self) -> "TrainingArguments":
-        if self.max_steps and self._is_changed("num_train_epochs"):
+        if self.max_steps is not None and self._is_changed("num_train_epochs"):
             raise OptionError(
                 "the length of a run must be max_steps or num_train_epochs; got both: give one"
+            )
+        if self.max_steps == 0 and not getattr(self, "linear_probing", False):
+            raise OptionError(
+                "max_steps may be 0 if linear_probing fits the head; got 0 without it: give the "
+                "number of steps"
             )
         self.check_vocab_size(self.model)
         self.check_random_attention(self.config_overrides.get("attention_type"))

@@ -9,6 +9,7 @@ import jax
 
 from flax_bigbird.data import files
 from flax_bigbird.data.batching import batches_per_epoch
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
@@ -99,6 +100,11 @@ def prepare_run(
     model, messages, has_new_head = setup_model(
         options, initial_model, task_class.model_class, task_config, tokenizer
     )
+    if options.max_steps == 0 and not has_new_head:
+        raise OptionError(
+            f"max_steps may be 0 if a new head is fitted; got 0 for {initial_model}, whose head is "
+            "kept: give the number of steps"
+        )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
     task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
     train_data = setup_split(options, task, train_rows, "train", callback)
@@ -121,10 +127,11 @@ def prepare_run(
         )
     if fitted_params is not None:
         model.params = fitted_params
-    callback.on_message(
-        f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, padding "
-        f"{train_data.padding_fraction:.0%}, for {max_steps:,} steps."
-    )
+    if max_steps:
+        callback.on_message(
+            f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, "
+            f"padding {train_data.padding_fraction:.0%}, for {max_steps:,} steps."
+        )
     return PreparedRun(
         options,
         initial_model,
@@ -144,5 +151,7 @@ def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int,
     """Returns the number of optimizer steps of a run, and the number between two evaluations."""
     batches = batches_per_epoch(train_data.buckets)
     steps_per_epoch = batches / options.gradient_accumulation_steps
-    max_steps = options.max_steps or max(1, math.ceil(options.num_train_epochs * steps_per_epoch))
+    max_steps = options.max_steps
+    if max_steps is None:
+        max_steps = max(1, math.ceil(options.num_train_epochs * steps_per_epoch))
     return max_steps, options.eval_steps or max(1, min(max_steps, round(steps_per_epoch)))

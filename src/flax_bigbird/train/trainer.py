@@ -124,7 +124,7 @@ class Trainer:
         options, state = self.options, self.state
         losses: list[tuple[Any, Any]] = []
         at_start = self._eval_on_start and state.global_step == 0
-        if at_start and options.learning_rate is None:
+        if at_start and state.max_steps and options.learning_rate is None:
             self._limit_learning_rate()
         if at_start and self.validation_data is not None:
             self._evaluate_and_save_best()

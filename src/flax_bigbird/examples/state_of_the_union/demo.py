@@ -42,9 +42,9 @@ class Settings:
       window_length: The number of tokens in the windows that the model is trained on. Short windows
         give more examples in the same time.
       batch_size: The number of windows per training step.
-      steps: The number of training steps, after the head was started from a linear probe.
-      learning_rate: The highest learning rate; None is the default of a run. At 0, the model stays
-        as it was pretrained, and only its head is fitted.
+      steps: The number of training steps of all layers. With 0, the default, the model stays as it
+        was pretrained, and only its head is fitted.
+      learning_rate: The highest learning rate; None is the default of a run.
       max_length: The number of tokens that the trained model reads at once, besides
         `window_length`, when it is tested.
       year_step: Only speeches of years divisible by this are used; 1 uses all.
@@ -59,8 +59,8 @@ class Settings:
     from_scratch: bool = False
     window_length: int = 512
     batch_size: int = 16
-    steps: int = 1
-    learning_rate: float | None = 0.0
+    steps: int = 0
+    learning_rate: float | None = None
     max_length: int = 4096
     year_step: int = 1
     max_characters: int | None = None
@@ -105,8 +105,7 @@ def run_demo(
     write_jsonl(folder / HELD_OUT_FILE, held_out)
 
     # 2. Training, as `bigbird train sequence-classification` does it: the head starts from a linear
-    # probe of the pretrained model. So few speeches do not need more: at a learning rate of 0, the
-    # steps that follow change nothing.
+    # probe of the pretrained model. So few speeches do not need more: there are no steps after it.
     log(f"Training on {len(training)} speeches; {len(held_out)} speeches are held out.")
     training_start = time.perf_counter()
     run = train(training_options(folder, settings), callbacks)
@@ -208,8 +207,8 @@ def training_options(folder: Path, settings: Settings) -> Any:
         tokens_per_batch=settings.batch_size * settings.window_length,
         max_steps=settings.steps,
         learning_rate=settings.learning_rate,
-        save_steps=settings.steps,
-        logging_steps=min(5, settings.steps),
+        save_steps=max(1, settings.steps),
+        logging_steps=min(5, max(1, settings.steps)),
         seed=settings.seed,
         **model,
     )

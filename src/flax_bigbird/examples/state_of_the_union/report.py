@@ -151,7 +151,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 def _training(settings: Mapping[str, Any]) -> str:
     """Returns what was trained, in a sentence without its end."""
-    if settings["learning_rate"] == 0:
+    if not settings["steps"]:
         return "Training: the head only, by logistic regression on the pretrained model's features"
     tokens = f"{settings['batch_size']} x {settings['window_length']} tokens"
     return f"Training: the head, then all layers in {settings['steps']} steps of {tokens}"
