@@ -248,7 +248,7 @@ def test_indexes_that_cannot_be_used(model, folder, tmp_path, monkeypatch, kind,
     if kind == "no manifest":
         assert build_index(folder, path, model=model).num_files == NUM_TEXTS
         return
-    monkeypatch.setattr("flax_bigbird.inference.search.build.load_embedder", None)
+    monkeypatch.setattr("flax_bigbird.inference.search.document_model.load_embedder", None)
     with pytest.raises(OptionError, match=message):  # before the model is loaded
         build_index(folder, path)
     monkeypatch.undo()

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from flax_bigbird.inference.predictor import load_predictor as load_predictor
     from flax_bigbird.inference.reranker import Reranker as Reranker
     from flax_bigbird.inference.reranker import load_reranker as load_reranker
-    from flax_bigbird.inference.search.build import IndexSummary as IndexSummary
     from flax_bigbird.inference.search.build import build_index as build_index
     from flax_bigbird.inference.search.index import SearchIndex as SearchIndex
     from flax_bigbird.inference.search.index import SearchResult as SearchResult
     from flax_bigbird.inference.search.index import open_index as open_index
+    from flax_bigbird.inference.search.summary import IndexSummary as IndexSummary
 else:
     __getattr__, __dir__ = _lazy.attach(__name__, __file__)

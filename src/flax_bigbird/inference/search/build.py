@@ -4,21 +4,22 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.bulk_prediction import JobEvents
-from flax_bigbird.inference.embedder import Embedder, load_embedder
+from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.partial_output import PartialOutput
-from flax_bigbird.inference.resolve import resolve_name
+from flax_bigbird.inference.search.document_model import (
+    check_same_model,
+    load_document_embedder,
+    new_manifest,
+)
 from flax_bigbird.inference.search.documents import ContentFile, NewDocuments, content_of
-from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.manifest import (
-    DATA_PREFIX,
     FORMAT_VERSION,
     MANIFEST,
-    METRICS,
     Manifest,
     data_directory,
     holds_only_own_files,
@@ -26,12 +27,7 @@ from flax_bigbird.inference.search.manifest import (
     new_data_name,
     remove_other_data,
 )
-from flax_bigbird.inference.search.options import (
-    DEFAULT_CHUNKS,
-    VECTOR_OPTIONS,
-    check_options,
-    check_packages,
-)
+from flax_bigbird.inference.search.options import check_options, check_packages
 from flax_bigbird.inference.search.publish import write_data
 from flax_bigbird.inference.search.scan import (
     SUFFIXES,
@@ -40,39 +36,14 @@ from flax_bigbird.inference.search.scan import (
     reason_of,
     scan_folder,
 )
-from flax_bigbird.inference.search.store import read_file_table, used_contents
+from flax_bigbird.inference.search.store import read_file_table
+from flax_bigbird.inference.search.summary import IndexSummary, summarize
 from flax_bigbird.pretrained import DEFAULT_MODEL
 
 # A file that was modified this shortly before it was scanned may have been modified again since
 # with the same time, because file systems count in steps.
 _MTIME_STEP_NS = 2 * 10**9
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
-
-class IndexSummary(NamedTuple):
-    """What a call of `build_index` did.
-
-    Attributes:
-      num_files: The number of files in the index.
-      num_added: How many of them are new.
-      num_changed: How many of them have another content than before.
-      num_removed: The number of files that are no longer there.
-      num_chunks: The number of chunks in the index.
-      num_others: The number of files of other formats in the folder.
-      skipped: The files and directories that could not be read, and why.
-      duplicates: Pairs of files with the same content, which is indexed once.
-      empty: The files without any text.
-    """
-
-    num_files: int
-    num_added: int
-    num_changed: int
-    num_removed: int
-    num_chunks: int
-    num_others: int
-    skipped: list[Skipped]
-    duplicates: list[tuple[str, str]]
-    empty: list[str]
 
 
 def build_index(
@@ -169,18 +140,19 @@ class _Job:
         files = self._hash_files(scan, skipped)
         embedder, manifest = None, self.previous
         if manifest is None or self.options or self.query_prompt is not None:
-            embedder = self._load_embedder()
-            manifest = self._checked_manifest(embedder)
+            embedder, manifest = self._load_model()
         if self._is_up_to_date(files):
             events.on_start(0, 0)
             shutil.rmtree(self.partial.directory, ignore_errors=True)
-            return self._summary(manifest, files, skipped, scan.num_others)
+            data = self.index / manifest.data
+            return summarize(
+                data, manifest.num_chunks, self.old_files, files, skipped, scan.num_others
+            )
         new = NewDocuments(self.partial, self.folder)
         old_contents = {file.content for file in self.old_files}
         if missing := _first_of_each(files, old_contents):
             if embedder is None:
-                embedder = self._load_embedder()
-                manifest = self._checked_manifest(embedder)
+                embedder, manifest = self._load_model()
             what = {"format_version": FORMAT_VERSION, "fingerprint": manifest.fingerprint}
             new.embed(embedder, missing, what | manifest.options, overwrite, events)
             if message := embedder.predictor.unknown_tokens_message():
@@ -194,7 +166,8 @@ class _Job:
                 f"read{_reasons(skipped)}: check the path"
             )
         manifest = self._publish(manifest, scan_time, files, new)
-        return self._summary(manifest, files, skipped, scan.num_others)
+        data = self.index / manifest.data
+        return summarize(data, manifest.num_chunks, self.old_files, files, skipped, scan.num_others)
 
     def _hash_files(self, scan: Scan, skipped: list[Skipped]) -> list[ContentFile]:
         """Returns the files that can be read, with their contents; others are added to `skipped`.
@@ -225,77 +198,20 @@ class _Job:
         old = [(f.path, f.size, f.mtime_ns, f.content) for f in self.old_files]
         return old == [(f.path, f.size, f.mtime_ns, content) for f, content in files]
 
-    def _load_embedder(self) -> Embedder:
-        """Returns the embedder of documents, with the options of the index and those given."""
-        given = dict(self.options)
-        saved = self.previous.options if self.previous else {}
-        name = given.pop("model", self.previous.model if self.previous else DEFAULT_MODEL)
-        options = {key: value for key, value in saved.items() if value is not None} | given
-        if given.get("chunk_sentences"):
-            options.pop("chunk_tokens", None)
-        elif not options.get("chunk_tokens") and not options.get("chunk_sentences"):
-            options = DEFAULT_CHUNKS | options
-        if given.get("prompt") is not None:
-            options.pop("prompt_name", None)
-        if options.get("max_length") and "tokens_per_batch" not in options:
-            options["tokens_per_batch"] = max(16384, options["max_length"])
-        embedder = load_embedder(name, **options)
-        roles = [role for role in _DOCUMENT_PROMPTS if role in embedder.prompts]
-        if roles and not {"prompt", "prompt_name"} & options.keys():
-            embedder = load_embedder(name, **options, prompt_name=roles[0])
-        return embedder
-
-    def _checked_manifest(self, embedder: Embedder) -> Manifest:
-        """Returns the manifest of the index with the model, for no files if it is new.
+    def _load_model(self) -> tuple[Embedder, Manifest]:
+        """Returns the embedder of documents, and the manifest of the index or of a new one.
 
         Raises:
           OptionError: if the index that exists is that of another model or of other options.
         """
-        task = embedder.task
-        metric = embedder.similarity_fn_name
-        if metric not in METRICS:
-            raise OptionError(
-                f"an index must have one of the similarities {', '.join(METRICS)}; the model's "
-                f"folder has {metric!r}: change similarity_fn_name in it"
-            )
-        name = resolve_name(self.options.get("model", DEFAULT_MODEL))
-        manifest = Manifest(
-            library_version=__version__,
-            model=str(Path(name).resolve()) if Path(name).is_dir() else name,
-            fingerprint=model_fingerprint(embedder),
-            options={name: getattr(task.options, name) for name in VECTOR_OPTIONS},
-            query_prompt=self.query_prompt,
-            dimension=task.dimension,
-            metric=metric,  # type: ignore[arg-type]
-            has_words=True,
-            folder=str(self.folder.resolve()),
-            data=f"{DATA_PREFIX}0",
-            scan_time_ns=0,
-            num_files=0,
-            num_chunks=0,
-            next_key=0,
-        )
-        if self.previous is not None:
-            self._check_same(manifest, self.previous)
-        return self.previous or manifest
-
-    def _check_same(self, manifest: Manifest, previous: Manifest) -> None:
-        """Raises `OptionError` if the vectors of two manifests cannot be compared."""
-        if previous.fingerprint != manifest.fingerprint:
-            raise OptionError(
-                f"an index must be updated with the model that it was built with; {self.index} was "
-                f"built with {previous.model} as it was then, and {manifest.model} has other "
-                "parameters: give that model, or build the index again with overwrite"
-            )
-        now, then = dict(manifest.options), dict(previous.options)
-        if self.query_prompt is not None:
-            now["query_prompt"], then["query_prompt"] = self.query_prompt, previous.query_prompt
-        if different := [name for name in now if now[name] != then.get(name)]:
-            raise OptionError(
-                f"an index must be updated with the options that it was built with; {self.index} "
-                f"has other {', '.join(different)}: leave them out, or build the index again with "
-                "overwrite"
-            )
+        embedder = load_document_embedder(self.options, self.previous)
+        default = self.previous.model if self.previous else DEFAULT_MODEL
+        model = self.options.get("model", default)
+        manifest = new_manifest(embedder, model, self.query_prompt, self.folder)
+        if self.previous is None:
+            return embedder, manifest
+        check_same_model(manifest, self.previous, self.index)
+        return embedder, self.previous
 
     def _publish(
         self,
@@ -320,35 +236,6 @@ class _Job:
         remove_other_data(self.index, manifest.data)
         shutil.rmtree(self.partial.directory, ignore_errors=True)
         return manifest
-
-    def _summary(
-        self,
-        manifest: Manifest,
-        files: Sequence[ContentFile],
-        skipped: Sequence[Skipped],
-        num_others: int,
-    ) -> IndexSummary:
-        old = {file.path: file.content for file in self.old_files}
-        now = {file.file.path: file.content for file in files}
-        first: dict[str, str] = {}
-        duplicates = []
-        for path, content in now.items():
-            if first.setdefault(content, path) != path:
-                duplicates.append((path, first[content]))
-        data = self.index / manifest.data
-        ids = {file.content: file.content_id for file in read_file_table(data)}
-        used = used_contents(data)
-        return IndexSummary(
-            num_files=len(files),
-            num_added=len(now.keys() - old.keys()),
-            num_changed=sum(old.get(path, content) != content for path, content in now.items()),
-            num_removed=len(old.keys() - now.keys()),
-            num_chunks=manifest.num_chunks,
-            num_others=num_others,
-            skipped=list(skipped),
-            duplicates=duplicates,
-            empty=[file.file.path for file in files if ids[file.content] not in used],
-        )
 
 
 def _load_previous(folder: Path, index: Path, overwrite: bool) -> Manifest | None:
