@@ -27,7 +27,7 @@ def predict_by_tfidf(train: list[str], labels: np.ndarray, test: list[str]) -> n
 
     words = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2))
     features = words.fit_transform(train)
-    search = GridSearchCV(LogisticRegression(max_iter=500), {"C": STRENGTHS}, cv=3)
+    search = GridSearchCV(LogisticRegression(solver="liblinear"), {"C": STRENGTHS}, cv=3)
     return search.fit(features, labels).predict(words.transform(test))
 
 

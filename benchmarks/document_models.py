@@ -86,11 +86,12 @@ def _window_features(
         {"text": text, "label": ("no", "yes")[index % 2]} for index, text in enumerate(texts)
     ]
     encoded = task.encode_dataset(
-        rows_as_dataset(rows, "text", SequenceClassification.columns(options)), "train"
-    )
+        rows_as_dataset(rows, "text", SequenceClassification.columns(options)), "test"
+    )  # in training, an example may be several windows
     num_tokens = column_array(encoded.examples, "length")
     lengths = [n for n in BUCKET_LENGTHS if n <= length]
     buckets = assign_buckets(num_tokens, lengths, options.tokens_per_batch)
+    assert sum(len(bucket.indices) for bucket in buckets) == len(num_tokens)
     data = ProbeData(encoded.examples, buckets, np.arange(len(num_tokens)), task.collate)
     features, _ = document_features(loaded, data, weigh_by_tokens=True)
     return features, num_tokens, column_array(encoded.examples, "document")

@@ -12,6 +12,7 @@ results are not repeated; those of another model are replaced.
 
 import argparse
 import functools
+import hashlib
 import json
 import os
 import time
@@ -45,7 +46,7 @@ from document_sets import (
 )
 from model import processor
 
-from flax_bigbird.pretrained import DEFAULT_MODEL
+from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.metrics import entity_metrics
 from flax_bigbird.tasks.squad_metrics import exact_match, f1_score
 
@@ -55,8 +56,15 @@ Metrics = dict[str, float]
 
 def work_folder(arguments: argparse.Namespace, *words: object) -> Path:
     """Returns the folder of features or of a run, named after everything that it depends on."""
-    model = str(arguments.model).strip("/").replace("/", "-")
-    return arguments.folder / model / "-".join(map(str, words))
+    name = Path(arguments.model).name
+    return arguments.folder / f"{name}-{digest(arguments.model)}" / "-".join(map(str, words))
+
+
+@functools.cache
+def digest(model: str) -> str:
+    """Returns a checksum of the weights of a model, if they are in a local folder."""
+    files = sorted(Path(local_path(model)).glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def classification_metrics(predicted: np.ndarray, expected: np.ndarray) -> Metrics:
@@ -240,8 +248,9 @@ def main(words: list[str] | None = None) -> None:
         results = json.loads(output.read_text(encoding="utf-8"))
     names = ("questions", "training_questions", "qa_steps", "tagging_steps", "learning_rate")
     settings = {name: getattr(arguments, name) for name in ("model", "documents", *names)}
-    if results.get("settings") != settings:
-        kept = results.get("settings", {}).get("documents") == arguments.documents
+    settings["weights"] = digest(arguments.model)
+    if (before := results.get("settings")) not in (None, settings):
+        kept = all(before[name] == settings[name] for name in ("documents", "questions"))
         baselines = {k: v for k, v in results["cells"].items() if "/model" not in k and kept}
         results["cells"] = baselines
     results["settings"] = settings

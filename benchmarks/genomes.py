@@ -238,9 +238,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("path", help="a FASTA file whose first record is chromosome X of GRCh37")
     parser.add_argument("--folder", type=Path, default=Path("genomes"), help="for training runs")
-    parser.add_argument("--steps", type=int, nargs=2, default=[800, 60])
+    parser.add_argument("--steps", type=int, nargs=2, default=[800, 30])
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--stretches", type=int, default=300)
+    parser.add_argument("--stretches", type=int, default=120)
     parser.add_argument("--max-order", type=int, default=11)
     parser.add_argument("--output", type=Path, default=RESULTS / "genomes.json")
     parser.add_argument(

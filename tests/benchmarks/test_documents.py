@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from tiny_checkpoints import Checkpoints, sentence
 
+import flax_bigbird
 from flax_bigbird.cli.main import main
+from flax_bigbird.data.windows import covering_windows
 from flax_bigbird.train import TrainingArguments
 
 POSITIONS = 128
@@ -91,12 +93,42 @@ def test_every_cell_is_measured_once(documents, write_parquet, tmp_path, capsys,
     assert "(1 of 5)" in page
 
     # Another model replaces the rows of models, and those of baselines stay.
-    results = json.loads(output.read_text()) | {"settings": {"model": "other", "documents": 40}}
+    results = json.loads(output.read_text())
+    results["settings"]["weights"] = "those of another model"
     output.write_text(json.dumps(results))
     documents.main([*words, "--only", "hyperpartisan"])
     printed = capsys.readouterr().out
     assert printed.count("hyperpartisan/model") == 3
     assert "tfidf" not in printed
+
+
+@pytest.mark.filterwarnings("ignore::flax_bigbird.checkpoint.CheckpointWarning")
+def test_features_are_means_over_the_tokens_that_are_read(documents, benchmark, tmp_path):
+    models = benchmark("document_models")
+    path = Checkpoints(tmp_path / "models")(
+        "FlaxBigBirdForMaskedLM", max_position_embeddings=POSITIONS, padding_invariant=True
+    )
+    texts = [sentence(0, 20), sentence(1, 100), sentence(2, 200)]
+    features = models.read_features(path, texts, tmp_path / "features")
+    model = flax_bigbird.FlaxBigBirdModel.from_pretrained(path, add_pooling_layer=False)
+    tokenizer = models.load_tokenizer(path)
+
+    def mean(windows: list[list[int]]) -> np.ndarray:
+        states = [model(np.array([ids])).last_hidden_state[0] for ids in windows]
+        return np.concatenate(states).mean(0)
+
+    token_ids = models.tokenize(tokenizer, texts)
+    assert len(covering_windows(token_ids[-1], tokenizer, POSITIONS)) > 1
+    for index, ids in enumerate(token_ids):
+        expected = {
+            "whole": mean(covering_windows(ids, tokenizer, POSITIONS)),
+            "windows": mean(covering_windows(ids, tokenizer, 64)),
+            "cut": mean(covering_windows(ids, tokenizer, 64)[:1]),
+        }
+        for reading, value in expected.items():
+            np.testing.assert_allclose(features[reading][index], value, atol=2e-5)
+    repeated = models.read_features("is not opened", texts, tmp_path / "features")
+    np.testing.assert_array_equal(repeated["whole"], features["whole"])
 
 
 def test_a_cut_document_is_the_beginning(documents, benchmark, tmp_path):
