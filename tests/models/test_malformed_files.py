@@ -29,7 +29,7 @@ from flax_bigbird.models.loading import load_config
 pytestmark = pytest.mark.usefixtures("unchecked_annotations", "limited_time")
 
 few_and_many = pytest.mark.parametrize(
-    "count", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.slow)]
+    "count", [pytest.param(1, id="few"), pytest.param(8, id="many", marks=pytest.mark.slow)]
 )
 
 
