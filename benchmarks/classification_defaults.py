@@ -135,7 +135,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(row["data"] for row in result["runs"]):
-        for settings in result["settings"]:
+        for settings in result["settings"]:  # in the order in which they were run
             runs = [r for r in result["runs"] if (r["data"], r["settings"]) == (name, settings)]
             if runs:
                 lines.append(_table_row(name, settings, runs))
@@ -144,18 +144,23 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) -> str:
     """Returns the line of one data set and one choice of settings."""
-    accuracy, loss = (np.array([run[metric] for run in runs]) for metric in ("accuracy", "loss"))
-    has_probe = settings.get("linear_probing", True)  # a run without one is not evaluated before
-    before = f"{accuracy[:, 0].mean():.3f}" if has_probe else ""
-    loss_before = f"{loss[:, 0].mean():.3f}" if has_probe else ""
+    accuracy = np.array([run["accuracy"] for run in runs])
+    loss = np.array([run["loss"] for run in runs if "loss" in run])  # the first runs lack it
     last = accuracy[:, -1]
     error = f" ± {last.std(ddof=1):.3f}" if len(runs) > 1 else ""
+    has_probe = settings.get("linear_probing", True)  # a run without one is not evaluated before
     shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the defaults"
-    documents = " + ".join(map(str, runs[0]["documents"]))
-    return (
-        f"| {name} | {documents} | {shown} | {len(runs)} | {before} | {last.mean():.3f}{error} | "
-        f"{loss_before} | {loss[:, -1].mean():.3f} |"
-    )
+    cells = [
+        name,
+        " + ".join(map(str, runs[0]["documents"])),
+        shown,
+        str(len(runs)),
+        f"{accuracy[:, 0].mean():.3f}" if has_probe else "",
+        f"{last.mean():.3f}{error}",
+        f"{loss[:, 0].mean():.3f}" if has_probe and len(loss) else "",
+        f"{loss[:, -1].mean():.3f}" if len(loss) else "",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from flax_bigbird.examples.state_of_the_union.speeches import (
     split_by_year,
 )
 from flax_bigbird.inference import load_predictor
+from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.train import TrainerCallback, train, train_options
 
 TRAINING_FILE, HELD_OUT_FILE = "training.jsonl", "held_out.jsonl"
@@ -55,7 +56,7 @@ class Settings:
     """
 
     seed: int = 0
-    model: str = "bigbird-sotu-mini"
+    model: str = DEFAULT_MODEL
     from_scratch: bool = False
     window_length: int = 512
     batch_size: int = 16
