@@ -29,13 +29,13 @@ def options(task: str) -> set[str]:
         *option_fields(train_options_class(task)),
         *option_fields(command_options(task, "evaluate", EvaluationArguments)),
         *option_fields(command_options(task, "predict")),
+        *option_fields(command_options(task, "embed")),
     }
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
 def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
-    known |= set(option_fields(command_options("embedding", "embed")))
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     assert flags(page) <= known

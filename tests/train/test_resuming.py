@@ -64,7 +64,7 @@ def uninterrupted_run(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["masked-lm", CLASSIFICATION])
+@pytest.mark.parametrize("task", ["masked-lm", CLASSIFICATION, "embedding"])
 def test_killed_runs_end_as_uninterrupted_ones(tmp_path, task, data):
     """SIGKILL between checkpoints, twice, with dropout, gradient accumulation and buckets."""
     changes = {

@@ -127,11 +127,18 @@ def parse_flags(flags: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> di
         if kind is dict:
             given[name] = _parse_pairs(name, value)
         elif kind in (int, float) and isinstance(value, str):
-            try:
-                given[name] = kind(value)
-            except ValueError:
-                continue
+            given[name] = _parse_number(kind, value)
+        elif kind is list and _item_type(fields[name]) is int:
+            given[name] = [_parse_number(int, item) for item in value]
     return given
+
+
+def _parse_number(kind: type, value: str) -> Any:
+    """Returns a text as a number; unchanged if it is none of this type."""
+    try:
+        return kind(value)
+    except ValueError:
+        return value
 
 
 def explain_unknown_flag(flag: str, command: Command, task: str | None = None) -> str:
@@ -165,6 +172,11 @@ def _value_type(field: FieldInfo) -> Any:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(kind for kind in kinds if kind is not types.NoneType)
     return typing.get_origin(kind) or kind
+
+
+def _item_type(field: FieldInfo) -> Any:
+    """Returns the type of the items of a field that is a list."""
+    return next(iter(typing.get_args(field.annotation)), None)
 
 
 def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def task_fields(command: Command) -> dict[str, tuple[FieldInfo, tuple[str, ...]]
     """Returns the options that a command has for at least one task, each with its tasks."""
     owners: dict[str, list[str]] = {}
     fields: dict[str, FieldInfo] = {}
-    for task in task_names():
+    for task in task_names(command):
         for name, field in option_fields(command_options(task, command)).items():
             fields.setdefault(name, field)
             owners.setdefault(name, []).append(task)
@@ -39,7 +39,7 @@ def inference_flags(
       more_flags: Additional flags, which are not fields of an options class.
       without: The names of fields without a flag.
     """
-    tasks = task_names()
+    tasks = task_names(command)
     every = {name: (field, tasks) for name, field in more_fields.items()} | task_fields(command)
     common, shared, single = list(more_flags), [], []
     for name, (field, owners) in every.items():

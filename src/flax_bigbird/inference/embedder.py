@@ -1,6 +1,5 @@
 """The embedder: a model that returns vectors of texts, with the calls of sentence-transformers."""
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,23 +8,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.checkpoint import CheckpointError, Source
-from flax_bigbird.checkpoint.sentence_transformers import (
-    Normalize,
-    load_embedding_modules,
-    save_embedding_modules,
-)
-from flax_bigbird.data.errors import DataError, OptionError, UnknownTokensWarning
-from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.data.errors import OptionError, UnknownTokensWarning
 from flax_bigbird.data.types import Row
-from flax_bigbird.inference.options import embed_options
+from flax_bigbird.inference.embedder_files import save_embedder
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
 from flax_bigbird.inference.progress import track_answers
-from flax_bigbird.inference.resolve import resolve_name, resolve_options
-from flax_bigbird.inference.rows import is_single_row, iterate_items
-from flax_bigbird.pretrained import DEFAULT_MODEL
+from flax_bigbird.inference.similarity import similarities
+from flax_bigbird.inference.text_inputs import as_texts, checked_texts
 from flax_bigbird.tasks.embedding import Embedding
-from flax_bigbird.tasks.loading import load_config, load_model
 
 
 class ChunkEmbeddings(NamedTuple):
@@ -38,50 +28,6 @@ class ChunkEmbeddings(NamedTuple):
 
     vectors: np.ndarray
     spans: list[tuple[int, int]]
-
-
-def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> "Embedder":
-    """Loads a model with its tokenizer, ready to return vectors of texts.
-
-        embedder = load_embedder("run", normalize_embeddings=True)
-        embedder.encode(["The jury finds ...", "The bill passed ..."])  # float32, [2, D]
-
-    Args:
-      model: A directory, the name of a shipped model, or a Hub id: any BigBird checkpoint, or a
-        folder of sentence-transformers with one.
-      options: The options of `bigbird embed`, such as `max_length` or `pooling_mode`. Options that
-        are left out are those of the folder of sentence-transformers, then those of the training
-        run that the directory holds, if it holds one.
-
-    Raises:
-      OptionError: if the checkpoint or its tokenizer cannot be loaded, or if an option is unknown,
-        invalid or belongs to another task.
-    """
-    name = resolve_name(model)
-    try:
-        modules = load_embedding_modules(Source(name))
-    except CheckpointError as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {name}: {error}") from error
-    if modules is not None and modules.transformer_path:
-        name = str(Path(name) / modules.transformer_path)
-        if not Path(name).is_dir():
-            raise OptionError(
-                f"a folder of sentence-transformers must have its checkpoint at the top; {model} "
-                f"has it in {modules.transformer_path}: download it and name the folder"
-            )
-    config = load_config(name)
-    tokenizer = load_tokenizer(name)
-    resolved = embed_options(**resolve_options("embedding", "embed", name, options))
-    if modules is not None and "max_length" not in options:
-        limits = (modules.max_seq_length, tokenizer.model_max_length)
-        length = min(config.max_position_embeddings, *filter(None, limits))
-        resolved = resolved.replace(
-            max_length=length, tokens_per_batch=max(resolved.tokens_per_batch, length)
-        )
-    check_max_length(resolved.max_length, config)
-    loaded = load_model(name, Embedding.model_class, dtype=resolved.dtype, **Embedding.model_fields)
-    task = Embedding(resolved, tokenizer, loaded.config, modules)
-    return Embedder(Predictor(task, loaded, name).with_task(task, MAX_ROWS_PER_CHUNK))
 
 
 class Embedder:
@@ -215,7 +161,7 @@ class Embedder:
             "chunk_sentences": False,
             "chunk_overlap": 0,
         }
-        texts, is_single = _as_texts(sentences)
+        texts, is_single = as_texts(sentences)
         answers = self._answers(texts, batch_size, show_progress_bar, given | options)
         vectors = [answer["vector"] for answer in answers]
         if is_single:
@@ -307,7 +253,7 @@ class Embedder:
             "chunk_overlap": chunk_overlap,
             "chunk_sentences": is_by_sentence,
         }
-        texts, is_single = _as_texts(sentences)
+        texts, is_single = as_texts(sentences)
         answers = self._answers(texts, batch_size, show_progress_bar, given | options)
         chunks = [ChunkEmbeddings(answer["vectors"], answer["chunks"]) for answer in answers]
         return chunks[0] if is_single else chunks
@@ -327,7 +273,7 @@ class Embedder:
         """
         predictor = self._predictor(batch_size, options)
         column = predictor.options.text_column
-        rows = ({column: text} for text in _checked(texts))
+        rows = ({column: text} for text in checked_texts(texts))
         for answers in predictor.iterate_answers(rows):
             yield from answers
         if message := predictor.unknown_tokens_message():
@@ -343,15 +289,7 @@ class Embedder:
         Returns:
           `[N, M]`, in float32: the cosine by default. Distances are negated.
         """
-        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (embeddings1, embeddings2))
-        name = self.similarity_fn_name
-        if name == "cosine":
-            a, b = Normalize()(a), Normalize()(b)
-        if name in ("cosine", "dot"):
-            return a @ b.T
-        order = {"euclidean": 2, "manhattan": 1}[name]
-        rows = [-np.linalg.norm(row - b, ord=order, axis=-1) for row in a]
-        return np.array(rows, np.float32).reshape(len(a), len(b))
+        return similarities(embeddings1, embeddings2, self.similarity_fn_name)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
         """Returns the similarity of each vector to the one at the same index, `[N]`.
@@ -374,33 +312,7 @@ class Embedder:
         Raises:
           CheckpointError: if it is a file, or cannot be written.
         """
-        folder, options = Path(path).expanduser(), self.task.options
-        modules = self.task.modules
-        layers = modules.layers
-        if options.normalize_embeddings and (not layers or not isinstance(layers[-1], Normalize)):
-            if self.truncate_dim is not None:
-                raise OptionError(
-                    "a folder of sentence-transformers truncates vectors after their length is 1; "
-                    f"got normalize_embeddings with truncate_dim={self.truncate_dim}: leave one "
-                    "of them out, and give it to encode"
-                )
-            layers = (*layers, Normalize())
-        modules = dataclasses.replace(
-            modules,
-            pooling_mode=self.task.pooling_mode,
-            layers=layers,
-            max_seq_length=self.max_seq_length,
-            truncate_dim=self.truncate_dim,
-            transformer_path="",
-        )
-        self.predictor.model.save_pretrained(folder)
-        previous_length = self.tokenizer.model_max_length
-        self.tokenizer.model_max_length = self.max_seq_length
-        try:
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            self.tokenizer.model_max_length = previous_length
-        save_embedding_modules(folder, modules, self.task.config.hidden_size)
+        save_embedder(Path(path).expanduser(), self.predictor.model, self.task)
 
     save = save_pretrained
 
@@ -435,34 +347,3 @@ class Embedder:
             total = len(texts) if hasattr(texts, "__len__") else None
             answers = track_answers(answers, total, "texts")
         return list(answers)
-
-
-def _as_texts(value: Any) -> tuple[Any, bool]:
-    """Returns an iterable of texts, and whether the value is a single text.
-
-    Raises:
-      DataError: if it is neither.
-    """
-    if isinstance(value, str):
-        return [value], True
-    if value is None or is_single_row(value) or not hasattr(value, "__iter__"):
-        raise DataError(
-            f"sentences must be a text or several; got {value!r}, of type {type(value).__name__}: "
-            "give texts"
-        )
-    return iterate_items(value), False
-
-
-def _checked(texts: Iterable[Any]) -> Iterator[str]:
-    """Yields texts.
-
-    Raises:
-      DataError: if an item is not a text. The message gives its index.
-    """
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(
-                f"sentences must be texts; that at index {index} is {str(text)[:60]!r}, of type "
-                f"{type(text).__name__}: convert it to a text, or leave it out"
-            )
-        yield str(text)

@@ -61,7 +61,7 @@ def evaluate(
     """
     name = resolve_name(model)
     config = load_config(name)
-    task_class = resolve_task(task, config, name)
+    task_class = resolve_task(task, config, name, "evaluate")
     items = list(iterate_items([files] if is_path(files) or is_single_row(files) else files))
     rows_are_given = not all(map(is_path, items))
     if items and not rows_are_given:

@@ -102,9 +102,9 @@ def saved_option_names(task: str, command: Command) -> frozenset[str]:
 
     These are the options that training has too, except those that belong to the files.
     Prediction does not use the dtype of the run: it computes in float32 unless `dtype` is given.
+    Embedding does not use its batches either, which may be larger than the memory.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
-    return frozenset(
-        names - {"separator", "file_format"} - (set() if command == "evaluate" else {"dtype"})
-    )
+    own = {"evaluate": set(), "embed": {"dtype", "tokens_per_batch"}}.get(command, {"dtype"})
+    return frozenset(names - {"separator", "file_format"} - own)

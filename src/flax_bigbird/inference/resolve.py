@@ -6,6 +6,7 @@ from typing import Any
 
 from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
+from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.options import saved_option_names
 from flax_bigbird.pretrained import local_path
@@ -37,7 +38,7 @@ def resolve_task(
       OptionError: if there is no such task, or if the checkpoint does not identify its task.
     """
     name = task or load_saved_options(model).get("task") or _task_of_files(model)
-    name = name or task_for_config(config, model)
+    name = name or task_for_config(config, model, command)
     check_command(name, command)
     return get_task(name)
 
@@ -45,10 +46,12 @@ def resolve_task(
 def _task_of_files(model: str) -> str | None:
     """Returns the task that the files of sentence-transformers beside a checkpoint belong to."""
     try:
-        is_cross_encoder = load_cross_encoder_settings(Source(local_path(model))) is not None
+        source = Source(local_path(model))
+        if load_cross_encoder_settings(source) is not None:
+            return "reranking"
+        return "embedding" if load_embedding_modules(source) is not None else None
     except CheckpointError as error:
         raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
-    return "reranking" if is_cross_encoder else None
 
 
 def resolve_options(

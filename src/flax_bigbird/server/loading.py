@@ -14,7 +14,7 @@ from flax_bigbird.checkpoint import Source
 from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
 from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.inference.embedder import load_embedder
+from flax_bigbird.inference.embedder_loading import load_embedder
 from flax_bigbird.inference.predictor import Predictor, load_predictor
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.pretrained import local_path

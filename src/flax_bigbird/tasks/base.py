@@ -49,6 +49,8 @@ class EncodedDataset:
       inputs_per_example: The number of input sequences that the model reads per example.
       max_windows: The maximum number of windows of `max_length` tokens that an example consists of,
         one after another.
+      max_evaluation_tokens: The maximum number of tokens of a batch in evaluations, besides
+        `tokens_per_batch`.
     """
 
     examples: Dataset
@@ -56,6 +58,7 @@ class EncodedDataset:
     source: Dataset | None = None
     inputs_per_example: int = 1
     max_windows: int = 1
+    max_evaluation_tokens: int | None = None
 
 
 class Loss(NamedTuple):
@@ -214,11 +217,14 @@ class Task(PredictionTask):
       is_pretraining: Whether training starts from a new model unless a model is given.
       token_columns: The columns of the encoded examples that hold token ids.
       lower_is_better: The metrics of which a lower value is better.
+      splits_batches: Whether the loss of a batch is the mean over parts of it, so that gradients of
+        parts may be added instead.
     """
 
     is_pretraining: ClassVar[bool] = False
     token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
+    splits_batches: ClassVar[bool] = True
 
     # Methods that run before the model exists.
 

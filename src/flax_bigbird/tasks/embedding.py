@@ -1,360 +1,380 @@
-"""Embedding: a vector for each document, or one for each of its chunks as read in the document."""
+"""Embedding: vectors of documents, trained so that a query finds the documents that answer it."""
 
-import copy
-import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
-from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, Normalize
+from flax_bigbird.checkpoint import CheckpointError, Source
+from flax_bigbird.checkpoint.sentence_transformers import (
+    EmbeddingModules,
+    Normalize,
+    load_embedding_modules,
+    save_embedding_modules,
+)
+from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.data.sentences import sentence_spans
-from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
-from flax_bigbird.data.types import Arrays, Row, Tokenizer
-from flax_bigbird.data.windows import (
-    NUM_SPECIAL_TOKENS,
-    CountedWindow,
-    counted_windows,
-    with_special_tokens,
+from flax_bigbird.data.loading import (
+    SPLIT_NAMES,
+    iterate_column,
+    require_columns,
+    require_texts,
+    row_location,
 )
-from flax_bigbird.tasks.base import PredictionTask, Window, get_text
-from flax_bigbird.tasks.retrieval_options import POOLING_MODES, EmbeddingOptions
+from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.nn.contrastive_losses import (
+    cosent_loss,
+    map_mini_batches,
+    multiple_negatives_ranking_loss,
+    normalize,
+)
+from flax_bigbird.pretrained import local_path
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
+from flax_bigbird.tasks.embedding_data import (
+    MIN_CROPPED_TOKENS,
+    crop,
+    encode_example,
+    encode_text,
+    example_columns,
+    get_example,
+    resolve_example_columns,
+)
+from flax_bigbird.tasks.embedding_metrics import pair_metrics, search_metrics
+from flax_bigbird.tasks.embedding_prediction import EmbeddingPrediction
+from flax_bigbird.tasks.embedding_windows import pool_tokens
 
-MIN_SPANS = 16  # The number of sentences of a window is padded to this, or to its doubles.
+_INPUTS = ("input_ids", "attention_mask", "query_input_ids", "query_attention_mask")
+_HASH_BITS = 2**31 - 1  # those that fit in the int32 of a batch
 
-Offsets = list[tuple[int, int]]
 
+class Embedding(EmbeddingPrediction, Task):
+    """Represents each document by a vector, see `EmbeddingPrediction`.
 
-class Part(NamedTuple):
-    """The tokens of one window that belong to one vector.
-
-    Attributes:
-      vector: The index of the vector.
-      start: The position of the first token in the window.
-      stop: The position after the last token.
+    It is trained on pairs of a query and a document, with hard negatives or without, on pairs with
+    scores, or on texts alone, two random parts of which are a pair in each step (arXiv 2112.09118).
     """
 
-    vector: int
-    start: int
-    stop: int
+    owns_model_class: ClassVar[bool] = False
+    token_columns: ClassVar[tuple[str, ...]] = ("query_ids", "documents")
+    splits_batches: ClassVar[bool] = False
 
-
-class WindowParts(NamedTuple):
-    """What `decode` needs to know about a window.
-
-    Attributes:
-      start: The position in the document of the window's first token, where `[CLS]` is 0.
-      parts: The parts of the window that are added up.
-      num_spans: The number of parts that the arrays of the window have room for.
-      chunks: For each vector of the document, the characters `[start, end)` that it stands for;
-        None if there is a single vector for the whole document.
-    """
-
-    start: int
-    parts: list[Part]
-    num_spans: int
-    chunks: Offsets | None
-
-
-class Embedding(PredictionTask):
-    """Represents each document by a vector, or by one for each of its chunks.
-
-    The vector of a document is the mean of its tokens, `[CLS]` and `[SEP]` included, as in
-    sentence-transformers. With `pooling_mode="weightedmean"`, a token at position p has the weight
-    p + 1; with `cls` and `lasttoken`, the first or the last token is the vector.
-
-    Documents longer than `max_length` are read in windows, see `counted_windows`. The sums over
-    their tokens are added up, so that each token of the document counts once, as do the `[CLS]` of
-    the first window and the `[SEP]` of the last. With `cls` and `lasttoken`, the vector is the mean
-    over the windows.
-
-    The vector of a chunk is the mean of its tokens without `[CLS]` and `[SEP]`. The tokens are
-    those of the whole document, which is read once (late chunking, arXiv 2409.04701).
-
-    A prediction is `{"vector"}`, `[D]`; or `{"chunks", "vectors"}`, the characters `[start, end)`
-    of each chunk and `[C, D]`.
-    """
-
-    name = "embedding"
-    title = "Document embedding"
-    pipeline_tag = "sentence-similarity"
-    model_class = "FlaxBigBirdModel"
-    model_fields = {"add_pooling_layer": False}  # noqa: RUF012
-    options_class = EmbeddingOptions
-
-    def __init__(
-        self,
-        options: Any,
-        tokenizer: Tokenizer,
-        config: Any,
-        modules: EmbeddingModules | None = None,
-    ):
-        """Prepares the task for one model.
-
-        Args:
-          options: The options.
-          tokenizer: The model's tokenizer.
-          config: The model's `BigBirdConfig`.
-          modules: What the model's folder says about pooling, layers and prompts.
-
-        Raises:
-          OptionError: if the options cannot be used with the model or its modules.
-        """
-        super().__init__(options, tokenizer, config)
-        self.modules = modules or EmbeddingModules()
-        self._resolve_options()
-
-    def with_options(self, **changes: Any) -> "Embedding":
-        """Returns the task with other options, for the same model.
-
-        Raises:
-          OptionError: if they cannot be used.
-        """
-        task = copy.copy(self)
-        task.options = self.options.replace(**changes)
-        task._resolve_options()
+    @classmethod
+    def for_model(
+        cls, options: Any, tokenizer: Tokenizer, config: Any, model: str | None
+    ) -> "Embedding":
+        modules = None
+        if model is not None:
+            try:
+                modules = load_embedding_modules(Source(local_path(model)))
+            except CheckpointError as error:
+                raise OptionError(
+                    f"model must be a BigBird checkpoint; {model}: {error}"
+                ) from error
+        task = cls(options, tokenizer, config, modules)
+        task._check_modules()
         return task
 
-    def _resolve_options(self) -> None:
-        """Sets the attributes that follow from the options and the modules."""
-        options, modules = self.options, self.modules
-        self.pooling_mode: str = options.pooling_mode or modules.pooling_mode
-        if self.pooling_mode not in POOLING_MODES:
-            raise OptionError(
-                f"pooling_mode must be one of {', '.join(POOLING_MODES)}; the model's folder has "
-                f"{self.pooling_mode!r}: give one of them"
-            )
-        if options.is_chunked and self.pooling_mode != "mean":
-            raise OptionError(
-                f"the vectors of chunks are means; the model's folder has pooling_mode="
-                f"{self.pooling_mode!r}: give pooling_mode=mean, or leave the chunks out"
-            )
-        if not modules.include_prompt and self.pooling_mode not in ("mean", "weightedmean"):
-            raise OptionError(
-                "a model that excludes prompts must have the pooling_mode mean or weightedmean; "
-                f"got {self.pooling_mode!r}: give one of these"
-            )
-        self.prompt: str = options.prompt or ""
-        name = options.prompt_name or modules.default_prompt_name
-        if options.prompt is None and name is not None:
-            if name not in modules.prompts:
-                raise OptionError(
-                    f"prompt_name must be one of the model's prompts, "
-                    f"{', '.join(modules.prompts) or 'of which there are none'}; got {name!r}: "
-                    "choose one of them, or give prompt"
-                )
-            self.prompt = modules.prompts[name]
-        size = modules.dimension(self.config.hidden_size)
-        self.truncate_dim = options.truncate_dim or modules.truncate_dim
-        if self.truncate_dim is not None and self.truncate_dim > size:
-            raise OptionError(
-                f"truncate_dim must be at most the {size:,} dimensions of the vectors; got "
-                f"{self.truncate_dim:,}: lower it"
-            )
-        self.dimension: int = self.truncate_dim or size
-        self._num_excluded_tokens = self._count_excluded_tokens()
+    @property
+    def is_scored(self) -> bool:
+        """Whether the examples are pairs with scores."""
+        return self.options.score_column is not None
+
+    @property
+    def is_cropped(self) -> bool:
+        """Whether the examples are parts of texts."""
+        return self.options.query_column is None
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
-        return {options.text_column: "text"}
+        return example_columns(options)
 
-    def encode(self, row: Row) -> list[Window]:
-        text = get_text(row, self.options.text_column)
-        offsets: Offsets | None = None
-        if self.options.is_chunked:
-            ids, offsets = tokenize_with_offsets(self.tokenizer, self.prompt + text.rstrip())
+    @classmethod
+    def resolve_columns(cls, options: Any, names: Collection[str]) -> Any:
+        return resolve_example_columns(options, names)
+
+    @classmethod
+    def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
+        columns = example_columns(options)
+        require_columns(rows, columns, split)
+        texts = [name for name, kind in columns.items() if kind == "text"]
+        messages = require_texts(rows, texts, split)
+        scores = set()
+        if options.query_column is None:
+            return messages
+        for index, row in enumerate(rows):
+            values: Any = row
+            try:
+                scores.add(get_example(values, options).score)
+            except DataError as error:
+                raise DataError(f"{row_location(rows, index, split)}: {error}") from error
+        if options.score_column is not None and split == "train" and len(scores) < 2:
+            raise DataError(
+                f"the scores of the training data must differ; all are {scores.pop()}: give "
+                "loss=multiple_negatives_ranking to train on pairs without scores"
+            )
+        return messages
+
+    @classmethod
+    def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
+        cls.check_rows(options, rows, "train")
+        return {}
+
+    @classmethod
+    def group_labels(cls, options: Any, rows: Dataset) -> list[Any] | None:
+        if options.query_column is None:
+            return None
+        return list(iterate_column(rows, options.query_column))
+
+    @classmethod
+    def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
+        for row in rows:
+            values: Any = row
+            if options.query_column is None:
+                yield values[options.text_column]
+                continue
+            example = get_example(values, options)
+            yield from (example.query, *example.documents)
+
+    @property
+    def metric_for_best_model(self) -> str:
+        return "spearman" if self.is_scored else "ndcg_at_10"
+
+    def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
+        options, messages = self.options, self.check_rows(self.options, rows, split)
+
+        def encode_batch(batch: Batch) -> Batch:
+            encoded: list[dict[str, Any]] = []
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(batch, values, strict=True))
+                if self.is_cropped:
+                    encoded += encode_text(row[options.text_column], self.tokenizer, options)
+                else:
+                    example = get_example(row, options)
+                    encoded.append(encode_example(example, self.tokenizer, options))
+            return {name: [row[name] for row in encoded] for name in _EXAMPLE_COLUMNS}
+
+        prompts = (options.query_prompt, options.document_prompt)
+        roles = (options.query_column, options.document_column, options.negative_column)
+        roles += (options.score_column, options.text_column)
+        ratios = (options.crop_min_ratio, options.crop_max_ratio)
+        key = ("embedding", roles, prompts, ratios, options.length)
+        examples = map_cached(rows, encode_batch, *key, tokenizer_fingerprint(self.tokenizer))
+        messages += self._messages(examples, rows, split)
+        query_length = int(column_array(examples, "query_length").max())
+        num_documents = int(column_array(examples, "num_documents").max())
+        examples = examples.remove_columns(["cut", "query_length", "num_documents"])
+        # All examples have room for the longest query, and for the same number of documents.
+        bucket = options.bucket_length(query_length) if query_length else 0
+        for name, value in (("query_length", bucket), ("num_documents", num_documents)):
+            examples = examples.add_column(name, [value] * len(examples))  # type: ignore[arg-type]
+        encoded = EncodedDataset(examples, messages, inputs_per_example=num_documents + 1)
+        if split == "train":
+            self._check_batch_size(encoded)
+        if split == "train" or options.mini_batch_size is None:
+            return encoded
+        tokens = options.mini_batch_size * encoded.inputs_per_example * options.length
+        return dataclasses.replace(encoded, max_evaluation_tokens=tokens)
+
+    def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
+        """Returns the arrays of a query `[L]` and of its documents `[C, length]`.
+
+        The first document pads missing ones, which do not `exist`. Equal texts have equal ids.
+        """
+        query, documents, query_length = example["query_ids"], example["documents"], length
+        if self.is_cropped:
+            (ids,) = documents
+            query, *documents = (
+                crop(ids, self.options, self.tokenizer, generator) for _ in range(2)
+            )
         else:
-            (ids,) = tokenize(self.tokenizer, [self.prompt + text])
-        return self._encode_tokens(ids, text, offsets)
+            query_length = example["query_length"]
+        count, found = example["num_documents"], len(documents)
+        inputs = [self.pad(ids, length) for ids in documents]
+        inputs += [inputs[0]] * (count - found)
+        document_ids = np.zeros(count, np.int32)
+        document_ids[:found] = [value & _HASH_BITS for value in example["document_ids"]]
+        padded_query = self.pad(query, query_length)
+        return stack(inputs) | {
+            "query_input_ids": padded_query["input_ids"],
+            "query_attention_mask": padded_query["attention_mask"],
+            "query_id": np.asarray(example["query_id"] & _HASH_BITS, np.int32),
+            "document_ids": document_ids,
+            "exists": np.arange(count) < found,
+            "score": np.asarray(example["score"], np.float32),
+        }
 
-    def encode_ids(self, ids: list[int]) -> list[Window]:
-        """Encodes token ids of a text, with or without `[CLS]` and `[SEP]` at its ends.
+    def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
+        """Returns the loss; with `mini_batch_size`, its gradient takes the memory of a few rows."""
+        key = call.pop("dropout_rng", None)
 
-        A prompt is not put before them.
+        def embed(rows: Arrays, key: Any) -> tuple[Any, Any]:
+            return self._embed(model, params, rows, key, **call)
+
+        inputs = {name: jnp.asarray(batch[name]) for name in _INPUTS}
+        size = self.options.mini_batch_size
+        if size is None:
+            queries, documents = embed(inputs, key)
+        else:
+            queries, documents = map_mini_batches(embed, inputs, key, size)
+        dims = {queries.shape[-1], *self.options.matryoshka_dims}
+        losses = [self._loss(queries[:, :d], documents[..., :d], batch) for d in sorted(dims)]
+        return Loss(sum(losses[1:], losses[0]), queries.shape[0])
+
+    def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
+        queries, documents = self._embed(model, params, batch, None)
+        return {"queries": queries, "documents": documents}
+
+    def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
+        examples, options = encoded.examples, self.options
+        size = outputs["queries"].shape[-1]
+        metrics: dict[str, float] = {}
+        for dim in sorted({size, *options.matryoshka_dims}, reverse=True):
+            queries, documents = outputs["queries"][:, :dim], outputs["documents"][..., :dim]
+            if self.is_scored:
+                scores = column_array(examples, "score")
+                found = pair_metrics(
+                    queries, documents[:, 0], scores, self.loss_name, options.temperature
+                )
+            else:
+                query_ids = column_array(examples, "query_id")
+                document_ids = list(iterate_column(examples, "document_ids"))
+                found = search_metrics(
+                    queries, documents, query_ids, document_ids, options.temperature
+                )
+            suffix = "" if dim == size else f"_dim_{dim}"
+            metrics |= {f"{name}{suffix}": value for name, value in found.items()}
+        return metrics
+
+    @property
+    def loss_name(self) -> str:
+        """The loss: that of the options, or else the default for the kind of examples."""
+        default = "cosent" if self.is_scored else "multiple_negatives_ranking"
+        return self.options.loss or default
+
+    def save_files(self, folder: Path) -> None:
+        """Writes the files that make the folder one of sentence-transformers."""
+        given = {"query": self.options.query_prompt, "document": self.options.document_prompt}
+        prompts = {name: text for name, text in given.items() if text is not None}
+        modules = dataclasses.replace(
+            self.modules,
+            pooling_mode=self.pooling_mode,
+            layers=(Normalize(),),
+            prompts=dict(self.modules.prompts) | prompts,
+            similarity_fn_name="cosine",
+            max_seq_length=self.options.length,
+            transformer_path="",
+        )
+        save_embedding_modules(folder, modules, self.config.hidden_size)
+
+    def _check_modules(self) -> None:
+        """Raises `OptionError` if a model of this kind cannot be trained or evaluated."""
+        modules: EmbeddingModules = self.modules
+        if not modules.include_prompt or any(not isinstance(x, Normalize) for x in modules.layers):
+            raise OptionError(
+                "an embedding model must have no layers after pooling but Normalize, and prompts "
+                "that count, to be trained or evaluated; the model's folder has Dense layers or "
+                "include_prompt=false: start from a model without them"
+            )
+        size = self.config.hidden_size
+        for dim in self.options.matryoshka_dims:
+            if not 1 <= dim <= size:
+                raise OptionError(
+                    f"matryoshka_dims must be from 1 to the {size:,} dimensions of the vectors; "
+                    f"got {dim:,}: change it"
+                )
+
+    def _check_batch_size(self, encoded: EncodedDataset) -> None:
+        """Raises `OptionError` if a batch has no negatives."""
+        options = self.options
+        length = options.bucket_length(int(column_array(encoded.examples, "length").max()))
+        inputs = encoded.inputs_per_example
+        if options.tokens_per_batch // inputs // length < 2:
+            raise OptionError(
+                f"tokens_per_batch must hold two examples, each of {inputs} texts of "
+                f"{length:,} tokens, which are negatives of each other; got "
+                f"{options.tokens_per_batch:,}: raise it, with mini_batch_size=1 if the memory is "
+                "too small, or lower max_length"
+            )
+
+    def _messages(self, examples: Dataset, rows: Dataset, split: Split) -> list[str]:
+        """Returns sentences about texts that are truncated or too short.
 
         Raises:
-          DataError: if an id is not one of the tokenizer.
+          DataError: if all texts are too short.
         """
-        unknown = next((id for id in ids if not 0 <= id < len(self.tokenizer)), None)
-        if unknown is not None:
+        messages, name = [], SPLIT_NAMES[split]
+        if not len(examples):
             raise DataError(
-                f"token ids must lie in 0..{len(self.tokenizer) - 1}; got {unknown}: take them "
-                "from the tokenizer of the model"
+                f"the texts of the {name} must have {MIN_CROPPED_TOKENS} tokens, so that parts of "
+                f"them are a pair; none of {len(rows):,} has: give longer texts"
             )
-        start = int(ids[:1] == [self.tokenizer.cls_token_id])
-        stop = len(ids) - int(ids[start:][-1:] == [self.tokenizer.sep_token_id])
-        return self._encode_tokens(ids[start:stop], "", None)
-
-    def _encode_tokens(self, ids: list[int], text: str, offsets: Offsets | None) -> list[Window]:
-        """Returns the windows of the tokens of a text; see `encode`."""
-        length = self.options.length
-        if not self.options.whole_documents:
-            ids = ids[: length - NUM_SPECIAL_TOKENS]
-        ranges, chunks = self._ranges(text, len(ids), offsets)
-        if not ranges:
-            return []
-        windows = counted_windows(len(ids), length)
-        parts = [self._parts(window, ranges, len(ids)) for window in windows]
-        return [
-            Window(
-                with_special_tokens(ids[window.start : window.stop], self.tokenizer),
-                WindowParts(window.start, own, self._num_spans(len(own), window), chunks),
+        if too_short := len(rows) - len(examples):
+            messages.append(
+                f"{too_short:,} of {len(rows):,} texts of the {name} have fewer than "
+                f"{MIN_CROPPED_TOKENS} tokens and are left out"
             )
-            for window, own in zip(windows, parts, strict=True)
-        ]
+        if truncated := int(column_array(examples, "cut").sum()):
+            messages.append(
+                f"{truncated:,} of {len(examples):,} rows of the {name} have a text longer than "
+                f"{self.options.length:,} tokens, which is truncated"
+            )
+        return messages
 
-    def collate_window(self, window: Window, length: int) -> Arrays:
-        info: WindowParts = window.info
-        spans = np.zeros((info.num_spans, 2), np.int32)
-        spans[: len(info.parts)] = [part[1:] for part in info.parts]
-        arrays = self.pad(window.input_ids, length) | {"spans": spans}
-        if self.pooling_mode == "weightedmean":
-            arrays["first_weight"] = np.asarray(info.start + 1, np.float32)
-        return arrays
+    def _embed(
+        self, model: Any, params: Any, rows: Arrays, key: Any, **call: Any
+    ) -> tuple[Any, Any]:
+        """Returns the vectors of queries `[B, D]` and of their documents `[B, C, D]`."""
+        query_ids, query_mask, ids, mask = (
+            jnp.asarray(rows[name])
+            for name in ("query_input_ids", "query_attention_mask", "input_ids", "attention_mask")
+        )
+        shape, length = ids.shape[:-1], ids.shape[-1]
+        inputs = [(query_ids, query_mask), (ids.reshape(-1, length), mask.reshape(-1, length))]
+        vectors = []
+        for index, (token_ids, token_mask) in enumerate(inputs):
+            rng = {} if key is None else {"dropout_rng": jax.random.fold_in(key, index)}
+            output = model(token_ids, token_mask, params=params, **rng, **call)
+            states = output.last_hidden_state.astype(jnp.float32)
+            vectors.append(pool_tokens(states, token_mask, self.pooling_mode))
+        return vectors[0], vectors[1].reshape(*shape, -1)
 
-    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        """Returns the weighted sums of the spans' tokens, `sums` `[B, S, D]`, in float32.
-
-        It depends on the arrays alone, so that tasks with other options share its programs.
-        """
-        output = model(batch["input_ids"], batch["attention_mask"], params=params)
-        states = output.last_hidden_state.astype(jnp.float32)
-        # Padding may hold anything that is not finite, which a weight of 0 would not remove.
-        states = jnp.where(batch["attention_mask"][..., None] > 0, states, 0.0)
-        return {"sums": span_sums(states, batch["spans"], batch.get("first_weight"))}
-
-    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        if not windows:
-            return {"chunks": [], "vectors": np.zeros((0, self.dimension), np.float32)}
-        chunks = windows[0].info.chunks
-        count = 1 if chunks is None else len(chunks)
-        sums = np.zeros((count, self.config.hidden_size))
-        weights = np.zeros((count, 1))
-        for window, output in zip(windows, outputs, strict=True):
-            info: WindowParts = window.info
-            index = [part.vector for part in info.parts]
-            np.add.at(sums, index, output["sums"][: len(index)])
-            np.add.at(weights, index, [[self._weight(part, info.start)] for part in info.parts])
-        vectors = self._finish((sums / np.maximum(weights, 1e-9)).astype(np.float32))
-        return {"vector": vectors[0]} if chunks is None else {"chunks": chunks, "vectors": vectors}
-
-    def _ranges(
-        self, text: str, num_tokens: int, offsets: Offsets | None
-    ) -> tuple[list[tuple[int, int]], Offsets | None]:
-        """Returns the positions `[start, stop)` of each vector's tokens, and the chunks.
-
-        Positions are those of the document `[CLS] tokens [SEP]`.
-        """
-        if offsets is None:
-            return [(self._num_excluded_tokens, num_tokens + NUM_SPECIAL_TOKENS)], None
-        # The offsets of the text's own tokens, without those of the prompt and of a truncated end.
-        shift = len(self.prompt)
-        own = [n for n, (_, end) in enumerate(offsets[:num_tokens]) if end > shift]
-        first = own[0] if own else num_tokens
-        ends = [(max(0, start - shift), end - shift) for start, end in offsets[first:num_tokens]]
-        ranges = self._sentences(text, ends) if self.options.chunk_sentences else self._pieces(ends)
-        chunks = [_trim(text, ends[start][0], ends[stop - 1][1]) for start, stop in ranges]
-        return [(first + start + 1, first + stop + 1) for start, stop in ranges], chunks
-
-    def _pieces(self, offsets: Offsets) -> list[tuple[int, int]]:
-        """Returns the tokens `[start, stop)` of each chunk of `chunk_tokens` tokens."""
-        size, overlap = self.options.chunk_tokens, self.options.chunk_overlap
-        count = len(offsets)
-        starts = range(0, max(min(count, 1), count - overlap), size - overlap)
-        return [(start, min(start + size, count)) for start in starts]
-
-    def _sentences(self, text: str, offsets: Offsets) -> list[tuple[int, int]]:
-        """Returns the tokens `[start, stop)` of each sentence that has any."""
-        ends = np.array([end for _, end in offsets])
-        last_chars = [end for _, end in sentence_spans(text)]
-        stops = np.searchsorted(ends, last_chars, side="right")
-        stops[-1:] = len(offsets)
-        return [(a, b) for a, b in itertools.pairwise([0, *stops.tolist()]) if a < b]
-
-    def _count_excluded_tokens(self) -> int:
-        """Returns the number of tokens at the start that the vector of a document leaves out.
-
-        They are counted as sentence-transformers counts them: in the prompt alone, where a space at
-        its end is a token, although it is one with the first word in a prompt and text.
-        """
-        if self.modules.include_prompt or not self.prompt:
-            return 0
-        ids: Any = self.tokenizer(self.prompt, verbose=False)["input_ids"]
-        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)
-
-    def _parts(
-        self, window: CountedWindow, ranges: list[tuple[int, int]], num_tokens: int
-    ) -> list[Part]:
-        """Returns the parts of a window that belong to each of the vectors."""
-        last = window.stop - window.start + NUM_SPECIAL_TOKENS
-        if self.pooling_mode == "cls":
-            return [Part(0, 0, 1)]
-        if self.pooling_mode == "lasttoken":
-            return [Part(0, last - 1, last)]
-        low = window.first + 1 if window.first else 0
-        high = window.last + 1 + (window.last == num_tokens)
-        parts = []
-        for vector, (start, stop) in enumerate(ranges):
-            start, stop = max(start, low), min(stop, high)
-            if start < stop:
-                parts.append(Part(vector, start - window.start, stop - window.start))
-        return parts
-
-    def _num_spans(self, num_parts: int, window: CountedWindow) -> int:
-        """Returns the number of spans that a window is padded to, so that programs are few."""
-        if not self.options.is_chunked:
-            return 1
-        if self.options.chunk_sentences:
-            return max(MIN_SPANS, 1 << (num_parts - 1).bit_length())
-        step = self.options.chunk_tokens - self.options.chunk_overlap
-        length = self.options.bucket_length(window.stop - window.start + NUM_SPECIAL_TOKENS)
-        # A chunk may begin before the window, and there is none at most in each step of it.
-        return -(-(length + self.options.chunk_overlap) // step) + 1
-
-    def _weight(self, part: Part, start: int) -> float:
-        """Returns the sum of the weights of a part's tokens."""
-        count = float(part.stop - part.start)
-        if self.pooling_mode != "weightedmean":
-            return count
-        return count * (start + (part.start + part.stop + 1) / 2)
-
-    def _finish(self, vectors: np.ndarray) -> np.ndarray:
-        """Applies the layers after pooling, truncation and normalization to vectors `[C, D]`."""
-        for layer in self.modules.layers:
-            vectors = layer(vectors)
-        vectors = vectors[:, : self.dimension]
-        if self.options.normalize_embeddings:
-            vectors = Normalize()(vectors)
-        return np.ascontiguousarray(vectors, np.float32)
+    def _loss(self, queries: Any, documents: Any, batch: Arrays) -> Any:
+        options = self.options
+        if self.is_scored:
+            cosines = (normalize(queries) * normalize(documents[:, 0])).sum(-1)
+            if self.loss_name == "cosine_similarity":
+                return ((cosines - batch["score"]) ** 2).mean()
+            return cosent_loss(cosines, batch["score"], temperature=options.temperature)
+        ids, query_ids, exists = (
+            jnp.asarray(batch[name]) for name in ("document_ids", "query_id", "exists")
+        )
+        excluded = ~exists[None] | (ids[None] == ids[:, None, :1])
+        # The documents of other rows with the same query are relevant, too.
+        same_query = query_ids[:, None] == query_ids
+        excluded = excluded.at[..., 0].set(excluded[..., 0] | same_query)
+        return multiple_negatives_ranking_loss(
+            queries,
+            documents,
+            excluded,
+            temperature=options.temperature,
+            symmetric=options.symmetric,
+        )
 
 
-def span_sums(
-    states: Float[Array, "B T D"],
-    spans: Int[Array, "B S 2"],
-    first_weight: Float[Array, " B"] | None = None,
-) -> Float[Array, "B S D"]:
-    """Returns the sums of the vectors in each span, as one product of matrices.
-
-    Args:
-      states: The vectors of the tokens.
-      spans: The positions `[start, stop)` of each span; spans may overlap, or be empty.
-      first_weight: The weight of the first token of each row; that of every other token is greater
-        by 1 than that of the token before it. By default, all weights are 1.
-    """
-    position = jnp.arange(states.shape[1])
-    is_inside = (position >= spans[..., :1]) & (position < spans[..., 1:])
-    weights = is_inside.astype(states.dtype)
-    if first_weight is not None:
-        weights *= (first_weight[:, None] + position.astype(states.dtype))[:, None]
-    return jnp.einsum("bst,btd->bsd", weights, states, precision=jax.lax.Precision.HIGHEST)
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Returns the characters `[start, end)` without white space around them."""
-    part = text[start:end]
-    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
+_EXAMPLE_COLUMNS = (
+    "query_ids",
+    "documents",
+    "length",
+    "query_length",
+    "num_documents",
+    "query_id",
+    "document_ids",
+    "score",
+    "cut",
+)

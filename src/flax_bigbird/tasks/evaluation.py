@@ -31,7 +31,10 @@ def assign_example_buckets(
       encoded: The examples of a split.
     """
     lengths = column_array(encoded.examples, "length")
-    tokens_per_batch = options.tokens_per_batch // encoded.inputs_per_example
+    tokens = min(
+        options.tokens_per_batch, encoded.max_evaluation_tokens or options.tokens_per_batch
+    )
+    tokens_per_batch = tokens // encoded.inputs_per_example
     bucket_lengths = [*options.bucket_lengths, *_lengths_of_windows(options, encoded.max_windows)]
     return lengths, assign_buckets(lengths, bucket_lengths, tokens_per_batch)
 

@@ -73,7 +73,7 @@ TASKS: dict[str, TaskEntry] = {
         f"{_TASKS}.embedding:Embedding",
         "Represent documents, or their chunks, by vectors.",
         f"{_RETRIEVAL_OPTIONS}:EmbeddingOptions",
-        ("embed",),
+        ("train", "evaluate", "embed"),
     ),
     "reranking": TaskEntry(
         f"{_TASKS}.reranking:Reranking",
@@ -145,24 +145,25 @@ def register_task(
     TASKS[name] = TaskEntry(task, summary, options)
 
 
-def task_for_config(config: Any, model: str) -> str:
+def task_for_config(config: Any, model: str, command: str = "predict") -> str:
     """Returns the task whose head a checkpoint was saved with.
 
     Args:
       config: The model's configuration.
       model: The name of the checkpoint, for messages.
+      command: The command that the checkpoint is used by.
 
     Raises:
       OptionError: if the configuration names no model class that belongs to a task.
     """
     saved = {name.removeprefix("Flax") for name in config.architectures or ()}
-    for name in task_names():
+    for name in task_names(command):
         task = get_task(name)
         if task.owns_model_class and task.model_class.removeprefix("Flax") in saved:
             return name
     raise OptionError(
         f"task must be given for {model}, which was saved as {', '.join(saved) or 'no class'}: "
-        f"choose one of {', '.join(task_names())}"
+        f"choose one of {', '.join(task_names(command))}"
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pydantic
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.tasks.options import DATA, OPTIMIZATION, TASK, TaskOptions, option
+from flax_bigbird.tasks.options import BATCHES, DATA, OPTIMIZATION, TASK, TaskOptions, option
 
 POOLING_MODES = ("mean", "cls", "weightedmean", "lasttoken")
+SCORED_LOSSES = ("cosent", "cosine_similarity")
+EMBEDDING_LOSSES = ("multiple_negatives_ranking", *SCORED_LOSSES)
 RERANKING_LOSSES = ("binary_cross_entropy", "listwise_softmax")
 
 _LABELED = ("train", "evaluate")
@@ -61,12 +63,94 @@ class EmbeddingOptions(TaskOptions):
 
     task = "embedding"
 
-    text_column: str = option("text", help="The column of the text.", panel=DATA)
-    pooling_mode: str | None = _embedding_option(
+    text_column: str = option(
+        "text",
+        help="The column of the text; in training, of texts without queries.",
+        panel=DATA,
+        commands=("train", "evaluate", "embed"),
+    )
+    query_column: str | None = _column("The column of the query, or of the first text.", _LABELED)
+    document_column: str | None = _column(
+        "The column of the document that is relevant, or of the second text.", _LABELED
+    )
+    negative_column: str | None = _column(
+        "The column of a hard negative, or of lists of them, or several columns with commas "
+        "between them.",
+        _LABELED,
+    )
+    score_column: str | None = _column("The column of the score of two texts.", _LABELED)
+    pooling_mode: str | None = option(
         None,
         help="How the tokens of a text become its vector, under the names of "
         "sentence-transformers. By default, it is that of the model's folder, or mean.",
+        panel=TASK,
         choices=POOLING_MODES,
+        commands=("train", "evaluate", "embed"),
+    )
+    loss: str | None = option(
+        None,
+        help="The loss. By default, it is cosent for pairs with scores, and otherwise InfoNCE "
+        "(multiple_negatives_ranking).",
+        panel=OPTIMIZATION,
+        choices=EMBEDDING_LOSSES,
+        commands=_LABELED,
+    )
+    temperature: float = option(
+        0.05,
+        help="The number that cosines are divided by in the loss.",
+        panel=OPTIMIZATION,
+        ge=0.001,
+        le=10,
+        commands=_LABELED,
+    )
+    symmetric: bool = option(
+        False,
+        help="Whether documents search for their queries, too, in the loss.",
+        panel=OPTIMIZATION,
+        commands=("train",),
+    )
+    mini_batch_size: int | None = option(
+        None,
+        help="The number of examples whose gradient is computed at once (GradCache), so that "
+        "batches of any size fit in memory; the gradient is that of the whole batch.",
+        panel=BATCHES,
+        ge=1,
+        commands=_LABELED,
+    )
+    matryoshka_dims: list[int] = option(
+        [],
+        help="A number of first dimensions that are trained, and measured, as vectors of their "
+        "own (Matryoshka).",
+        panel=OPTIMIZATION,
+        commands=_LABELED,
+    )
+    query_prompt: str | None = option(
+        None,
+        help="The text to put before each query; it is saved with the model.",
+        panel=TASK,
+        commands=_LABELED,
+    )
+    document_prompt: str | None = option(
+        None,
+        help="The text to put before each document; it is saved with the model.",
+        panel=TASK,
+        commands=_LABELED,
+    )
+    crop_min_ratio: float = option(
+        0.1,
+        help="The smallest part of a text without a query that is a query or a document.",
+        panel=TASK,
+        ge=0.001,
+        le=1,
+        commands=_LABELED,
+    )
+    crop_max_ratio: float = option(
+        0.5,
+        help="The largest part of a text without a query that is a query or a document.",
+        panel=TASK,
+        ge=0.001,
+        le=1,
+        commands=_LABELED,
     )
     normalize_embeddings: bool = _embedding_option(
         False, help="Scale the vectors to length 1, so that their products are cosines."
@@ -122,6 +206,15 @@ class EmbeddingOptions(TaskOptions):
             raise OptionError(
                 f"the vectors of chunks are means; got pooling_mode={self.pooling_mode!r}: leave "
                 "it out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_crops(self) -> "EmbeddingOptions":
+        if self.crop_min_ratio > self.crop_max_ratio:
+            raise OptionError(
+                f"crop_min_ratio must be at most crop_max_ratio={self.crop_max_ratio}; got "
+                f"{self.crop_min_ratio}: lower it"
             )
         return self
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
+from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.errors import TrainingError
 from flax_bigbird.train.state import TrainerState
@@ -36,7 +37,13 @@ def _message(
 ) -> str:
     steps = options.gradient_accumulation_steps * (options.tokens_per_batch // tokens)
     length = options.length
-    if tokens % 2 == 0 and tokens // 2 >= length:
+    if not get_task(str(options.task)).splits_batches:
+        now = getattr(options, "mini_batch_size", None)
+        smaller = max(1, now // 2) if now else 8
+        remedy = f"give mini_batch_size={smaller} in a new run"
+        if now == 1:
+            remedy = f"lower max_length={length} in a new run, or train a smaller model"
+    elif tokens % 2 == 0 and tokens // 2 >= length:
         remedy = (
             f"run the same command again with tokens_per_batch={tokens // 2} and "
             f"gradient_accumulation_steps={2 * steps}, or smaller batches, which resumes "

@@ -68,7 +68,7 @@ def resolve_max_length(options: TrainingArguments, initial_model: str | None) ->
 def setup_model(
     options: TrainingArguments,
     initial_model: str | None,
-    model_class: str,
+    task_class: type[Task],
     task_config: dict[str, Any],
     tokenizer: Tokenizer,
 ) -> InitialModel:
@@ -81,7 +81,7 @@ def setup_model(
     Args:
       options: The options of the run, with a `max_length`.
       initial_model: The model to start from; None for a new one.
-      model_class: The name of the class in `flax_bigbird`.
+      task_class: The class of the task, which names the class of the model.
       task_config: The keys of the configuration that follow from the training data.
       tokenizer: The tokenizer of the run.
 
@@ -89,7 +89,7 @@ def setup_model(
       OptionError: if the model cannot be loaded or created, its position embeddings are shorter
         than `max_length`, or it has fewer tokens than the tokenizer.
     """
-    head = plan_head(initial_model, model_class, task_config)
+    head = plan_head(initial_model, task_class.model_class, task_config)
     task_config = head.task_config
     extra_keys = {key: task_config[key] for key in task_config.keys() - _known_config_keys()}
     config_keys = {
@@ -104,8 +104,9 @@ def setup_model(
     module_fields = {
         "dtype": options.dtype,
         "gradient_checkpointing": _GRADIENT_CHECKPOINTING[options.gradient_checkpointing],
+        **task_class.model_fields,
     }
-    create = getattr(flax_bigbird, model_class)
+    create = getattr(flax_bigbird, task_class.model_class)
     if initial_model is None:
         config = _new_config(options, config_keys, tokenizer)
         try:

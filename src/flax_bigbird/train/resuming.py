@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 
 CHANGEABLE = frozenset(
@@ -25,7 +26,8 @@ CHANGEABLE = frozenset(
 it may change only without."""
 
 BATCH_OPTIONS = ("tokens_per_batch", "gradient_accumulation_steps")
-"""The options that may change together, see `check_resumed_options`."""
+"""The options that may change together, see `check_resumed_options`; not if the examples of a batch
+depend on each other, see `Task.splits_batches`."""
 
 
 def check_resumed_options(
@@ -42,7 +44,9 @@ def check_resumed_options(
       OptionError: if an option has changed that changes what is learned.
     """
     now = options.as_dict()
-    changeable = {*CHANGEABLE, *BATCH_OPTIONS}
+    changeable = {*CHANGEABLE}
+    if get_task(str(options.task)).splits_batches:
+        changeable |= {*BATCH_OPTIONS}
     if options.early_stopping_patience is None:
         changeable.add("eval_steps")
     # Options that a run of an earlier version does not have had their defaults in it.

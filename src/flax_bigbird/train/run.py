@@ -100,7 +100,8 @@ def _evaluate_best_model(
                 "which replaces it"
             )
         task = run.task
-        model = type(run.model).from_pretrained(directory.best, dtype=run.model.dtype)
+        fields = {"dtype": run.model.dtype, **task.model_fields}
+        model = type(run.model).from_pretrained(directory.best, **fields)
         metrics, outputs = trainer.evaluate(model.params)
         encoded = run.validation_data.encoded
         if tuned := task.tuned_config(outputs, encoded):

@@ -98,7 +98,7 @@ def prepare_run(
     texts = task_class.iterate_texts(options, train_rows)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
     model, messages, has_new_head = setup_model(
-        options, initial_model, task_class.model_class, task_config, tokenizer
+        options, initial_model, task_class, task_config, tokenizer
     )
     if options.max_steps == 0 and not has_new_head:
         raise OptionError(

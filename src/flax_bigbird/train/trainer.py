@@ -326,8 +326,11 @@ class Trainer:
         It is a single part, unless the run was resumed with smaller batches.
         """
         batch = next(self._batches)
+        masks = [mask for name, mask in batch.items() if name.endswith("attention_mask")]
+        self.state.num_input_tokens_seen += sum(int(mask.sum()) for mask in masks)
+        if not self.task.splits_batches:
+            return [batch]
         mask = batch["attention_mask"]
-        self.state.num_input_tokens_seen += int(mask.sum())
         max_rows = max(1, self._max_gradient_tokens // mask[0].size)
         num_parts = -(-len(mask) // max_rows)
         split = {name: np.array_split(values, num_parts) for name, values in batch.items()}

@@ -6,7 +6,8 @@ from typing import Any
 
 from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.inference.embedder import Embedder, load_embedder
+from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.embedder_loading import load_embedder
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.manifest import DATA_PREFIX, METRICS, Manifest

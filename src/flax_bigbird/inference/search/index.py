@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.inference.embedder import Embedder, load_embedder
+from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.embedder_loading import load_embedder
 from flax_bigbird.inference.reranker import load_reranker
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks

@@ -1,0 +1,60 @@
+"""Loads embedders, from any checkpoint and from folders of sentence-transformers."""
+
+from pathlib import Path
+from typing import Any
+
+from flax_bigbird.checkpoint import CheckpointError, Source
+from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.options import embed_options
+from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
+from flax_bigbird.inference.resolve import resolve_name, resolve_options
+from flax_bigbird.pretrained import DEFAULT_MODEL
+from flax_bigbird.tasks.embedding import Embedding
+from flax_bigbird.tasks.loading import load_config, load_model
+
+
+def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder:
+    """Loads a model with its tokenizer, ready to return vectors of texts.
+
+        embedder = load_embedder("run", normalize_embeddings=True)
+        embedder.encode(["The jury finds ...", "The bill passed ..."])  # float32, [2, D]
+
+    Args:
+      model: A directory, the name of a shipped model, or a Hub id: any BigBird checkpoint, or a
+        folder of sentence-transformers with one.
+      options: The options of `bigbird embed`, such as `max_length` or `pooling_mode`. Options that
+        are left out are those of the folder of sentence-transformers, then those of the training
+        run that the directory holds, if it holds one.
+
+    Raises:
+      OptionError: if the checkpoint or its tokenizer cannot be loaded, or if an option is unknown,
+        invalid or belongs to another task.
+    """
+    name = resolve_name(model)
+    try:
+        modules = load_embedding_modules(Source(name))
+    except CheckpointError as error:
+        raise OptionError(f"model must be a BigBird checkpoint; {name}: {error}") from error
+    if modules is not None and modules.transformer_path:
+        name = str(Path(name) / modules.transformer_path)
+        if not Path(name).is_dir():
+            raise OptionError(
+                f"a folder of sentence-transformers must have its checkpoint at the top; {model} "
+                f"has it in {modules.transformer_path}: download it and name the folder"
+            )
+    config = load_config(name)
+    tokenizer = load_tokenizer(name)
+    resolved = embed_options(**resolve_options("embedding", "embed", name, options))
+    if modules is not None and "max_length" not in options:
+        limits = (modules.max_seq_length, tokenizer.model_max_length)
+        length = min(config.max_position_embeddings, *filter(None, limits))
+        resolved = resolved.replace(
+            max_length=length, tokens_per_batch=max(resolved.tokens_per_batch, length)
+        )
+    check_max_length(resolved.max_length, config)
+    loaded = load_model(name, Embedding.model_class, dtype=resolved.dtype, **Embedding.model_fields)
+    task = Embedding(resolved, tokenizer, loaded.config, modules)
+    return Embedder(Predictor(task, loaded, name).with_task(task, MAX_ROWS_PER_CHUNK))

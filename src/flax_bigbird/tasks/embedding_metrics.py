@@ -1,0 +1,93 @@
+"""Metrics of embedding models: of a search through all documents, and of scored pairs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.tasks.ranking_metrics import correlations, retrieval_metrics
+
+_MAX_SCORES = 2**24  # that are in memory at once
+
+
+def search_metrics(
+    queries: np.ndarray,
+    documents: np.ndarray,
+    query_ids: np.ndarray,
+    document_ids: Sequence[Sequence[int]],
+    temperature: float,
+) -> dict[str, float]:
+    """Returns the metrics of an exact search for each query through all documents of a split.
+
+    The loss is InfoNCE with all of these documents as negatives. Equal queries and equal documents
+    count once; the documents of all rows with a query are relevant to it.
+
+    Args:
+      queries: `[N, D]`, a vector for each example.
+      documents: `[N, C, D]`, the vectors of its documents, the first of which is relevant.
+      query_ids: `[N]`, equal for equal queries.
+      document_ids: For each example, the ids of those of its documents that exist, which are equal
+        for equal documents.
+      temperature: The number that the cosines are divided by.
+    """
+    first_place: dict[int, tuple[int, int]] = {}
+    for row, ids in enumerate(document_ids):
+        for column, identity in enumerate(ids):
+            first_place.setdefault(identity, (row, column))
+    rows, columns = np.array(list(first_place.values())).T
+    position = {identity: index for index, identity in enumerate(first_place)}
+    relevant: dict[int, list[int]] = {}
+    for query, ids in zip(query_ids.tolist(), document_ids, strict=True):
+        relevant.setdefault(query, []).append(position[ids[0]])
+    _, first_queries = np.unique(query_ids, return_index=True)
+    first_queries.sort()
+    distinct = [np.unique(relevant[query]) for query in query_ids[first_queries].tolist()]
+    vectors, index = queries[first_queries], documents[rows, columns]
+    loss = search_loss(vectors, index, distinct, temperature)
+    return {"loss": loss} | retrieval_metrics(vectors, index, distinct)
+
+
+def search_loss(
+    queries: np.ndarray, documents: np.ndarray, relevant: list[np.ndarray], temperature: float
+) -> float:
+    """Returns InfoNCE of each query and each of its documents, with all others as negatives.
+
+    Args:
+      queries: `[Q, D]`.
+      documents: `[N, D]`.
+      relevant: For each query, the indices of the documents that are relevant.
+      temperature: The number that the cosines are divided by.
+    """
+    queries, documents = Normalize()(queries), Normalize()(documents)
+    step = max(1, _MAX_SCORES // len(documents))
+    losses = []
+    for start in range(0, len(queries), step):
+        scores = queries[start : start + step] @ documents.T / temperature
+        for row, own in zip(scores, relevant[start : start + step], strict=True):
+            others = special.logsumexp(np.delete(row, own)) if len(own) < len(row) else -np.inf
+            losses.append(np.mean(np.logaddexp(others, row[own]) - row[own]))
+    return float(np.mean(losses))
+
+
+def pair_metrics(
+    first: np.ndarray, second: np.ndarray, scores: np.ndarray, loss: str, temperature: float
+) -> dict[str, float]:
+    """Returns the loss, and the correlations of the cosines of pairs with their scores.
+
+    Args:
+      first: `[N, D]`, a vector of each pair.
+      second: `[N, D]`, the other one.
+      scores: `[N]`.
+      loss: The loss, `cosent` or `cosine_similarity`.
+      temperature: The number that the differences of cosines are divided by in `cosent`.
+    """
+    cosines = (Normalize()(first) * Normalize()(second)).sum(-1)
+    if loss == "cosine_similarity":
+        value = float(((cosines - scores) ** 2).mean())
+    else:
+        value = 0.0  # the logarithm of the 1 in the loss
+        for cosine, score in zip(cosines, scores, strict=True):
+            terms = (cosine - cosines[score < scores]) / temperature
+            value = float(np.logaddexp(value, special.logsumexp(terms))) if len(terms) else value
+    return {"loss": value} | correlations(cosines, scores)
