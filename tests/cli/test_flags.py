@@ -2,7 +2,9 @@
 
 import pytest
 
+from flax_bigbird.cli.flags import parse_flags
 from flax_bigbird.cli.main import main
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.options import EvaluationArguments
 from flax_bigbird.tasks.options import COMMANDS, command_options, option_fields
 from flax_bigbird.tasks.registry import get_options_class, task_names
@@ -41,6 +43,16 @@ def test_inference_has_the_flags_of_all_tasks(command, capsys, monkeypatch):
             assert field.description
             assert f"{flag(name)} " in shown or name == "files", name
     assert "Only for question-answering" in shown
+
+
+def test_lists_of_numbers():
+    fields = option_fields(train_options_class("embedding"))
+    parsed = parse_flags({"matryoshka_dims": ["64", "128"], "query_prompt": "q: "}, fields)
+    assert parsed == {"matryoshka_dims": [64, 128], "query_prompt": "q: "}
+    parsed = parse_flags({"matryoshka_dims": ["x"], "train_files": ["12"]}, fields)
+    assert parsed == {"matryoshka_dims": ["x"], "train_files": ["12"]}
+    with pytest.raises(OptionError, match="matryoshka_dims must be of type list; got 'x' in it"):
+        train_options_class("embedding")(**parsed, output_dir="a")
 
 
 def test_help_shows_choices_ranges_and_defaults(capsys, monkeypatch):

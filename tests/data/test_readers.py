@@ -426,3 +426,24 @@ def test_numbers_that_would_lose_digits_are_names(tmp_path, label):
     """Ids of 19 digits became floats, and several of them the same one; 1e999 became infinity."""
     path = write(tmp_path / "a.csv", f"text,label\na,{label}\nb,1\n")
     assert load_files([str(path)], TEXT_LABEL)["label"] == [label, "1"]
+
+
+# Columns that hold a text or a list of texts
+
+
+@pytest.mark.parametrize("value", ["a ship", ["a ship", "a cow"]])
+def test_a_text_or_a_list_of_texts(tmp_path, value):
+    columns: dict[str, ColumnKind] = {"documents": "text_or_texts"}
+    path = write_jsonl(tmp_path / "a.jsonl", [{"documents": value}, {"documents": value}])
+    assert list(load_files([path], columns)["documents"]) == [value, value]
+    mixed = write_jsonl(tmp_path / "b.jsonl", [{"documents": "a"}, {"documents": ["b"]}])
+    with pytest.raises(DataError, match=r"'documents' must hold values of one type.*line 2"):
+        load_files([mixed], columns)
+    wrong = write_jsonl(tmp_path / "c.jsonl", [{"documents": value}, {"documents": ["b", 3]}])
+    with pytest.raises(DataError, match=r"must hold lists of texts; .*line 2 holds 3 as item 2"):
+        load_files([wrong], columns)
+
+
+def test_numbers_in_a_csv_file_are_texts_where_texts_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", "documents\n12\n0.5\n")
+    assert list(load_files([path], {"documents": "text_or_texts"})["documents"]) == ["12", "0.5"]

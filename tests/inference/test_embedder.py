@@ -9,7 +9,13 @@ from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules
 from flax_bigbird.data.errors import UnknownTokensWarning
 from flax_bigbird.data.tokenization import tokenize_with_offsets
 from flax_bigbird.data.windows import counted_windows
-from flax_bigbird.inference import DataError, OptionError, load_embedder, load_predictor
+from flax_bigbird.inference import (
+    DataError,
+    OptionError,
+    evaluate,
+    load_embedder,
+    load_predictor,
+)
 
 TOLERANCE = 2e-5
 TEXTS = [sentence(n, length) for n, length in enumerate((1, 9, 40, 7, 90, 200))]
@@ -276,3 +282,17 @@ def test_every_head_is_a_model_of_embeddings(make_checkpoint, embedder):
 def test_unknown_tokens_are_reported(embedder):
     with pytest.warns(UnknownTokensWarning, match="unknown to the tokenizer"):
         embedder.encode("牛 が 草")
+
+
+def test_a_folder_of_sentence_transformers_is_evaluated_without_a_task(embedder, tmp_path):
+    embedder.save_pretrained(tmp_path / "saved")
+    rows = [{"query": sentence(n, 4), "positive": sentence(n + 50, 9)} for n in range(6)]
+    report = evaluate(tmp_path / "saved", rows, max_length=32)
+    assert report["task"] == "embedding"
+    queries = embedder.encode_query([row["query"] for row in rows])
+    documents = embedder.encode_document([row["positive"] for row in rows])
+    scores = embedder.similarity(queries, documents)
+    first = np.mean(scores.argmax(1) == np.arange(6))
+    assert report["metrics"]["recall_at_1"] == pytest.approx(first)
+    with pytest.raises(OptionError, match="use bigbird train or evaluate or embed"):
+        load_predictor(tmp_path / "saved")

@@ -1,5 +1,7 @@
 """Losses of embedding models against NumPy, and gradients of mini-batches against whole batches."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +132,7 @@ def test_a_traced_batch_keeps_no_activations_of_other_mini_batches():
             )
             return (vectors**2).sum()
 
-        compiled = jax.jit(jax.grad(loss)).lower(weights).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis: Any = jax.jit(jax.grad(loss)).lower(weights).compile().memory_analysis()
+        return analysis.temp_size_in_bytes
 
     assert temporary_bytes(2) < temporary_bytes(None) / 2

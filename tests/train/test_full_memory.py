@@ -40,3 +40,22 @@ def test_other_errors_are_not_changed():
         explain_full_memory(options, 256, TrainerState(10, 5)),
     ):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("size", "remedy"),
+    [
+        (None, "give mini_batch_size=8 in a new run"),
+        (4, "give mini_batch_size=2 in a new run"),
+        (1, "lower max_length=64 in a new run"),
+    ],
+)
+def test_the_remedy_for_batches_that_cannot_be_split(size, remedy):
+    options = tiny_run_options(
+        Path("x"), "embedding", train_files=["a.jsonl"], mini_batch_size=size
+    )
+    with (
+        pytest.raises(TrainingError, match=remedy),
+        explain_full_memory(options, 256, TrainerState(10, 5)),
+    ):
+        raise MemoryError

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +19,6 @@ from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import (
-    SPLIT_NAMES,
     iterate_column,
     require_columns,
     require_texts,
@@ -28,28 +26,22 @@ from flax_bigbird.data.loading import (
 )
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
-from flax_bigbird.nn.contrastive_losses import (
-    cosent_loss,
-    map_mini_batches,
-    multiple_negatives_ranking_loss,
-    normalize,
-)
+from flax_bigbird.nn.contrastive_losses import map_mini_batches
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
 from flax_bigbird.tasks.embedding_data import (
-    MIN_CROPPED_TOKENS,
     crop,
     encode_example,
     encode_text,
     example_columns,
     get_example,
+    length_messages,
     resolve_example_columns,
 )
+from flax_bigbird.tasks.embedding_losses import INPUTS, batch_loss, embed_rows
 from flax_bigbird.tasks.embedding_metrics import pair_metrics, search_metrics
 from flax_bigbird.tasks.embedding_prediction import EmbeddingPrediction
-from flax_bigbird.tasks.embedding_windows import pool_tokens
 
-_INPUTS = ("input_ids", "attention_mask", "query_input_ids", "query_attention_mask")
 _HASH_BITS = 2**31 - 1  # those that fit in the int32 of a batch
 
 
@@ -165,7 +157,7 @@ class Embedding(EmbeddingPrediction, Task):
         ratios = (options.crop_min_ratio, options.crop_max_ratio)
         key = ("embedding", roles, prompts, ratios, options.length)
         examples = map_cached(rows, encode_batch, *key, tokenizer_fingerprint(self.tokenizer))
-        messages += self._messages(examples, rows, split)
+        messages += length_messages(examples, len(rows), options, split)
         query_length = int(column_array(examples, "query_length").max())
         num_documents = int(column_array(examples, "num_documents").max())
         examples = examples.remove_columns(["cut", "query_length", "num_documents"])
@@ -173,7 +165,10 @@ class Embedding(EmbeddingPrediction, Task):
         bucket = options.bucket_length(query_length) if query_length else 0
         for name, value in (("query_length", bucket), ("num_documents", num_documents)):
             examples = examples.add_column(name, [value] * len(examples))  # type: ignore[arg-type]
-        encoded = EncodedDataset(examples, messages, inputs_per_example=num_documents + 1)
+        # Copies would be no negatives.
+        encoded = EncodedDataset(
+            examples, messages, inputs_per_example=num_documents + 1, repeats_in_batch=False
+        )
         if split == "train":
             self._check_batch_size(encoded)
         if split == "train" or options.mini_batch_size is None:
@@ -214,20 +209,23 @@ class Embedding(EmbeddingPrediction, Task):
         key = call.pop("dropout_rng", None)
 
         def embed(rows: Arrays, key: Any) -> tuple[Any, Any]:
-            return self._embed(model, params, rows, key, **call)
+            return embed_rows(model, params, rows, key, self.pooling_mode, **call)
 
-        inputs = {name: jnp.asarray(batch[name]) for name in _INPUTS}
+        inputs = {name: jnp.asarray(batch[name]) for name in INPUTS}
         size = self.options.mini_batch_size
         if size is None:
             queries, documents = embed(inputs, key)
         else:
             queries, documents = map_mini_batches(embed, inputs, key, size)
         dims = {queries.shape[-1], *self.options.matryoshka_dims}
-        losses = [self._loss(queries[:, :d], documents[..., :d], batch) for d in sorted(dims)]
+        losses = [
+            batch_loss(queries[:, :dim], documents[..., :dim], batch, self.loss_name, self.options)
+            for dim in sorted(dims)
+        ]
         return Loss(sum(losses[1:], losses[0]), queries.shape[0])
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        queries, documents = self._embed(model, params, batch, None)
+        queries, documents = embed_rows(model, params, batch, None, self.pooling_mode)
         return {"queries": queries, "documents": documents}
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
@@ -301,70 +299,6 @@ class Embedding(EmbeddingPrediction, Task):
                 f"{options.tokens_per_batch:,}: raise it, with mini_batch_size=1 if the memory is "
                 "too small, or lower max_length"
             )
-
-    def _messages(self, examples: Dataset, rows: Dataset, split: Split) -> list[str]:
-        """Returns sentences about texts that are truncated or too short.
-
-        Raises:
-          DataError: if all texts are too short.
-        """
-        messages, name = [], SPLIT_NAMES[split]
-        if not len(examples):
-            raise DataError(
-                f"the texts of the {name} must have {MIN_CROPPED_TOKENS} tokens, so that parts of "
-                f"them are a pair; none of {len(rows):,} has: give longer texts"
-            )
-        if too_short := len(rows) - len(examples):
-            messages.append(
-                f"{too_short:,} of {len(rows):,} texts of the {name} have fewer than "
-                f"{MIN_CROPPED_TOKENS} tokens and are left out"
-            )
-        if truncated := int(column_array(examples, "cut").sum()):
-            messages.append(
-                f"{truncated:,} of {len(examples):,} rows of the {name} have a text longer than "
-                f"{self.options.length:,} tokens, which is truncated"
-            )
-        return messages
-
-    def _embed(
-        self, model: Any, params: Any, rows: Arrays, key: Any, **call: Any
-    ) -> tuple[Any, Any]:
-        """Returns the vectors of queries `[B, D]` and of their documents `[B, C, D]`."""
-        query_ids, query_mask, ids, mask = (
-            jnp.asarray(rows[name])
-            for name in ("query_input_ids", "query_attention_mask", "input_ids", "attention_mask")
-        )
-        shape, length = ids.shape[:-1], ids.shape[-1]
-        inputs = [(query_ids, query_mask), (ids.reshape(-1, length), mask.reshape(-1, length))]
-        vectors = []
-        for index, (token_ids, token_mask) in enumerate(inputs):
-            rng = {} if key is None else {"dropout_rng": jax.random.fold_in(key, index)}
-            output = model(token_ids, token_mask, params=params, **rng, **call)
-            states = output.last_hidden_state.astype(jnp.float32)
-            vectors.append(pool_tokens(states, token_mask, self.pooling_mode))
-        return vectors[0], vectors[1].reshape(*shape, -1)
-
-    def _loss(self, queries: Any, documents: Any, batch: Arrays) -> Any:
-        options = self.options
-        if self.is_scored:
-            cosines = (normalize(queries) * normalize(documents[:, 0])).sum(-1)
-            if self.loss_name == "cosine_similarity":
-                return ((cosines - batch["score"]) ** 2).mean()
-            return cosent_loss(cosines, batch["score"], temperature=options.temperature)
-        ids, query_ids, exists = (
-            jnp.asarray(batch[name]) for name in ("document_ids", "query_id", "exists")
-        )
-        excluded = ~exists[None] | (ids[None] == ids[:, None, :1])
-        # The documents of other rows with the same query are relevant, too.
-        same_query = query_ids[:, None] == query_ids
-        excluded = excluded.at[..., 0].set(excluded[..., 0] | same_query)
-        return multiple_negatives_ranking_loss(
-            queries,
-            documents,
-            excluded,
-            temperature=options.temperature,
-            symmetric=options.symmetric,
-        )
 
 
 _EXAMPLE_COLUMNS = (

@@ -8,10 +8,11 @@ import numpy as np
 
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.data.tokenization import text_hash, tokenize
-from flax_bigbird.data.types import Row, Tokenizer
+from flax_bigbird.data.loading import SPLIT_NAMES
+from flax_bigbird.data.tokenization import column_array, text_hash, tokenize
+from flax_bigbird.data.types import Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, with_special_tokens
-from flax_bigbird.tasks.base import get_text
+from flax_bigbird.tasks.base import Split, get_text
 from flax_bigbird.tasks.candidates import get_negatives, get_texts
 from flax_bigbird.tasks.option_names import Command
 from flax_bigbird.tasks.retrieval_columns import (
@@ -167,6 +168,37 @@ def crop(
     size = _crop_size(len(ids), ratio, options.length)
     start = int(generator.integers(0, len(ids) - size + 1))
     return with_special_tokens(ids[start : start + size], tokenizer)
+
+
+def length_messages(examples: Dataset, num_rows: int, options: Any, split: Split) -> list[str]:
+    """Returns sentences about texts that are truncated or too short.
+
+    Args:
+      examples: The encoded examples.
+      num_rows: The number of rows that they were made from.
+      options: The options, with a `max_length`.
+      split: The split of the rows.
+
+    Raises:
+      DataError: if all texts are too short.
+    """
+    messages, name = [], SPLIT_NAMES[split]
+    if not len(examples):
+        raise DataError(
+            f"the texts of the {name} must have {MIN_CROPPED_TOKENS} tokens, so that parts of "
+            f"them are a pair; none of {num_rows:,} has: give longer texts"
+        )
+    if too_short := num_rows - len(examples):
+        messages.append(
+            f"{too_short:,} of {num_rows:,} texts of the {name} have fewer than "
+            f"{MIN_CROPPED_TOKENS} tokens and are left out"
+        )
+    if truncated := int(column_array(examples, "cut").sum()):
+        messages.append(
+            f"{truncated:,} of {len(examples):,} rows of the {name} have a text longer than "
+            f"{options.length:,} tokens, which is truncated"
+        )
+    return messages
 
 
 def _crop_size(num_tokens: int, ratio: float, length: int) -> int:

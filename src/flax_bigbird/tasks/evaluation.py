@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +37,11 @@ def assign_example_buckets(
     )
     tokens_per_batch = tokens // encoded.inputs_per_example
     bucket_lengths = [*options.bucket_lengths, *_lengths_of_windows(options, encoded.max_windows)]
-    return lengths, assign_buckets(lengths, bucket_lengths, tokens_per_batch)
+    buckets = assign_buckets(lengths, bucket_lengths, tokens_per_batch)
+    if not encoded.repeats_in_batch:
+        sizes = [min(bucket.batch_size, len(bucket.indices)) for bucket in buckets]
+        buckets = [replace(b, batch_size=size) for b, size in zip(buckets, sizes, strict=True)]
+    return lengths, buckets
 
 
 def _lengths_of_windows(options: TaskOptions, max_windows: int) -> list[int]:
