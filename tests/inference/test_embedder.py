@@ -1,5 +1,7 @@
 """Vectors of texts and of their chunks equal references that NumPy computes from hidden states."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -286,6 +288,9 @@ def test_unknown_tokens_are_reported(embedder):
 
 def test_a_folder_of_sentence_transformers_is_evaluated_without_a_task(embedder, tmp_path):
     embedder.save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "config_sentence_transformers.json"
+    path.write_text(json.dumps({"prompts": {"query": "the cow ", "passage": "a ship "}}))
+    embedder = load_embedder(tmp_path / "saved")
     rows = [{"query": sentence(n, 4), "positive": sentence(n + 50, 9)} for n in range(6)]
     report = evaluate(tmp_path / "saved", rows, max_length=32)
     assert report["task"] == "embedding"

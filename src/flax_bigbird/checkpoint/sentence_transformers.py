@@ -22,6 +22,9 @@ from flax_bigbird.checkpoint.loading import load_arrays
 MODULES_FILE = "modules.json"
 CONFIG_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""The names of the prompt of documents, the first of which that a model has is used."""
+
 _PACKAGE = "sentence_transformers.models"  # the path of its classes that every version knows
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 

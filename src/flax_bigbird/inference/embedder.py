@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.checkpoint.sentence_transformers import DOCUMENT_PROMPTS
 from flax_bigbird.data.errors import OptionError, UnknownTokensWarning
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.embedder_files import save_embedder
@@ -194,8 +195,8 @@ class Embedder:
           prompt_name: The name of another prompt.
           options: See `encode`.
         """
-        names = ("document", "passage", "corpus")
-        return self.encode(sentences, self._role(prompt_name, options, names), **options)
+        name = self._role(prompt_name, options, DOCUMENT_PROMPTS)
+        return self.encode(sentences, name, **options)
 
     def encode_chunks(
         self,

@@ -10,6 +10,7 @@ import numpy as np
 
 from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.sentence_transformers import (
+    DOCUMENT_PROMPTS,
     EmbeddingModules,
     Normalize,
     load_embedding_modules,
@@ -139,6 +140,7 @@ class Embedding(EmbeddingPrediction, Task):
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, messages = self.options, self.check_rows(self.options, rows, split)
+        prompts = self._role_prompts()
 
         def encode_batch(batch: Batch) -> Batch:
             encoded: list[dict[str, Any]] = []
@@ -148,10 +150,9 @@ class Embedding(EmbeddingPrediction, Task):
                     encoded += encode_text(row[options.text_column], self.tokenizer, options)
                 else:
                     example = get_example(row, options)
-                    encoded.append(encode_example(example, self.tokenizer, options))
+                    encoded.append(encode_example(example, self.tokenizer, options, prompts))
             return {name: [row[name] for row in encoded] for name in _EXAMPLE_COLUMNS}
 
-        prompts = (options.query_prompt, options.document_prompt)
         roles = (options.query_column, options.document_column, options.negative_column)
         roles += (options.score_column, options.text_column)
         ratios = (options.crop_min_ratio, options.crop_max_ratio)
@@ -286,6 +287,16 @@ class Embedding(EmbeddingPrediction, Task):
                     f"matryoshka_dims must be from 1 to the {size:,} dimensions of the vectors; "
                     f"got {dim:,}: change it"
                 )
+
+    def _role_prompts(self) -> tuple[str, str]:
+        """Returns the texts before queries and before documents, by default those of the model."""
+        options, saved = self.options, self.modules.prompts
+        query, document = options.query_prompt, options.document_prompt
+        if query is None:
+            query = saved.get("query", "")
+        if document is None:
+            document = next((saved[name] for name in DOCUMENT_PROMPTS if name in saved), "")
+        return query, document
 
     def _check_batch_size(self, encoded: EncodedDataset) -> None:
         """Raises `OptionError` if a batch has no negatives."""

@@ -110,10 +110,18 @@ def get_example(row: Row, options: Any) -> Example:
     return Example(query, [document], float(score))
 
 
-def encode_example(example: Example, tokenizer: Tokenizer, options: Any) -> dict[str, Any]:
-    """Returns the token ids of an example, with `[CLS]` and `[SEP]`, truncated to `max_length`."""
-    texts = [(options.query_prompt or "") + example.query]
-    texts += [(options.document_prompt or "") + text for text in example.documents]
+def encode_example(
+    example: Example, tokenizer: Tokenizer, options: Any, prompts: tuple[str, str] = ("", "")
+) -> dict[str, Any]:
+    """Returns the token ids of an example, with `[CLS]` and `[SEP]`, truncated to `max_length`.
+
+    Args:
+      example: The example.
+      tokenizer: The tokenizer.
+      options: The options, with a `max_length`.
+      prompts: The texts before the query, and before each document.
+    """
+    texts = [prompts[0] + example.query, *(prompts[1] + text for text in example.documents)]
     size = options.length - NUM_SPECIAL_TOKENS
     tokens = tokenize(tokenizer, texts)
     query, *documents = [with_special_tokens(ids[:size], tokenizer) for ids in tokens]
