@@ -50,7 +50,9 @@ def test_the_commands_run(tmp_path, monkeypatch):
     trained = np.load("trained.npy")
     np.testing.assert_allclose(np.linalg.norm(trained, axis=1), 1, atol=1e-5)
     assert np.abs(trained - np.load("vectors.npy")).max() > 1e-3
-    scores = [json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").open()]
+    scores = [
+        json.loads(line)["score"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()
+    ]
     assert len(scores) == len(labeled)
     for name in ("embedder", "from-texts"):
         assert "ndcg_at_10" in json.loads((tmp_path / name / "report.json").read_text())["metrics"]

@@ -275,7 +275,10 @@ def test_vectors_that_are_not_finite_are_refused(make_checkpoint):
 def test_every_head_is_a_model_of_embeddings(make_checkpoint, embedder):
     for head in ("FlaxBigBirdModel", "FlaxBigBirdForSequenceClassification"):
         assert load_embedder(make_checkpoint(head)).encode("the cow").shape == (32,)
-    with pytest.raises(OptionError, match=r"for bigbird predict; got 'embedding': use bigbird emb"):
+    with pytest.raises(
+        OptionError,
+        match=r"for bigbird predict; got 'embedding': use bigbird train or evaluate or embed",
+    ):
         load_predictor(embedder.predictor.name, task="embedding")
     with pytest.raises(OptionError, match="at most the model's max_position_embeddings, 64; got 6"):
         load_embedder(embedder.predictor.name, max_length=65)
