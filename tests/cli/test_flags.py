@@ -51,7 +51,7 @@ def test_lists_of_numbers():
     assert parsed == {"matryoshka_dims": [64, 128], "query_prompt": "q: "}
     parsed = parse_flags({"matryoshka_dims": ["x"], "train_files": ["12"]}, fields)
     assert parsed == {"matryoshka_dims": ["x"], "train_files": ["12"]}
-    with pytest.raises(OptionError, match="matryoshka_dims must be of type list; got 'x' in it"):
+    with pytest.raises(OptionError, match="must be of type list\[int\]; got 'x' in it"):
         train_options_class("embedding")(**parsed, output_dir="a")
 
 
@@ -84,7 +84,10 @@ def test_help_shows_choices_ranges_and_defaults(capsys, monkeypatch):
             "model_config is now config_overrides: rename it",
         ),
         (["train", "masked-lm", "--max-lenght", "8"], "--max-length"),
-        (["train"], "a task must be given; got none: choose one of causal-lm, masked-lm"),
+        (
+            ["train"],
+            "a task must be given; got none: choose one of causal-lm, embedding, masked-lm",
+        ),
         (["train", "masked-ml"], "No such command 'masked-ml'"),
     ],
 )
