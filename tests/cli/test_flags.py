@@ -51,7 +51,7 @@ def test_lists_of_numbers():
     assert parsed == {"matryoshka_dims": [64, 128], "query_prompt": "q: "}
     parsed = parse_flags({"matryoshka_dims": ["x"], "train_files": ["12"]}, fields)
     assert parsed == {"matryoshka_dims": ["x"], "train_files": ["12"]}
-    with pytest.raises(OptionError, match="must be of type list\[int\]; got 'x' in it"):
+    with pytest.raises(OptionError, match=r"must be of type list\[int\]; got 'x' in it"):
         train_options_class("embedding")(**parsed, output_dir="a")
 
 
