@@ -23,6 +23,7 @@ from flax_bigbird.inference import (
     load_embedder,
     open_index,
 )
+from flax_bigbird.inference.search.scan import indexed_format
 
 NUM_TEXTS = 6
 CHUNKS: dict[str, Any] = {"chunk_tokens": 8, "chunk_overlap": 2}
@@ -196,6 +197,7 @@ def test_files_that_cannot_be_indexed_are_reported(model, folder, tmp_path):
     (folder / "program.py").write_text("x")
     (folder / ".hidden.txt").write_text("x")
     (folder / "more" / "loop").symlink_to(folder)
+    (folder / "a link").symlink_to(folder / "more")
     (folder / "broken.md").symlink_to(folder / "nothing")
     os.mkfifo(folder / "pipe.txt")
     (folder / "bad.json").write_text('{"text": "a"}\n{"text"')
@@ -203,6 +205,7 @@ def test_files_that_cannot_be_indexed_are_reported(model, folder, tmp_path):
     path = folder / "index"
     summary = build_index(folder, path, model=model, **CHUNKS)
     reasons = {
+        "a link": "it is the directory more, which is read once",
         "bad.json": "line 2 is not",
         "binary.txt": "must not hold NUL characters",
         "broken.md": "No such file",
@@ -222,6 +225,24 @@ def test_files_that_cannot_be_indexed_are_reported(model, folder, tmp_path):
     summary = build_index(folder, path)
     assert (summary.num_removed, summary.num_added) == (1, 0)
     assert any(values[0] == "copy.txt" for values in contents(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("a.md", "text"),
+        ("a.MD.gz", "text"),
+        ("a.txt.zst", "text"),
+        ("a.jsonl.bz2", "json"),
+        ("a.parquet", "parquet"),
+        ("a.parquet.gz", None),
+        ("a.py", None),
+        ("a.gz", None),
+        ("md", None),
+    ],
+)
+def test_the_format_follows_from_the_name(name, format):
+    assert indexed_format(Path(name)) == format
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read every file")

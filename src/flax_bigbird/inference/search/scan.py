@@ -72,33 +72,33 @@ def scan_folder(folder: Path, exclude: tuple[Path, ...] = ()) -> Scan:
       folder: The folder.
       exclude: Directories that are left out.
     """
-    scan = Scan([], [], 0)
-    visited = {_identity(folder): "."}
-    excluded = {_identity(path) for path in exclude if path.exists()}
-    directories = [folder]
+    files: list[FoundFile] = []
+    skipped: list[Skipped] = []
     num_others = 0
-    while directories:
-        for entry in _entries(directories.pop(), folder, scan.skipped):
+    visited = {_identity(path): "" for path in exclude if path.exists()}
+    directories, links = [folder], []  # links come last, so that paths without them are kept
+    while directories or links:
+        directory = directories.pop() if directories else links.pop()
+        name = directory.relative_to(folder).as_posix()
+        first = visited.setdefault(_identity(directory), name)
+        if first != name or (directory != folder and _is_index(directory)):
+            if first and first != name:
+                reason = f"it is the directory {first}, which is read once"
+                skipped.append(Skipped(_printable(name), reason))
+            continue
+        for entry in _entries(directory, folder, skipped):
             path = Path(entry.path)
             name = path.relative_to(folder).as_posix()
             try:
                 if entry.is_dir():
-                    identity = _identity(path)
-                    if identity in excluded or _is_index(path):
-                        continue
-                    if identity in visited:
-                        reason = f"it is the directory {visited[identity]}, which is read once"
-                        scan.skipped.append(Skipped(name, reason))
-                        continue
-                    visited[identity] = name
-                    directories.append(path)
+                    (links if entry.is_symlink() else directories).append(path)
                 elif (format := indexed_format(path)) is None:
                     num_others += 1
                 else:
-                    scan.files.append(_found_file(entry, name, format))
+                    files.append(_found_file(entry, name, format))
             except (OSError, ValueError) as error:
-                scan.skipped.append(Skipped(_printable(name), reason_of(error)))
-    return Scan(sorted(scan.files), sorted(scan.skipped), num_others)
+                skipped.append(Skipped(_printable(name), reason_of(error)))
+    return Scan(sorted(files), sorted(skipped), num_others)
 
 
 def reason_of(error: BaseException) -> str:
