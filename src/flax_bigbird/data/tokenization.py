@@ -194,6 +194,8 @@ def _include_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int,
 
     Where a normalizer composes a letter and a mark, `tokenizers` gives the letter's offsets alone.
     """
+    if not any(map(unicodedata.combining, set(text))):
+        return offsets
     extended = []
     next_starts = [start for start, _ in [*offsets[1:], (len(text), len(text))]][: len(offsets)]
     for (start, end), next_start in zip(offsets, next_starts, strict=True):

@@ -226,9 +226,11 @@ class EmbeddingPrediction(PredictionTask):
             return [(self._num_excluded_tokens, num_tokens + NUM_SPECIAL_TOKENS)], None
         # The offsets of the text's own tokens, without those of the prompt and of a truncated end.
         shift = len(self.prompt)
-        own = [n for n, (_, end) in enumerate(offsets[:num_tokens]) if end > shift]
-        first = own[0] if own else num_tokens
-        ends = [(max(0, start - shift), end - shift) for start, end in offsets[first:num_tokens]]
+        ends = offsets[:num_tokens]
+        first = next((n for n, (_, end) in enumerate(ends) if end > shift), num_tokens)
+        ends = ends[first:]
+        if shift:
+            ends = [(max(0, start - shift), end - shift) for start, end in ends]
         ranges = self._chunk_ranges(text, ends)
         chunks = [trim_span(text, ends[start][0], ends[stop - 1][1]) for start, stop in ranges]
         return [(first + start + 1, first + stop + 1) for start, stop in ranges], chunks
