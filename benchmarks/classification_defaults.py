@@ -87,6 +87,7 @@ def settings_to_compare() -> Iterator[dict[str, Any]]:
     yield {"learning_rate": 3e-4, "linear_probing": False}
     yield {"learning_rate": 1e-4}
     yield {"learning_rate": 3e-5, "linear_probing": False}
+    yield {"learning_rate": 3e-4}
 
 
 def run(
