@@ -97,6 +97,16 @@ def test_a_hybrid_search_fuses_vectors_and_words(index):
     assert scores["07.txt"] == pytest.approx(1 / 61 + 1 / (60 + rank))
 
 
+def test_a_search_by_words_needs_no_model(built, monkeypatch):
+    monkeypatch.setattr("flax_bigbird.inference.search.index.load_embedder", None)
+    with open_index(built) as index:
+        (result,) = index.search("word7", 5, words=True)
+        assert result.file == "07.txt"
+        assert result.score > 1
+        assert len(index.search("the word7 cow", 3, words=True)) == 3
+        assert index.search("unknown", words=True) == []
+
+
 class Reranker:
     """Prefers the shortest texts, with the calls of a cross-encoder."""
 
@@ -192,6 +202,9 @@ def test_an_open_index_survives_an_update(model, folder, built, tmp_path):
         ({"query": " \n"}, "a query must have words"),
         ({"top_k": 0}, "top_k must be at least 1; got 0"),
         ({"candidates": 0}, "candidates must be at least 1; got 0"),
+        ({"words": True, "exact": True}, "a search by words compares no vectors; got words with e"),
+        ({"words": True, "hybrid": True}, "got words with hybrid: leave one of them out"),
+        ({"words": True, "query": " "}, "a query must have words"),
         ({"vector": np.zeros(3)}, "vector must have the 32 dimensions of the index"),
     ],
 )

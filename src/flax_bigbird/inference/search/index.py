@@ -127,8 +127,7 @@ class SearchIndex:
         Args:
           query: The query.
         """
-        if not query.strip():
-            raise OptionError(f"a query must have words; got {query!r}: write a question")
+        _check_query(query)
         return self.embedder.encode_query(query, prompt=self.manifest.query_prompt)
 
     def search(
@@ -138,6 +137,7 @@ class SearchIndex:
         *,
         vector: np.ndarray | None = None,
         hybrid: bool = False,
+        words: bool = False,
         exact: bool = False,
         rerank: Any = None,
         candidates: int = 100,
@@ -149,6 +149,7 @@ class SearchIndex:
           top_k: The maximum number of results.
           vector: The vector of the query, `[D]`, if it is known; otherwise, it is computed.
           hybrid: Whether to fuse the ranking by vectors with that by words (BM25).
+          words: Whether to rank by words alone, without the model.
           exact: Whether to compare the query with every vector.
           rerank: A reranker, or the path of one, which orders the candidates again.
           candidates: The number of results of each ranking that are fused or reranked.
@@ -156,13 +157,33 @@ class SearchIndex:
         Raises:
           OptionError: if an option cannot be used.
         """
-        arguments = SearchArguments(top_k=top_k, hybrid=hybrid, exact=exact, candidates=candidates)
-        if hybrid and self._words is None:
+        arguments = SearchArguments(
+            top_k=top_k, hybrid=hybrid, words=words, exact=exact, candidates=candidates
+        )
+        if (hybrid or words) and self._words is None:
             raise OptionError(
-                f"a hybrid search needs an index with words; {self.path} was built without: update "
-                "it with bigbird index --words"
+                f"a search by words needs an index with words; {self.path} was built without: "
+                "update it with bigbird index --words"
             )
         reranker = _load_reranker(rerank)
+        depth = top_k
+        if hybrid or reranker is not None:
+            depth = max(top_k, arguments.candidates)
+        if words:
+            ranking = self._rank_by_words(query, depth)
+        else:
+            ranking = self._rank_by_vectors(query, vector, depth, exact)
+        if hybrid:
+            by_words = self._rank_by_words(query, depth)
+            ranking = fuse_ranks([[key for key, _ in r] for r in (ranking, by_words)], depth)
+        if reranker is None:
+            return self._results(ranking[:top_k])
+        return _reranked(reranker, query, self._results(ranking), top_k)
+
+    def _rank_by_vectors(
+        self, query: str, vector: np.ndarray | None, depth: int, exact: bool
+    ) -> list[tuple[int, float]]:
+        """Returns the keys of the most similar chunks, and the similarities."""
         if vector is None:
             vector = self.embed_query(query)
         elif np.shape(vector) != (self.manifest.dimension,):
@@ -170,19 +191,17 @@ class SearchIndex:
                 f"vector must have the {self.manifest.dimension} dimensions of the index; got the "
                 f"shape {np.shape(vector)}: embed the query with the model of the index"
             )
-        depth = top_k
-        if hybrid or reranker is not None:
-            depth = max(top_k, arguments.candidates)
-        keys, scores = search_vectors(
-            self._vectors, vector, min(depth, len(self)), self.manifest.metric, exact=exact
-        )
-        ranking = list(zip(keys.tolist(), scores.tolist(), strict=True))
-        if hybrid and self._words is not None:
-            positions, _ = self._words.search(query, depth)
-            ranking = fuse_ranks([keys.tolist(), self._chunks.keys[positions].tolist()], depth)
-        if reranker is None:
-            return self._results(ranking[:top_k])
-        return _reranked(reranker, query, self._results(ranking), top_k)
+        metric = self.manifest.metric
+        found = search_vectors(self._vectors, vector, min(depth, len(self)), metric, exact=exact)
+        keys, scores = (values.tolist() for values in found)
+        return list(zip(keys, scores, strict=True))
+
+    def _rank_by_words(self, query: str, depth: int) -> list[tuple[int, float]]:
+        """Returns the keys of the chunks that share words with the query, and the scores."""
+        assert self._words is not None
+        _check_query(query)
+        positions, scores = self._words.search(query, depth)
+        return list(zip(self._chunks.keys[positions].tolist(), scores.tolist(), strict=True))
 
     def _results(self, ranking: Sequence[tuple[int, float]]) -> list[SearchResult]:
         """Returns the results for pairs of keys and scores."""
@@ -215,6 +234,11 @@ class SearchIndex:
                 "overwrite"
             )
         return model
+
+
+def _check_query(query: str) -> None:
+    if not query.strip():
+        raise OptionError(f"a query must have words; got {query!r}: write a question")
 
 
 def _load_reranker(rerank: Any) -> Any:

@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
+import pydantic
+
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.options import MODEL, RUN, TASK, Options, option
 
@@ -65,6 +67,11 @@ class SearchArguments(Options):
         "fusion).",
         panel=TASK,
     )
+    words: bool = option(
+        False,
+        help="Rank by words alone (BM25), without the model.",
+        panel=TASK,
+    )
     exact: bool = option(
         False,
         help="Compare the query with every vector, instead of those that a graph of neighbors "
@@ -88,6 +95,16 @@ class SearchArguments(Options):
         help="Where the model of the index is now, if it has moved.",
         panel=MODEL,
     )
+
+    @pydantic.model_validator(mode="after")
+    def _check_ranking(self) -> "SearchArguments":
+        if self.words and (self.hybrid or self.exact):
+            other = "hybrid" if self.hybrid else "exact"
+            raise OptionError(
+                f"a search by words compares no vectors; got words with {other}: leave one of them "
+                "out"
+            )
+        return self
 
 
 def check_packages() -> None:
