@@ -99,7 +99,10 @@ def test_values_that_are_not_allowed(change, message):
             "random_attention belongs to attention_type 'block_sparse'; got 'hf'",
         ),
         ({"stride": 8}, "stride is an option of question-answering; got it for masked-lm"),
-        ({"temperature": 1.0}, "temperature is an option of causal-lm; got it for masked-lm"),
+        (
+            {"temperature": 1.0},
+            "temperature is an option of causal-lm, embedding; got it for masked-lm",
+        ),
     ],
 )
 def test_options_without_effect(change, message):

@@ -271,8 +271,8 @@ def add_special_tokens(
 
 
 def text_hash(text: str) -> int:
-    """Returns an integer of 31 bits that is the same for equal texts, and rarely for others."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) >> 1
+    """Returns an integer of 63 bits that is the same for equal texts, and hardly for others."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
