@@ -60,7 +60,8 @@ def features_of(run, pooling):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_first_outputs_are_those_of_the_probe(tmp_path, pooling):
     run, messages = prepare(tmp_path, classifier_pooling=pooling)
-    assert len(run.train_data.lengths) > 40  # windows of 40 documents
+    windows = SingleWindows(run.train_data.encoded.examples, run.options.length)
+    assert len(windows) > 40  # of 40 documents
     features, labels = features_of(run, pooling)
     task: Any = run.task
     indices = np.array([task.label_indices[label] for label in labels])
