@@ -194,7 +194,11 @@ def main() -> None:
         "batch_size": arguments.batch_size,
         "machine": {"processor": processor(), "cores": os.cpu_count(), "load": load},
         "command": "python benchmarks/embedding.py"
-        + (f" --model {arguments.model}" if arguments.model else ""),
+        + "".join(
+            f" --{name.replace('_', '-')} {getattr(arguments, name)}"
+            for name in ("model", "documents", "batch_size", "rounds")
+            if getattr(arguments, name) != parser.get_default(name)
+        ),
     }
     if not arguments.quick:
         arguments.output.mkdir(parents=True, exist_ok=True)
