@@ -12,8 +12,6 @@ from flax_bigbird.server.errors import RequestError, error_body
 
 logger = logging.getLogger("flax_bigbird.server")
 
-MAX_HEAD_BYTES = 32 * 1024
-
 
 def limited_protocol(header_timeout: float) -> type[H11Protocol]:
     """Returns the class of a protocol in which a head must arrive within some seconds."""

@@ -17,9 +17,10 @@ from flax_bigbird.data.errors import OptionError
 from flax_bigbird.server import logs
 from flax_bigbird.server.app import create_app
 from flax_bigbird.server.engine import Engine
-from flax_bigbird.server.http_protocol import MAX_HEAD_BYTES, limited_protocol
+from flax_bigbird.server.http_protocol import limited_protocol
 from flax_bigbird.server.loading import compile_programs, load_models, slice_tokens
 from flax_bigbird.server.metrics import Metrics
+from flax_bigbird.server.security import MAX_HEAD_BYTES
 from flax_bigbird.server.service import Service
 from flax_bigbird.server.settings import ServerSettings
 

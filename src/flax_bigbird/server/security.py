@@ -30,6 +30,7 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+MAX_HEAD_BYTES, MAX_HEADERS = 32 * 1024, 100
 CLIENT_CLOSED_REQUEST = 499  # of nginx, for the log; nobody receives it
 CORS_METHODS, CORS_HEADERS, CORS_SECONDS = "GET, POST", "authorization, content-type", "600"
 
@@ -105,9 +106,17 @@ class SecurityMiddleware:
         """Returns the answer to a preflight request; None if the application is to answer.
 
         Raises:
-          RequestError: if the host or the key is not allowed.
+          RequestError: if the head is too large, or the host or the key is not allowed.
         """
         headers = Headers(scope=scope)
+        head = len(scope["raw_path"]) + len(scope["query_string"])
+        head += sum(len(name) + len(value) for name, value in headers.raw)
+        if head > MAX_HEAD_BYTES or len(headers.raw) > MAX_HEADERS:
+            raise RequestError(
+                "validation",
+                f"the head must have at most {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} fields",
+                status=431,
+            )
         host = headers.get("host", "").rpartition("@")[2]
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if self._settings.hosts and name.lower() not in self._settings.hosts:

@@ -1,0 +1,267 @@
+"""Tests keys, hosts, origins, limits of sizes and time, and what happens beyond the queue."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+
+import pytest
+from server_process import FLAGS, Response, ServerProcess, cache
+from tiny_checkpoints import sentence
+
+KEYS = ("first-secret-key", "second-secret-key")
+ORIGIN = "https://example.org"
+LIMITS = ("--max-body-bytes", "40000", "--max-input-tokens", "3000", "--max-client-batch-size", "4")
+LIMITS += ("--max-queue-tokens", "8192", "--max-concurrent-requests", "6", "--cors-origin", ORIGIN)
+LIMITS += ("--header-timeout", "1", "--body-timeout", "1", "--request-timeout", "30")
+AUTHORIZED = {"Authorization": f"Bearer {KEYS[1]}"}
+
+
+@pytest.fixture(scope="module")
+def limited(checkpoints, tmp_path_factory):
+    """A server with keys and low limits."""
+    environment = cache(tmp_path_factory) | {"BIGBIRD_API_KEY": " , ".join(KEYS)}
+    process = ServerProcess(checkpoints["embedding"], *FLAGS, *LIMITS, env=environment)
+    try:
+        process.wait_for("ready")
+        yield process
+    finally:
+        process.close()
+
+
+def embed(server, inputs, **options) -> Response:
+    headers = AUTHORIZED | options.pop("headers", {})
+    return server.post("/embed", {"inputs": inputs}, headers=headers, **options)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer wrong", f"Basic {KEYS[0]}", f"Bearer {KEYS[0]} x", KEYS[0]],
+)
+def test_a_request_without_a_valid_key_is_refused(limited, authorization):
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for method, path in (("POST", "/embed"), ("GET", "/info"), ("GET", "/metrics"), ("GET", "/x")):
+        body = {"inputs": "a"} if method == "POST" else None
+        response = limited.request(method, path, body, headers=headers)
+        assert response.status == 401
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_each_key_is_valid_and_health_needs_none(limited):
+    for key in KEYS:
+        headers = {"Authorization": f"Bearer {key}"}
+        assert limited.post("/embed", {"inputs": "a"}, headers=headers).status == 200
+    assert limited.get("/health").status == 200
+
+
+def test_keys_are_not_in_the_log(limited):
+    assert not [line for line in limited.stderr if "secret-key" in line]
+
+
+@pytest.mark.parametrize("host", ["attacker.example", "127.0.0.1.attacker.example:80", ""])
+def test_a_server_on_loopback_is_for_loopback_only(limited, host):
+    """Otherwise, a page could reach it through a name that it rebinds to this machine."""
+    assert limited.get("/health", headers={"Host": host}).status == 421
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:8000", "LOCALHOST", "[::1]:8000"])
+def test_names_of_loopback_are_allowed(limited, host):
+    assert limited.get("/health", headers={"Host": host}).status == 200
+
+
+def test_only_named_origins_may_read_answers(limited):
+    allowed = embed(limited, "a", headers={"Origin": ORIGIN})
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
+    other = embed(limited, "a", headers={"Origin": "https://attacker.example"})
+    assert "access-control-allow-origin" not in other.headers
+    preflight = limited.request("OPTIONS", "/embed", headers={"Origin": ORIGIN})
+    assert preflight.status == 204
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    refused = limited.request("OPTIONS", "/embed", headers={"Origin": "https://attacker.example"})
+    assert refused.status == 401
+
+
+def test_no_origin_is_allowed_by_default(server):
+    response = server.post("/embed", {"inputs": "a"}, headers={"Origin": ORIGIN})
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_answers_have_security_headers(server):
+    for response in (server.post("/embed", {"inputs": "a"}), server.get("/nothing")):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'self'" in response.headers["content-security-policy"]
+        assert "server" not in response.headers
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_must_be_declared_as_json(server, content_type):
+    """Pages of any origin may send other types without a preflight request."""
+    headers = {"Content-Type": content_type or ""}
+    assert server.post("/embed", b'{"inputs": "a"}', headers=headers).status == 415
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("the cow " * 5000, "the body must have at most 40,000 bytes"),
+        ("the cow " * 3000, "a text must have at most 3,000 tokens"),
+        (["a"] * 5, "at most 4 texts"),
+        (["the cow " * 1200] * 4, "a request must have at most 8,192 tokens"),
+    ],
+)
+def test_limits_of_sizes(limited, inputs, message):
+    response = embed(limited, inputs)
+    assert response.status == 413
+    assert message in response.json()["error"]
+
+
+def test_a_body_without_a_length_is_limited_too(limited):
+    with socket.create_connection(("127.0.0.1", limited.port), timeout=10) as connection:
+        head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += (
+            f"Authorization: {AUTHORIZED['Authorization']}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                connection.sendall(b"400\r\n" + b" " * 1024 + b"\r\n")
+        assert b" 413 " in connection.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /health HTTP/1.1\r\nHost: local",
+        b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer first-secret-key\r\nContent-Length: 100\r\n\r\n{",
+    ],
+    ids=["head", "body"],
+)
+def test_slow_clients_are_given_up(limited, sent):
+    with socket.create_connection(("127.0.0.1", limited.port), timeout=20) as connection:
+        connection.sendall(sent)
+        begun = time.monotonic()
+        assert b" 408 " in connection.recv(4096)
+        assert time.monotonic() - begun < 15
+        while connection.recv(4096):
+            pass  # until the server closes the connection
+
+
+def test_a_head_is_limited(server):
+    for head in (
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            with contextlib.suppress(OSError):
+                connection.sendall(head)
+            with contextlib.suppress(ConnectionResetError):
+                assert b" 400 " in connection.recv(4096)
+    assert server.get("/health").status == 200
+
+
+def test_beyond_its_limits_a_server_asks_to_try_again(limited):
+    """All requests are answered: some at once, the others with the time to try again."""
+    responses: list[Response] = []
+
+    def send(seed: int) -> None:
+        responses.append(embed(limited, [sentence(seed + n, 300) for n in range(4)]))
+
+    threads = [threading.Thread(target=send, args=(seed,)) for seed in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    statuses = [response.status for response in responses]
+    assert len(statuses) == 32
+    assert set(statuses) == {200, 429}
+    for response in responses:
+        if response.status == 429:
+            assert int(response.headers["retry-after"]) >= 1
+            assert response.json()["error_type"] == "Overloaded"
+    assert embed(limited, "a").status == 200
+
+
+def test_the_request_of_a_client_that_left_is_not_computed(checkpoints, tmp_path_factory):
+    """The queue is empty soon after all clients left, although much work was accepted."""
+    process = ServerProcess(checkpoints["embedding"], *FLAGS, env=cache(tmp_path_factory))
+    try:
+        process.wait_for("ready")
+        body = json.dumps({"inputs": [sentence(n, 3000) for n in range(20)]}).encode()
+        head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        connections = []
+        for _ in range(10):
+            connections.append(socket.create_connection(("127.0.0.1", process.port)))
+            connections[-1].sendall(head.encode() + body)
+        while gauge(process, "bigbird_requests_in_progress") < 10:
+            time.sleep(0.01)
+        before = counted_windows(process)
+        for connection in connections:
+            connection.close()
+        while gauge(process, "bigbird_requests_in_progress") > 0:
+            time.sleep(0.01)
+        assert gauge(process, "bigbird_queue_tokens") == 0
+        # 20 texts of 3,000 words have more than 60 windows each.
+        assert counted_windows(process) - before < 10 * 20 * 60 / 2
+    finally:
+        process.close()
+
+
+def gauge(process: ServerProcess, name: str) -> float:
+    """Returns the sum of all values of a metric."""
+    lines = process.get("/metrics").body.decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def counted_windows(process: ServerProcess) -> float:
+    return gauge(process, 'bigbird_batch_entries_total{kind="window"')
+
+
+def test_idle_connections_do_no_harm(server):
+    """Hundreds of connections that send nothing do not keep others from being answered."""
+    connections = []
+    try:
+        for _ in range(300):
+            connections.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        assert server.post("/embed", {"inputs": "the cow"}).status == 200
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "70000"], "port must be between 0 and 65,535; got 70,000"),
+        (["--api-key", "short"], "api_key must have at least 8 characters"),
+        (["--cors-origin", "example.org"], "cors_origin must be an origin"),
+        (["--host", "192.0.2.1"], "host and port must be an address of this machine"),
+    ],
+)
+def test_wrong_options_are_one_line(capsys, monkeypatch, flags, message):
+    from flax_bigbird.cli.main import main
+
+    monkeypatch.setattr("flax_bigbird.server.logs.configure", lambda log_format: None)
+    assert main(["serve", "no-such-model", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_served_is_one_line(tmp_path):
+    for name in ("no-such-directory/model", f"embedding={tmp_path}", "chess=bigbird-sotu-mini"):
+        process = ServerProcess(name)
+        try:
+            assert process.wait() == 2
+            assert process.stderr[-1].startswith("bigbird: ")
+        finally:
+            process.close()
+
+
+def test_no_answer_has_a_path_of_the_server(server):
+    paths = [os.sep + "tmp", os.sep + "root", os.sep + "work", "site-packages"]
+    for path in ("/info", "/v1/models", "/openapi.json", "/metrics", "/../../etc/passwd"):
+        text = server.get(path).body.decode()
+        assert not [p for p in paths if p in text]
