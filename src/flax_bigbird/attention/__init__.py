@@ -1,6 +1,7 @@
 """Block-sparse and full attention as pure functions: arrays and a pattern in, arrays out."""
 
 from flax_bigbird.attention import inspection as inspection
+from flax_bigbird.attention import sparse_maps as sparse_maps
 from flax_bigbird.attention.api import BLOCK_SPARSE_IMPLEMENTATIONS as BLOCK_SPARSE_IMPLEMENTATIONS
 from flax_bigbird.attention.api import available_implementations as available_implementations
 from flax_bigbird.attention.api import block_sparse_attention as block_sparse_attention

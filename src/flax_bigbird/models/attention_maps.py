@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from flax_bigbird.attention import full_pattern, inspection
+from flax_bigbird.attention import BlockPattern, full_pattern, inspection, sparse_maps
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.nn.patterns import call_pattern
 
@@ -80,26 +80,13 @@ def bigbird_attention_map(
     layer_ids = _check_indices(
         "layers", all_layers if layers is None else layers, config.num_hidden_layers
     )
-    plain_model = model._with_module(gradient_checkpointing=False)
     params = model.params if params is None else params
     mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
-    user_global = inputs.get("global_attention_mask")
-    user_global = None if user_global is None else jnp.asarray(user_global).astype(bool)
 
     def compute(params: Any) -> Array:
-        projections = _queries_and_keys(plain_model, params, input_ids, attention_mask, inputs)
         weights = []
-        for layer in layer_ids:
-            q, k = (
-                x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in projections[layer]
-            )
-            if sparsity.uses_full_attention(length):
-                pattern = full_pattern(-(-length // sparsity.block_size), sparsity.block_size)
-            else:
-                pattern, _ = call_pattern(
-                    sparsity, layer, length, mask=mask, user_global=user_global
-                )
-            scale = 1 / math.sqrt(q.shape[-1])
+        for layer in _layers(model, params, input_ids, attention_mask, layer_ids, inputs):
+            q, k, pattern, scale = layer
             if queries is None:
                 weights.append(inspection.block_attention(q, k, pattern, mask=mask, scale=scale))
             else:
@@ -110,6 +97,88 @@ def bigbird_attention_map(
         return jnp.stack(weights)
 
     return AttentionMap(jax.jit(compute)(params), layer_ids, queries, sparsity.block_size)
+
+
+def attention_of_token(
+    model: FlaxBigBirdPreTrainedModel,
+    params: Any,
+    input_ids: Int[Array, "1 T"],
+    attention_mask: Int[Array, "1 T"],
+    position: Int[Array, ""],
+) -> tuple[Float[Array, "L N T"], Float[Array, "L N T"]]:
+    """Returns what a token reads, and what reads it, in all layers. This function is traced.
+
+    Time and memory are linear in T, as those of the model.
+
+    Args:
+      model: An encoder of any task except multiple choice.
+      params: The parameters.
+      input_ids: The token ids of one text.
+      attention_mask: 0 at padding.
+      position: The position of the token.
+
+    Returns:
+      The probabilities with which the token attends to every token, and those with which every
+      token attends to it.
+    """
+    layer_ids = tuple(range(model.config.num_hidden_layers))
+    mask = attention_mask.astype(bool)
+    reads, read_by = [], []
+    for q, k, pattern, scale in _layers(model, params, input_ids, attention_mask, layer_ids, {}):
+        row = inspection.token_attention(q, k, pattern, position[None], mask=mask, scale=scale)
+        reads.append(row[0, :, 0])
+        read_by.append(sparse_maps.attention_to_key(q, k, pattern, position, mask, scale))
+    return jnp.stack(reads), jnp.stack(read_by)
+
+
+def sparse_block_map(
+    model: FlaxBigBirdPreTrainedModel,
+    params: Any,
+    input_ids: Int[Array, "1 T"],
+    attention_mask: Int[Array, "1 T"],
+) -> Float[Array, "L N M M"]:
+    """Returns the map between blocks of `bigbird_attention_map` in linear time; it is traced.
+
+    Args:
+      model: An encoder of any task except multiple choice.
+      params: The parameters.
+      input_ids: The token ids of one text.
+      attention_mask: 0 at padding.
+    """
+    layer_ids = tuple(range(model.config.num_hidden_layers))
+    mask = attention_mask.astype(bool)
+    return jnp.stack(
+        [
+            sparse_maps.block_map(q, k, pattern, mask, scale)
+            for q, k, pattern, scale in _layers(
+                model, params, input_ids, attention_mask, layer_ids, {}
+            )
+        ]
+    )
+
+
+def _layers(
+    model: FlaxBigBirdPreTrainedModel,
+    params: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    layer_ids: tuple[int, ...],
+    inputs: dict[str, Any],
+) -> Iterator[tuple[Array, Array, BlockPattern, float]]:
+    """Yields the queries and keys `[B, T, N, H]`, the pattern and the scale of some layers."""
+    config, sparsity, length = model.config, model.sparsity, np.shape(input_ids)[-1]
+    mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+    user_global = inputs.get("global_attention_mask")
+    user_global = None if user_global is None else jnp.asarray(user_global).astype(bool)
+    plain_model = model._with_module(gradient_checkpointing=False)
+    projections = _queries_and_keys(plain_model, params, input_ids, attention_mask, inputs)
+    for layer in layer_ids:
+        q, k = (x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in projections[layer])
+        if sparsity.uses_full_attention(length):
+            pattern = full_pattern(-(-length // sparsity.block_size), sparsity.block_size)
+        else:
+            pattern, _ = call_pattern(sparsity, layer, length, mask=mask, user_global=user_global)
+        yield q, k, pattern, 1 / math.sqrt(q.shape[-1])
 
 
 def _check_indices(name: str, values: Sequence[int], size: int) -> tuple[int, ...]:

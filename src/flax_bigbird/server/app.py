@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flax_bigbird.server import (
+    attention_endpoints,
     classification_endpoints,
     embedding_endpoints,
     generation_endpoints,
@@ -34,6 +35,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *ranking_endpoints.ENDPOINTS,
     *text_endpoints.ENDPOINTS,
     *generation_endpoints.ENDPOINTS,
+    *attention_endpoints.ENDPOINTS,
     *operations.ENDPOINTS,
 )
 OPERATIONS: dict[str, Callable[[Service], Response]] = {

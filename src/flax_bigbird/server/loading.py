@@ -18,6 +18,7 @@ from flax_bigbird.inference.embedder_loading import load_embedder
 from flax_bigbird.inference.predictor import Predictor, load_predictor
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.pretrained import local_path
+from flax_bigbird.server.attention_maps import AttentionPrograms
 from flax_bigbird.server.generation import GREEDY, Generator, sampling_options
 from flax_bigbird.server.programs import ModelPrograms
 from flax_bigbird.server.served_model import EXAMPLES, ServedModel
@@ -123,7 +124,10 @@ def _load_model(given: str, settings: ServerSettings) -> ServedModel:
     programs = ModelPrograms(
         served_name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
     )
-    return ServedModel(served_name, predictor, task, programs, limit)
+    attention = AttentionPrograms(
+        served_name, predictor.model, task.options.bucket_lengths, slice_tokens(settings)
+    )
+    return ServedModel(served_name, predictor, task, programs, limit, attention=attention)
 
 
 def _split_task(given: str) -> tuple[str, str]:

@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from flax_bigbird._version import __version__
 from flax_bigbird.data.json_output import to_json
-from flax_bigbird.data.tokenization import tokenize_with_offsets
 from flax_bigbird.server.errors import RequestError
 from flax_bigbird.server.loading import batch_tokens
 from flax_bigbird.server.schemas import TokenizeRequest, TokenizeResponse
 from flax_bigbird.server.served_model import ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service
+from flax_bigbird.server.tokens import list_tokens
 
 
 def json_response(value: Any) -> Response:
@@ -100,7 +100,7 @@ def _model_info(model: ServedModel) -> dict[str, Any]:
         "num_layers": task.config.num_hidden_layers,
         "num_heads": task.config.num_attention_heads,
         "block_size": task.config.block_size,
-        "can_show_attention": not model.predictor.model.sparsity.causal,
+        "can_show_attention": model.attention is not None,
     }
 
 
@@ -119,32 +119,9 @@ async def tokenize(service: Service, body: TokenizeRequest, request: Request) ->
             )
         prompt = model.with_options(prompt_name=body.prompt_name).prompt
     tokens = await service.engine.in_pool(
-        _tokenize, model.tokenizer, [prompt + text for text in texts], body.add_special_tokens
+        list_tokens, model.tokenizer, [prompt + text for text in texts], body.add_special_tokens
     )
     return Answer(tokens, model, len(texts), sum(map(len, tokens)))
-
-
-def _tokenize(tokenizer: Any, texts: list[str], add_special_tokens: bool) -> list[Any]:
-    results = []
-    for text in texts:
-        ids, offsets = tokenize_with_offsets(tokenizer, text)
-        special = set(tokenizer.all_special_ids)
-        tokens = [
-            {"id": id, "text": text[start:stop], "special": id in special}
-            | {"start": start, "stop": stop}
-            for id, (start, stop) in zip(ids, offsets, strict=True)
-        ]
-        if add_special_tokens:
-            first, last = (
-                {"id": id, "text": token, "special": True, "start": None, "stop": None}
-                for id, token in (
-                    (tokenizer.cls_token_id, tokenizer.cls_token),
-                    (tokenizer.sep_token_id, tokenizer.sep_token),
-                )
-            )
-            tokens = [first, *tokens, last]
-        results.append(tokens)
-    return results
 
 
 ENDPOINTS = (

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.predictor import Predictor, check_finite
+from flax_bigbird.server.attention_maps import AttentionPrograms
 from flax_bigbird.server.engine import Engine, Unit
 from flax_bigbird.server.errors import RequestError, too_large
 from flax_bigbird.server.generation import Generator
@@ -49,6 +50,7 @@ class ServedModel:
       task: The task with the options of the server.
       programs: The compiled programs; None for a model that generates.
       generator: The programs of a model that generates.
+      attention: The programs that show the attention of an encoder.
     """
 
     def __init__(
@@ -59,8 +61,9 @@ class ServedModel:
         programs: ModelPrograms | None,
         max_input_tokens: int,
         generator: Generator | None = None,
+        attention: AttentionPrograms | None = None,
     ):
-        self.generator = generator
+        self.generator, self.attention = generator, attention
         self.name, self.predictor, self.task, self.programs = name, predictor, task, programs
         self._max_input_tokens = max_input_tokens
 

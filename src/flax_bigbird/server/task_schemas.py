@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flax_bigbird.server.schemas import Body, ModelBody
+from flax_bigbird.server.schemas import Body, ModelBody, SimpleToken
 
 Texts = str | list[str]
 
@@ -159,3 +159,60 @@ class GenerateResponse(Body):
 
     generated_text: str
     details: dict[str, Any] | None = None
+
+
+class AttentionRequest(ModelBody):
+    """A text, and a token of it; without a token, the map between blocks of a layer is returned."""
+
+    inputs: str
+    position: int | None = Field(
+        default=None, ge=0, description="The position of the token; that of [CLS] is 0."
+    )
+    character: int | None = Field(
+        default=None, ge=0, description="A character of the text, instead of the position."
+    )
+    layers: Annotated[list[int], Field(min_length=1)] | None = Field(
+        default=None,
+        description="The indices of layers; by default, all for a token, and the last for a map.",
+    )
+    heads: Annotated[list[int], Field(min_length=1)] | None = Field(
+        default=None, description="The indices of heads; by default, all."
+    )
+    top_k: int = Field(
+        default=32, ge=1, le=1024, description="The number of tokens to return of each head."
+    )
+    include_tokens: bool = Field(
+        default=False, description="Whether to return all tokens with their characters."
+    )
+
+
+class AttentionHead(Body):
+    """One head: what the token reads and what reads it, or the blocks that each block reads.
+
+    Positions and blocks are parallel to weights and to kinds: `g` for global blocks, `w` for those
+    of the window, `r` for random ones, and `f` where a row reads everything.
+    """
+
+    head: int
+    reads: dict[str, Any] | None = None
+    read_by: dict[str, Any] | None = None
+    rows: list[dict[str, Any]] | None = None
+
+
+class AttentionLayer(Body):
+    """The heads of a layer."""
+
+    layer: int
+    heads: list[AttentionHead]
+
+
+class AttentionResponse(Body):
+    """The attention of a text, without an array of tokens times tokens."""
+
+    num_tokens: int
+    num_unread_tokens: int = Field(description="The tokens beyond the length of the model.")
+    block_size: int
+    num_blocks: int
+    position: int | None = None
+    tokens: list[SimpleToken] | None = None
+    layers: list[AttentionLayer]

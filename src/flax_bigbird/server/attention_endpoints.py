@@ -1,0 +1,122 @@
+"""The endpoint that shows what a model reads: `/attention`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+
+from flax_bigbird.server.attention_maps import Layout, block_lists, token_lists
+from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.served_model import ServedModel
+from flax_bigbird.server.service import Answer, Endpoint, Service
+from flax_bigbird.server.task_schemas import AttentionRequest, AttentionResponse
+from flax_bigbird.server.tokens import list_tokens
+
+
+async def attention(service: Service, body: AttentionRequest, request: Request) -> Answer:
+    """Returns what a token reads and what reads it, or what the blocks of a layer read."""
+    model = _encoder(service, body.model)
+    assert model.attention is not None
+    tokens = await service.engine.in_pool(list_tokens, model.tokenizer, [body.inputs], True)
+    tokens, num_tokens = _read_tokens(tokens[0], model.task.options.length)
+    position = _position(body, tokens)
+    config = model.task.config
+    last = config.num_hidden_layers - 1
+    layers = body.layers or ([last] if position is None else range(last + 1))
+    heads = body.heads or range(config.num_attention_heads)
+    _check_indices("layers", layers, config.num_hidden_layers)
+    _check_indices("heads", heads, config.num_attention_heads)
+    if position is None and len(layers) > 1:
+        raise RequestError("validation", "a map is of one layer: give a position, or one layer")
+    ids = [token["id"] for token in tokens]
+    pad = model.tokenizer.pad_token_id
+    unit = await service.engine.in_pool(model.attention.unit, ids, pad, position)
+    (outputs,) = await service.engine.compute([unit])
+    layout = Layout(model.predictor.model.sparsity, len(ids))
+    if position is None:
+        listed = await service.engine.in_pool(block_lists, outputs["blocks"], layout, layers, heads)
+    else:
+        listed = await service.engine.in_pool(
+            token_lists, outputs, layout, position, len(ids), layers, heads, body.top_k
+        )
+    value: dict[str, Any] = {
+        "num_tokens": len(ids),
+        "num_unread_tokens": num_tokens - len(ids),
+        "block_size": layout.size,
+        "num_blocks": layout.num_blocks,
+        "position": position,
+        "tokens": tokens if body.include_tokens else None,
+        "layers": listed,
+    }
+    return Answer(value, model, 1, len(ids))
+
+
+def _encoder(service: Service, name: str | None) -> ServedModel:
+    """Returns a model whose attention can be shown.
+
+    Raises:
+      RequestError: if there is none.
+    """
+    if name is None:
+        for model in service.models:
+            if model.attention is not None:
+                return model
+    model = service.model(name)
+    if model.attention is None:
+        raise RequestError(
+            "backend", f"the attention of encoders can be shown; {model.name} is none"
+        )
+    return model
+
+
+def _read_tokens(tokens: list[Any], length: int) -> tuple[list[Any], int]:
+    """Returns the tokens that one window holds, and the number of all tokens."""
+    if len(tokens) <= length:
+        return tokens, len(tokens)
+    return [*tokens[: length - 1], tokens[-1]], len(tokens)
+
+
+def _position(body: AttentionRequest, tokens: list[Any]) -> int | None:
+    """Returns the position of the token that a request names; None if it names none.
+
+    Raises:
+      RequestError: if the text has no such token.
+    """
+    if body.position is not None and body.character is not None:
+        raise RequestError("validation", "give position or character, not both")
+    if body.character is not None:
+        for index, token in enumerate(tokens):
+            if token["start"] is not None and token["start"] <= body.character < token["stop"]:
+                return index
+        raise RequestError(
+            "validation",
+            f"character must be one of a token that is read; got {body.character}",
+            parameter="character",
+        )
+    if body.position is not None and body.position >= len(tokens):
+        raise RequestError(
+            "validation",
+            f"position must be below the {len(tokens):,} tokens that are read; got "
+            f"{body.position:,}",
+            parameter="position",
+        )
+    return body.position
+
+
+def _check_indices(name: str, indices: Sequence[int], count: int) -> None:
+    wrong = [index for index in indices if not 0 <= index < count]
+    if wrong:
+        raise RequestError(
+            "validation", f"{name} must lie in 0..{count - 1}; got {wrong[0]}", parameter=name
+        )
+
+
+ENDPOINTS = (
+    Endpoint(
+        "/attention",
+        "Returns what a token reads and what reads it, or what the blocks of a layer read.",
+        AttentionRequest,
+        AttentionResponse,
+        attention,
+    ),
+)
