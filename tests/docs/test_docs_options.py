@@ -7,6 +7,7 @@ import pytest
 
 from flax_bigbird.inference.options import EvaluationArguments
 from flax_bigbird.inference.search.options import IndexArguments, SearchArguments
+from flax_bigbird.server.settings import ServerSettings
 from flax_bigbird.tasks import task_names
 from flax_bigbird.tasks.options import TaskOptions, command_options, option_fields
 from flax_bigbird.train.arguments import TrainingArguments, train_options_class
@@ -37,8 +38,13 @@ def options(task: str) -> set[str]:
 def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
+    known |= set(option_fields(ServerSettings)) if page.name == "serving.md" else set()
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     assert flags(page) <= known
+
+
+def test_the_page_about_serving_lists_all_options():
+    assert set(option_fields(ServerSettings)) <= flags(DOCS / "serving.md")
 
 
 @pytest.mark.parametrize("task", task_names())

@@ -101,8 +101,9 @@ def test_masks_are_filled_with_tokens(predictor, head):
         assert scores == sorted(scores, reverse=True)
         assert 0 < sum(scores) <= 1
         assert all(isinstance(entry["token"], str) for entry in mask)
-    with pytest.raises(DataError, match=r"row 1: a text must hold \[MASK\]"):
-        fill("the cow")
+    for text in ("no mask", ""):
+        with pytest.raises(DataError, match=r"row 1: a text must hold \[MASK\]"):
+            fill(text)
 
 
 def test_texts_are_continued_as_generate_does_it(predictor):

@@ -160,7 +160,8 @@ def test_fill_mask(server, offline, num_masks):
         assert [token["token_str"] for token in tokens] == [other["token"] for other in others]
         close([token["score"] for token in tokens], [other["score"] for other in others])
     assert filled[-1][0]["sequence"].count("[MASK]") == num_masks - 1
-    assert server.post("/fill-mask", {"inputs": "no mask"}).status == 422
+    for text in ("no mask", ""):
+        assert server.post("/fill-mask", {"inputs": text}).status == 422
 
 
 @pytest.mark.parametrize("text", ["the cow grazes", TEXTS[6], ""])

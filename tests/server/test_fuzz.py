@@ -13,7 +13,7 @@ import socket
 import numpy as np
 import pytest
 
-NUM_BODIES, NUM_HEADS = 600, 150
+NUM_BODIES, NUM_HEADS = 500, 100
 SEED = int(os.environ.get("TEST_SEED") or np.random.SeedSequence().generate_state(1)[0])
 
 VALID = {

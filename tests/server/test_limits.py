@@ -11,6 +11,10 @@ import pytest
 from server_process import FLAGS, Response, ServerProcess, cache
 from tiny_checkpoints import sentence
 
+from flax_bigbird.data.errors import OptionError
+from flax_bigbird.server.loading import load_models
+from flax_bigbird.server.settings import ServerSettings
+
 KEYS = ("first-secret-key", "second-secret-key")
 ORIGIN = "https://example.org"
 LIMITS = ("--max-body-bytes", "40000", "--max-input-tokens", "3000", "--max-client-batch-size", "4")
@@ -251,14 +255,17 @@ def test_wrong_options_are_one_line(capsys, monkeypatch, flags, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_be_served_is_one_line(tmp_path):
-    for name in ("no-such-directory/model", f"embedding={tmp_path}", "chess=bigbird-sotu-mini"):
-        process = ServerProcess(name)
-        try:
-            assert process.wait() == 2
-            assert process.stderr[-1].startswith("bigbird: ")
-        finally:
-            process.close()
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no-such-directory/model", "no-such-directory/model"),
+        ("chess=bigbird-sotu-mini", "the task before = must be one of"),
+        ("next-sentence=bigbird-sotu-mini", "the task before = must be one of"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_an_error(model, message):
+    with pytest.raises(OptionError, match=message):
+        load_models([model], ServerSettings())
 
 
 def test_no_answer_has_a_path_of_the_server(server):

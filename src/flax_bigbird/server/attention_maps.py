@@ -52,7 +52,7 @@ class AttentionPrograms:
         length = next(n for n in self.lengths if n >= len(ids))
         padded = np.full(length, pad_token_id, np.int32)
         padded[: len(ids)] = ids
-        arrays = {"input_ids": padded[None]}
+        arrays: dict[str, Any] = {"input_ids": padded[None]}
         arrays["attention_mask"] = (np.arange(length) < len(ids)).astype(np.int32)[None]
         if position is not None:
             arrays["position"] = np.int32(position)

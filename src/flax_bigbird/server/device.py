@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from flax_bigbird.server.batches import Batch, BatchQueue
+from flax_bigbird.server.logs import describe
 
 logger = logging.getLogger("flax_bigbird.server")
 
@@ -57,7 +58,7 @@ class DeviceThread(threading.Thread):
                     passed += self._let_one_pass()
             outputs = run.outputs()
         except Exception as error:  # one broken batch must not end the server
-            logger.error("a batch failed: %s", type(error).__name__)
+            logger.error("a batch failed", extra={"fields": describe(error)})
             for entry in entries:
                 entry.receiver.fail(error)
             return time.monotonic() - begun

@@ -105,7 +105,7 @@ class Engine:
         except (RuntimeError, ValueError) as error:  # of XLA and JAX
             raise RequestError("backend", "the computation failed; see the server's log") from error
 
-    def retry_after(self) -> float:
+    def retry_after(self) -> int:
         """Returns after how many seconds a client should try again."""
         return max(1, math.ceil(self.queue.seconds_of_work() / 2))
 

@@ -31,7 +31,7 @@ class RequestError(Exception):
         message: str,
         *,
         status: int | None = None,
-        retry_after: float | None = None,
+        retry_after: int | None = None,
         parameter: str | None = None,
     ):
         super().__init__(message)

@@ -4,9 +4,12 @@ import json
 import logging
 import sys
 import time
+import traceback
+from pathlib import Path
 from typing import Any
 
 NAME = "flax_bigbird.server"
+NUM_FRAMES = 4  # of an error that are logged
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,6 +32,16 @@ class TextFormatter(logging.Formatter):
         fields = " ".join(f"{key}={value}" for key, value in getattr(record, "fields", {}).items())
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         return f"{when} {record.levelname.lower()}: {record.getMessage()} {fields}".rstrip()
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """Returns the type of an error and where it was raised, without its message.
+
+    The message may hold a part of a request.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-NUM_FRAMES:]
+    where = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in frames]
+    return {"error": type(error).__name__, "where": " < ".join(reversed(where))}
 
 
 def configure(log_format: str) -> logging.Logger:

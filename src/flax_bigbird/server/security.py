@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.server.errors import ClientDisconnected, RequestError, error_body
+from flax_bigbird.server.logs import describe
 from flax_bigbird.server.metrics import Metrics
 from flax_bigbird.server.settings import ServerSettings
 
@@ -96,7 +97,7 @@ class SecurityMiddleware:
         except ClientDisconnected:
             exchange.status = CLIENT_CLOSED_REQUEST
         except Exception as error:
-            logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+            logger.error("a request failed", extra={"fields": describe(error)})
             failure = RequestError("backend", "the server failed; see its log", status=500)
             await exchange.send_error(failure, receive)
         finally:
@@ -202,7 +203,7 @@ class _Exchange:
             raise error
         headers = {"content-type": "application/json"}
         if error.retry_after is not None:
-            headers["retry-after"] = str(int(error.retry_after))
+            headers["retry-after"] = str(error.retry_after)
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
         if error.status in (408, 413):

@@ -172,6 +172,6 @@ class MaskedLM(LanguageModeling):
             spaced = " ".join(text.split())
             ids, offsets = tokenize_with_offsets(self.tokenizer, spaced)
             is_space = [not spaced[start:end].strip() for start, end in offsets]
-        precedes_mask = [*(id == mask_id for id in ids[1:]), False]
+        precedes_mask = [*(id == mask_id for id in ids[1:]), False][: len(ids)]
         triples = zip(ids, is_space, precedes_mask, strict=True)
         return [id for id, space, precedes in triples if not (space and precedes)]
