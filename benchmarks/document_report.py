@@ -109,6 +109,13 @@ def as_markdown(results: dict[str, Any]) -> str:
         "",
         FACTS.format(**settings),
     ]
+    missing = [
+        title
+        for name, title in TITLES.items()
+        if not any(key.startswith(f"{name}/model") for key in results["cells"])
+    ]
+    if missing:
+        lines += ["", f"Not run with this model: {', '.join(missing)}. The command runs the rest."]
     for name, title in TITLES.items():
         if any(key.startswith(f"{name}/") for key in results["cells"]):
             lines += ["", f"## {title}", "", PROTOCOLS[name].format(**settings), ""]

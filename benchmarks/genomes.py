@@ -231,6 +231,14 @@ def as_markdown(result: dict[str, Any]) -> str:
         paired = "both sides" in rows and key not in ("frequencies", "left, all", "both sides")
         difference = with_error(values - rows["both sides"][1]) if paired else ""
         text += f"| {name} | {with_error(values)} | {difference} |\n"
+    if len(rows) == 6:
+        short, long = (rows[f"model, {length}"][1] for length in LENGTHS)
+        best = min((short, long), key=np.mean) - rows["both sides"][1]
+        text += (
+            f"\nThe {'model' if best.mean() < 0 else 'Markov mixture'} predicts better, by "
+            f"{with_error(np.sign(best.mean()) * best)} bits. With {LENGTHS[1]:,} tokens, the "
+            f"model takes {with_error(long - short)} bits more than with {LENGTHS[0]}.\n"
+        )
     return text
 
 

@@ -90,6 +90,7 @@ def test_every_cell_is_measured_once(documents, write_parquet, tmp_path, capsys,
     assert capsys.readouterr().out.count("\n") == 1  # nothing but what is left out
     page = output.with_suffix(".md").read_text()
     assert "## Hyperpartisan news" in page
+    assert "Not run with this model: Movie reviews." in page
     assert "(1 of 5)" in page
 
     # Another model replaces the rows of models, and those of baselines stay.

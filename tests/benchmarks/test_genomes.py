@@ -59,6 +59,7 @@ def test_the_benchmark_runs_and_repeats_nothing(benchmark, chromosome, tmp_path,
         assert 1 < np.mean(row["bits"]) < 20, key
     page = (tmp_path / "quick/genomes.md").read_text()
     assert page.count("\n| ") == 8
+    assert "The Markov mixture predicts better" in page
     before = (tmp_path / "quick/genomes.json").read_text()
     monkeypatch.setattr(genomes, "model_bits", None)  # is not called
     genomes.main()

@@ -72,7 +72,7 @@ def run_commands(tmp_path, monkeypatch):
         write_jsonl(Path(name), rows)
     listed = commands()
     assert [command[1] for command in listed] == [
-        *("train", "train", "evaluate", "train", "evaluate", "predict")
+        *("train", "train", "train", "evaluate", "train", "evaluate", "predict")
     ]
     for command in listed:
         assert command[0] == "bigbird"
