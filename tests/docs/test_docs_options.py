@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flax_bigbird.inference.attention_options import AttentionArguments
 from flax_bigbird.inference.options import EvaluationArguments
 from flax_bigbird.inference.search.options import IndexArguments, SearchArguments
 from flax_bigbird.server.settings import ServerSettings
@@ -40,6 +41,7 @@ def test_options_exist(page):
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= set(option_fields(ServerSettings)) if page.name == "serving.md" else set()
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
+    known |= set(option_fields(AttentionArguments)) if page.name == "attention-maps.md" else set()
     assert flags(page) <= known
 
 

@@ -32,6 +32,7 @@ class MainGroup(TyperGroup):
             "index",
             "search",
             "serve",
+            "attention",
             "demo",
             "info",
             "version",
@@ -104,6 +105,12 @@ def _load_serve() -> Callable[..., None]:
     from flax_bigbird.cli.serve import serve_command
 
     return serve_command()
+
+
+def _load_attention() -> Callable[..., None]:
+    from flax_bigbird.cli.attention import attention_command
+
+    return attention_command()
 
 
 def _explain_unknown_flag(command: str, task: str | None, flag: str) -> str:
@@ -183,6 +190,15 @@ def serve() -> None:
 
     Clients of text-embeddings-inference, OpenAI and the Hugging Face Inference API can be used.
     The server listens on this machine only, unless --host says otherwise.
+    """
+
+
+@app.command(cls=lazy_command(_load_attention))
+def attention() -> None:
+    """Write what a model attends to in a document to an HTML file or a PNG.
+
+    The HTML file is the viewer of the server's page, and opens without a server. It has the map of
+    blocks of all layers and heads, and what each --token reads and what reads it.
     """
 
 

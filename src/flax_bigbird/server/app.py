@@ -124,7 +124,9 @@ class PostEndpoint:
             response = result.value
             if not isinstance(response, Response):
                 encoded = await service.engine.in_pool(pydantic_core.to_json, response)
-                response = Response(encoded, media_type="application/json")
+                response = Response(
+                    encoded, headers=result.headers(), media_type="application/json"
+                )
             await response(scope, receive, send)
 
     def _log(self, result: Answer, num_bytes: int) -> dict[str, Any]:

@@ -5,20 +5,20 @@ from typing import Any
 
 from starlette.requests import Request
 
-from flax_bigbird.server.attention_maps import Layout, block_lists, token_lists
-from flax_bigbird.server.errors import RequestError
+from flax_bigbird.inference.attention_lists import Layout, block_lists, token_lists
+from flax_bigbird.inference.token_lists import Token, token_windows
+from flax_bigbird.server.errors import RequestError, too_large
 from flax_bigbird.server.served_model import ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service
 from flax_bigbird.server.task_schemas import AttentionRequest, AttentionResponse
-from flax_bigbird.server.tokens import list_tokens
 
 
 async def attention(service: Service, body: AttentionRequest, request: Request) -> Answer:
     """Returns what a token reads and what reads it, or what the blocks of a layer read."""
     model = _encoder(service, body.model)
     assert model.attention is not None
-    tokens = await service.engine.in_pool(list_tokens, model.tokenizer, [body.inputs], True)
-    tokens, num_tokens = _read_tokens(tokens[0], model.task.options.length)
+    windows, num_tokens = await service.engine.in_pool(_windows, service, model, body)
+    tokens = windows[body.window]
     position = _position(body, tokens)
     config = model.task.config
     last = config.num_hidden_layers - 1
@@ -26,13 +26,15 @@ async def attention(service: Service, body: AttentionRequest, request: Request) 
     heads = body.heads or range(config.num_attention_heads)
     _check_indices("layers", layers, config.num_hidden_layers)
     _check_indices("heads", heads, config.num_attention_heads)
-    if position is None and len(layers) > 1:
-        raise RequestError("validation", "a map is of one layer: give a position, or one layer")
+    if body.average_heads and body.heads is not None:
+        raise RequestError("validation", "average_heads is of all heads: leave out heads")
+    heads = None if body.average_heads else heads
     ids = [token["id"] for token in tokens]
     pad = model.tokenizer.pad_token_id
     unit = await service.engine.in_pool(model.attention.unit, ids, pad, position)
     (outputs,) = await service.engine.compute([unit])
-    layout = Layout(model.predictor.model.sparsity, len(ids))
+    length = model.attention.padded_length(len(ids))
+    layout = Layout(model.predictor.model.sparsity, len(ids), length)
     if position is None:
         listed = await service.engine.in_pool(block_lists, outputs["blocks"], layout, layers, heads)
     else:
@@ -41,14 +43,16 @@ async def attention(service: Service, body: AttentionRequest, request: Request) 
         )
     value: dict[str, Any] = {
         "num_tokens": len(ids),
-        "num_unread_tokens": num_tokens - len(ids),
+        "num_unread_tokens": num_tokens - sum(token["start"] is not None for token in tokens),
+        "num_windows": len(windows),
+        "window": body.window,
         "block_size": layout.size,
         "num_blocks": layout.num_blocks,
         "position": position,
         "tokens": tokens if body.include_tokens else None,
         "layers": listed,
     }
-    return Answer(value, model, 1, len(ids))
+    return Answer(value, model, 1, len(ids), len(windows))
 
 
 def _encoder(service: Service, name: str | None) -> ServedModel:
@@ -69,11 +73,20 @@ def _encoder(service: Service, name: str | None) -> ServedModel:
     return model
 
 
-def _read_tokens(tokens: list[Any], length: int) -> tuple[list[Any], int]:
-    """Returns the tokens that one window holds, and the number of all tokens."""
-    if len(tokens) <= length:
-        return tokens, len(tokens)
-    return [*tokens[: length - 1], tokens[-1]], len(tokens)
+def _windows(
+    service: Service, model: ServedModel, body: AttentionRequest
+) -> tuple[list[list[Token]], int]:
+    """Returns the tokens of the windows of a text, and the number of tokens of the text.
+
+    Raises:
+      RequestError: if the text has too many tokens, or no window of that index.
+    """
+    length, limit = model.task.options.length, service.settings.max_input_tokens
+    windows, num_tokens = token_windows(model.tokenizer, body.inputs, body.query, length)
+    if num_tokens > limit:
+        raise too_large(f"a text must have at most {limit:,} tokens; got {num_tokens:,}: divide it")
+    _check_indices("window", [body.window], len(windows))
+    return windows, num_tokens
 
 
 def _position(body: AttentionRequest, tokens: list[Any]) -> int | None:
@@ -108,6 +121,10 @@ def _check_indices(name: str, indices: Sequence[int], count: int) -> None:
     if wrong:
         raise RequestError(
             "validation", f"{name} must lie in 0..{count - 1}; got {wrong[0]}", parameter=name
+        )
+    if len(set(indices)) < len(indices):
+        raise RequestError(
+            "validation", f"{name} must differ; got one of them twice", parameter=name
         )
 
 

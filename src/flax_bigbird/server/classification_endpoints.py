@@ -24,18 +24,18 @@ async def predict(service: Service, body: PredictRequest, request: Request) -> A
     parameters = body.parameters
     raw = body.raw_scores or (parameters is not None and parameters.function_to_apply == "none")
     top_k = parameters.top_k if parameters else None
-    predictions, num_tokens = await _predict(service, model, rows, bool(body.truncate), raw)
+    predictions, *counts = await _predict(service, model, rows, bool(body.truncate), raw)
     labels = [_sorted(scores)[:top_k] for scores in predictions]
     is_flat = is_single and parameters is None
-    return Answer(labels[0] if is_flat else labels, model, len(rows), num_tokens)
+    return Answer(labels[0] if is_flat else labels, model, len(rows), *counts)
 
 
 async def _predict(
     service: Service, model: ServedModel, rows: list[Row], truncate: bool, raw: bool
-) -> tuple[list[dict[str, float]], int]:
-    """Returns the scores of each row by label, and the number of tokens that were read."""
+) -> tuple[list[dict[str, float]], int, int]:
+    """Returns the scores of each row by label, and how many tokens and windows were read."""
     predictions: list[dict[str, float]] = [{}] * len(rows)
-    num_tokens = 0
+    num_tokens = num_windows = 0
     for has_pair in (False, True):
         indices = [i for i, row in enumerate(rows) if ("text_pair" in row) == has_pair]
         if not indices:
@@ -49,9 +49,10 @@ async def _predict(
             task = model.with_options(whole_documents=not truncate)
         answers = await model.answer(service.engine, task, own)
         num_tokens += answers.num_tokens
+        num_windows += answers.num_windows
         for index, scores in zip(indices, _scores(task, answers, raw), strict=True):
             predictions[index] = scores
-    return predictions, num_tokens
+    return predictions, num_tokens, num_windows
 
 
 def _scores(task: Any, answers: Answers, raw: bool) -> list[dict[str, float]]:

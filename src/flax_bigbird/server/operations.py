@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from flax_bigbird._version import __version__
 from flax_bigbird.data.json_output import to_json
+from flax_bigbird.inference.token_lists import list_tokens
 from flax_bigbird.server.errors import RequestError
 from flax_bigbird.server.loading import batch_tokens
 from flax_bigbird.server.schemas import TokenizeRequest, TokenizeResponse
 from flax_bigbird.server.served_model import ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service
-from flax_bigbird.server.tokens import list_tokens
 
 
 def json_response(value: Any) -> Response:

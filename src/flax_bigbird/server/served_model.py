@@ -40,6 +40,11 @@ class Answers(NamedTuple):
     outputs: list[list[Arrays]]
     num_tokens: int
 
+    @property
+    def num_windows(self) -> int:
+        """The number of windows that were read."""
+        return sum(map(len, self.windows))
+
 
 class ServedModel:
     """A model, under the name that requests call it.

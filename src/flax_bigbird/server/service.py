@@ -29,12 +29,19 @@ class Answer:
       model: The model that computed it.
       num_texts: The number of texts of the request.
       num_tokens: The number of tokens that were read.
+      num_windows: The number of windows that were read, if the texts were divided into windows.
     """
 
     value: Any
     model: ServedModel | None = None
     num_texts: int = 1
     num_tokens: int = 0
+    num_windows: int = 0
+
+    def headers(self) -> dict[str, str]:
+        """Returns the headers that say what was computed."""
+        headers = {"x-compute-tokens": str(self.num_tokens)}
+        return headers | ({"x-compute-windows": str(self.num_windows)} if self.num_windows else {})
 
 
 Handler = Callable[["Service", Any, Request], Awaitable[Answer]]

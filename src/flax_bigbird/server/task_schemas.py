@@ -162,9 +162,15 @@ class GenerateResponse(Body):
 
 
 class AttentionRequest(ModelBody):
-    """A text, and a token of it; without a token, the map between blocks of a layer is returned."""
+    """A text, and a token of it; without a token, the map between blocks is returned."""
 
     inputs: str
+    query: str | None = Field(
+        default=None, description="A question that is put before the text, as for /answer."
+    )
+    window: int = Field(
+        default=0, ge=0, description="The window of a text that is longer than the model."
+    )
     position: int | None = Field(
         default=None, ge=0, description="The position of the token; that of [CLS] is 0."
     )
@@ -177,6 +183,9 @@ class AttentionRequest(ModelBody):
     )
     heads: Annotated[list[int], Field(min_length=1)] | None = Field(
         default=None, description="The indices of heads; by default, all."
+    )
+    average_heads: bool = Field(
+        default=False, description="Whether to return the mean of all heads instead of each."
     )
     top_k: int = Field(
         default=32, ge=1, le=1024, description="The number of tokens to return of each head."
@@ -193,7 +202,7 @@ class AttentionHead(Body):
     of the window, `r` for random ones, and `f` where a row reads everything.
     """
 
-    head: int
+    head: int | None = Field(description="The index; null for the mean of all heads.")
     reads: dict[str, Any] | None = None
     read_by: dict[str, Any] | None = None
     rows: list[dict[str, Any]] | None = None
@@ -210,7 +219,9 @@ class AttentionResponse(Body):
     """The attention of a text, without an array of tokens times tokens."""
 
     num_tokens: int
-    num_unread_tokens: int = Field(description="The tokens beyond the length of the model.")
+    num_unread_tokens: int = Field(description="The tokens of the text in other windows.")
+    num_windows: int
+    window: int
     block_size: int
     num_blocks: int
     position: int | None = None

@@ -52,7 +52,7 @@ async def answer(service: Service, body: AnswerRequest, request: Request) -> Ans
     if body.inputs is not None:  # the Hugging Face Inference API
         spans = spans if has_answer else [NO_ANSWER | {"score": no_answer}, *spans][:count]
         value = spans[0] if count == 1 else spans
-    return Answer(value, model, 1, result.num_tokens)
+    return Answer(value, model, 1, result.num_tokens, result.num_windows)
 
 
 async def tag(service: Service, body: TagRequest, request: Request) -> Answer:
@@ -74,7 +74,7 @@ async def tag(service: Service, body: TagRequest, request: Request) -> Answer:
         for found in result.answers
     ]
     value = entities[0] if isinstance(body.inputs, str) else entities
-    return Answer(value, model, len(texts), result.num_tokens)
+    return Answer(value, model, len(texts), result.num_tokens, result.num_windows)
 
 
 def _tagged_words(found: dict[str, Any], ignored: set[str]) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ async def fill_mask(service: Service, body: FillMaskRequest, request: Request) -
         for text, filled in zip(texts, result.answers, strict=True)
     ]
     value = values[0] if isinstance(body.inputs, str) else values
-    return Answer(value, model, len(texts), result.num_tokens)
+    return Answer(value, model, len(texts), result.num_tokens, result.num_windows)
 
 
 def _filled(text: str, mask: str, masks: list[Any], top_k: int) -> list[Any]:
