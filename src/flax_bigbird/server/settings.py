@@ -91,8 +91,8 @@ class ServerSettings(Options):
     )
     max_batch_tokens: int | None = option(
         None,
-        help="The number of tokens of a batch, with padding. By default, it is 4,096 on a CPU and "
-        "16,384 on an accelerator, or the length of the model if that is more.",
+        help="The number of tokens of a batch, with padding. By default, it is 1,024 on a CPU and "
+        "16,384 on an accelerator; a single window may have more.",
         panel=BATCHING,
         ge=8,
     )
