@@ -187,3 +187,50 @@ def test_the_page_can_be_used_with_the_keyboard_and_has_names(tab, server):
     assert unnamed == []
     assert tab.page.locator("[role=status][aria-live=polite]").count() == 1
     tab.check(server.url)
+
+
+def test_a_dropped_file_is_opened(tab, server):
+    tab.page.evaluate(
+        """() => {
+             const dataTransfer = new DataTransfer();
+             dataTransfer.items.add(new File(["the cow"], "cow.txt"));
+             const options = { dataTransfer, bubbles: true, cancelable: true };
+             document.getElementById("text").dispatchEvent(new DragEvent("drop", options));
+           }"""
+    )
+    tab.page.locator("#word-count", has_text="2 words").wait_for()
+    assert tab.page.input_value("#text") == "the cow"
+    tab.check(server.url)
+
+
+def test_a_server_with_keys_is_sent_the_key(browser, server):
+    tab = Tab(browser)
+
+    def answer(route):
+        if route.request.headers.get("authorization") == "Bearer the secret key":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": "the request must have a valid key"})
+
+    try:
+        tab.page.route("**/info", answer)
+        tab.page.goto(server.url)
+        tab.page.locator("#error", has_text="The request must have a valid key.").wait_for()
+        tab.page.fill("#key", "the secret key")
+        tab.page.click("#use-key")
+        tab.page.wait_for_selector("#run:enabled")
+        assert tab.page.locator("#error").is_hidden()
+    finally:
+        tab.close()
+
+
+def test_an_overloaded_server_says_when_to_try_again(tab):
+    headers = {"retry-after": "3"}
+    body = {"error": "the model is overloaded"}
+    tab.page.route("**/tag", lambda route: route.fulfill(status=429, headers=headers, json=body))
+    choose(tab, "Find entities")
+    tab.page.fill("#text", "the cow")
+    tab.page.click("#run")
+    error = tab.page.locator("#error", has_text="The model is overloaded. Try again in 3 s.")
+    error.wait_for()
+    assert tab.page.is_enabled("#run")
