@@ -86,6 +86,8 @@ def test_what_the_blocks_of_a_layer_read(server, offline, name, text):
         {"heads": [2]},
         {"heads": []},
         {"top_k": 0},
+        {"window": 1},
+        {"heads": [0], "average_heads": True},
     ],
 )
 def test_wrong_requests(server, name, wrong):
@@ -97,3 +99,49 @@ def test_decoders_show_no_attention(server):
     models = server.get("/info").json()["models"]
     decoder = next(m["name"] for m in models if m["task"] == "causal-lm")
     assert server.post("/attention", {"inputs": "a", "model": decoder}).status == 424
+
+
+def map_of(offline, tokens) -> np.ndarray:
+    """Returns the map of the only layer for tokens that the server has returned."""
+    ids = [token["id"] for token in tokens]
+    padded = np.zeros((1, 32 if len(ids) <= 32 else LENGTH), np.int32)
+    padded[0, : len(ids)] = ids
+    mask = (np.arange(padded.shape[1]) < len(ids))[None].astype(np.int32)
+    model = offline("embedding").predictor.model
+    return np.asarray(bigbird_attention_map(model, jnp.asarray(padded), mask).weights[0, 0])
+
+
+def test_every_window_of_a_text_is_read_and_its_heads_are_averaged(server, offline, name):
+    text = "\N{COW FACE} " + TEXTS["beyond the table"]
+    body = {"inputs": text, "model": name, "include_tokens": True}
+    starts = []
+    count = server.post("/attention", body).json()["num_windows"]
+    for window in range(count):
+        got = server.post("/attention", body | {"window": window, "average_heads": True}).json()
+        starts += [token["start"] for token in got["tokens"] if token["start"] is not None]
+        expected = map_of(offline, got["tokens"]).mean(0)
+        (head,) = got["layers"][0]["heads"]
+        assert head["head"] is None
+        for query, row in enumerate(head["rows"]):
+            np.testing.assert_allclose(row["weights"], expected[query, row["blocks"]], atol=2e-5)
+    (tokens,) = server.post("/tokenize", {"inputs": text, "add_special_tokens": False}).json()
+    assert set(starts) == {token["start"] for token in tokens}
+    assert count > 2
+
+
+def test_a_question_is_put_before_the_text(server, offline, name):
+    body = {"inputs": sentence(4, 58), "model": name, "query": "the cow", "include_tokens": True}
+    got = server.post("/attention", body).json()
+    assert [token["start"] for token in got["tokens"][:4]] == [None] * 4
+    assert [token["text"].strip() for token in got["tokens"][:4]] == [
+        "[CLS]",
+        "the",
+        "cow",
+        "[SEP]",
+    ]
+    assert got["tokens"][4]["start"] == 0
+    expected = map_of(offline, got["tokens"])
+    for head in got["layers"][0]["heads"]:
+        for query, row in enumerate(head["rows"]):
+            weights = expected[head["head"], query, row["blocks"]]
+            np.testing.assert_allclose(row["weights"], weights, atol=2e-5)
