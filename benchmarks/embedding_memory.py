@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--chunk-tokens", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(*arguments.worker, arguments.chunk_tokens)
+        model, source, target = arguments.worker
+        work(model, source, target, arguments.chunk_tokens)
         return
     from embedding import save_base_model
 

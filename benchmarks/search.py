@@ -116,7 +116,7 @@ def mean_embeddings(embedder: Any, texts: list[str]) -> np.ndarray:
 def fuse(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Returns the sums of reciprocal ranks, `[Q, N]`."""
     ranks = [np.argsort(np.argsort(-s, axis=1, kind="stable"), axis=1) + 1 for s in (first, second)]
-    return sum(1 / (RANK_CONSTANT + rank) for rank in ranks)
+    return np.sum([1 / (RANK_CONSTANT + rank) for rank in ranks], axis=0)
 
 
 def group_scores(scores: np.ndarray, spans: Spans, task: Task) -> np.ndarray:
