@@ -88,3 +88,14 @@ def test_costs_count_loops_and_products():
     program = jax.make_jaxpr(step)(jnp.zeros((4, 4)))
     assert isinstance(program, jex_core.ClosedJaxpr)
     assert sum(map(equation_cost, program.jaxpr.eqns)) >= 10 * 2 * 4**3
+
+
+def test_slices_are_the_same_in_every_trace(arguments):
+    """Otherwise, no process would find its programs in the compilation cache."""
+
+    def texts():
+        slices = split_program(jax.make_jaxpr(layers)(*arguments), 4)
+        return [str(part.program) for part in slices]
+
+    first = texts()
+    assert all(texts() == first for _ in range(5))

@@ -49,18 +49,18 @@ def split_program(program: Any, num_slices: int) -> list[Slice]:
         cuts = _cuts(program, num_slices)
     bounds = [0, *cuts, len(equations)]
     constants = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
-    results = set(_variables(program.jaxpr.outvars))
+    # Ordered, so that every process has the same programs, and finds them in the compilation cache.
+    read_later = dict.fromkeys(_variables(program.jaxpr.outvars))
     slices: list[Slice] = []
-    read_later = [results]
     for start, end in zip(reversed(bounds[:-1]), reversed(bounds[1:]), strict=True):
         part = equations[start:end]
         defined = {v for equation in part for v in equation.outvars}
-        used = set(_variables(v for equation in part for v in equation.invars))
-        outputs = tuple(v for v in read_later[-1] if v in defined)
+        used = list(_variables(v for equation in part for v in equation.invars))
+        outputs = tuple(v for v in read_later if v in defined)
         inputs = tuple(v for v in used if v not in defined and v not in constants)
         own = [v for v in used if v in constants]
         slices.append(_slice(program, part, inputs, outputs, {v: constants[v] for v in own}))
-        read_later.append((read_later[-1] - defined) | set(inputs))
+        read_later = {v: None for v in read_later if v not in defined} | dict.fromkeys(inputs)
     return slices[::-1]
 
 
