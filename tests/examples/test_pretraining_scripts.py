@@ -164,3 +164,16 @@ def test_validation_excerpts_are_cut_out_of_the_training_texts():
         (index,) = (i for i, text in enumerate(whole) if f" {excerpt} " in text)
         assert excerpt not in texts[index]
         assert len(texts[index]) == len(whole[index]) - len(excerpt) - 1
+
+
+def test_passages_begin_and_end_between_words(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "embedding")
+    script = importlib.import_module("write_passages")
+    generator = np.random.default_rng(2)
+    texts = [" ".join(map(str, generator.integers(0, 10**6, 2000))) for _ in range(3)]
+    texts.append("too short")
+    passages = script.draw_passages(texts, 50, generator)
+    assert len(passages) == 50
+    for passage in passages:
+        assert script.CHARACTERS - 10 < len(passage) <= script.CHARACTERS
+        assert any(f" {passage} " in f" {text} " for text in texts[:3])
