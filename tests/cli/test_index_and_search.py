@@ -64,6 +64,24 @@ def test_results_are_printed_as_a_table_or_as_json(index, capsys):
     assert shown.startswith("1. ")
 
 
+def test_names_and_texts_do_not_control_the_terminal(model, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    (folder / "[").mkdir(parents=True)
+    (folder / "[" / "bold].txt").write_bytes(b"\xff")
+    (folder / "\x1b[2J.md").write_text("the cow \x1b]0;title\x07 [/red] ships")
+    (tmp_path / "index[").mkdir()
+    index = str(tmp_path / "index[" / "b]")
+    assert main(["index", str(folder), "-o", index, "--model", model]) == 0
+    shown = "".join(capsys.readouterr().out.splitlines())
+    assert "skipped [/bold].txt: data files" in shown
+    assert f"1 files: {index}" in shown
+    assert main(["search", index, "cow", "--words"]) == 0
+    shown = capsys.readouterr().out
+    assert "1. \\x1b[2J.md, line 1" in shown
+    assert "the cow \\x1b]0;title\\x07 [/red] ships" in shown
+    assert "\x1b" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

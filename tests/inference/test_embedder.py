@@ -18,6 +18,7 @@ from flax_bigbird.inference import (
     load_embedder,
     load_predictor,
 )
+from flax_bigbird.inference.text_inputs import check_count
 
 TOLERANCE = 2e-5
 TEXTS = [sentence(n, length) for n, length in enumerate((1, 9, 40, 7, 90, 200))]
@@ -222,6 +223,8 @@ def test_texts_are_read_one_after_the_other(embedder, small_chunks):
         ({"text": "a"}, "sentences must be a text or several; got {'text': 'a'}, of type dict"),
         (["a", None], "that at index 1 is 'None', of type NoneType: convert"),
         (["a", 3.5], "that at index 1 is '3.5', of type float"),
+        (b"text", r"sentences must be a text or several; got b'text', of type bytes"),
+        (np.array("a"), r"sentences must be a text or several; got array.'a'"),
         (["a", "\ud800"], r"row 2: column 'text' must hold Unicode text; got the lone surrogate"),
     ],
 )
@@ -247,6 +250,20 @@ def test_what_is_no_text_is_refused(embedder, sentences, message):
 def test_options_that_cannot_be_used(embedder, options, message):
     with pytest.raises(OptionError, match=message):
         embedder.encode("a", **options)
+
+
+@pytest.mark.parametrize("value", [2.5, True, "3", None])
+def test_counts_are_integers(value):
+    check_count("batch_size", np.int64(3))
+    with pytest.raises(
+        OptionError, match=f"batch_size must be an integer; got {value!r}: give one"
+    ):
+        check_count("batch_size", value)
+
+
+def test_vectors_of_different_sizes_are_not_compared(embedder):
+    with pytest.raises(OptionError, match=r"same number of dim.*; got 32 and 8: embed both"):
+        embedder.similarity(np.ones((2, 32)), np.ones(8))
 
 
 @pytest.mark.parametrize(

@@ -188,11 +188,32 @@ def test_tables_have_a_document_per_row(model, folder, tmp_path):
     assert len({name for name, row in places if not row}) == NUM_TEXTS
 
 
+def test_characters_and_lines_are_those_of_the_file(model, tmp_path):
+    folder, lines = (
+        tmp_path / "texts",
+        ["the cow 😀 and e\u0301 ships", "", "\u200dships leave 👨‍👩‍👧 the cow"],
+    )
+    folder.mkdir()
+    file = folder / "é 文.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines * 3).encode())
+    build_index(folder, tmp_path / "index", model=model, chunk_tokens=4, chunk_overlap=1)
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        text = stream.read()
+    chunks = contents(tmp_path / "index")
+    assert len(chunks) > len(lines)
+    for _, row, start, end, line, shown, _ in chunks:
+        assert (row, shown, line) == (0, text[start:end], 1 + text[:start].count("\n"))
+    covered = {place for chunk in chunks for place in range(*chunk[2:4])}
+    assert all(place in covered for place, c in enumerate(text) if c.isascii() and c.isalpha())
+
+
 def test_files_that_cannot_be_indexed_are_reported(model, folder, tmp_path):
     (folder / "empty.txt").write_bytes(b"")
     (folder / "white.txt").write_text(" \n")
     (folder / "latin.txt").write_bytes("é".encode("latin-1"))
+    (folder / "more" / "latin copy.txt").write_bytes("é".encode("latin-1"))
     (folder / "binary.txt").write_bytes(b"text\0\1\2")
+    (folder / "null.jsonl").write_text('{"text": null}\n')
     (folder / "copy.txt").write_bytes((folder / "0.txt").read_bytes())
     (folder / "program.py").write_text("x")
     (folder / ".hidden.txt").write_text("x")
@@ -210,9 +231,11 @@ def test_files_that_cannot_be_indexed_are_reported(model, folder, tmp_path):
         "binary.txt": "must not hold NUL characters",
         "broken.md": "No such file",
         "latin.txt": "must be UTF-8",
+        "more/latin copy.txt": "it is the same as latin.txt, which is skipped",
+        "null.jsonl": "column 'text' must hold a text; got None, of type NoneType: write a text",
         "more/loop": "it is the directory ., which is read once",
         "pipe.txt": "it is no regular file",
-        "\\udcff.txt": "surrogates not allowed",
+        "\\udcff.txt": "the name of a file must be UTF-8, and this one is not: rename it",
     }
     skipped = dict(summary.skipped)
     assert skipped.keys() == reasons.keys()

@@ -17,7 +17,9 @@ from flax_bigbird.inference import (
     load_reranker,
     open_index,
 )
+from flax_bigbird.inference.search.index import _check_query
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks, words
+from flax_bigbird.inference.search.vectors import update_vectors
 
 NUM_TEXTS = 20
 
@@ -168,6 +170,26 @@ def test_an_index_without_words(model, folder, tmp_path):
         assert len(index.search("cow", hybrid=True)) == 10
 
 
+@pytest.mark.parametrize("text", ["", "!?"])
+def test_an_index_without_words_in_it_finds_nothing_by_words(model, tmp_path, text):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text(text)
+    path = tmp_path / "index"
+    num_chunks = build_index(folder, path, model=model).num_chunks
+    assert num_chunks == len(text) // 2
+    with open_index(path) as index:
+        assert index.search("the cow", words=True) == []
+        assert len(index.search("the cow")) == num_chunks
+        assert len(index.search("the cow", exact=True)) == num_chunks
+        assert len(index.search("the cow", hybrid=True)) == num_chunks
+    (folder / "b.txt").write_text("the cow")
+    build_index(folder, path)
+    with open_index(path) as index:
+        assert files(index.search("the cow", words=True)) == ["b.txt"]
+        assert files(index.search("the cow", 1)) == ["b.txt"]
+
+
 def test_a_search_reads_no_texts_but_those_it_returns(index, monkeypatch):
     read = []
     parquet = index._chunks._file
@@ -206,11 +228,23 @@ def test_an_open_index_survives_an_update(model, folder, built, tmp_path):
         ({"words": True, "hybrid": True}, "got words with hybrid: leave one of them out"),
         ({"words": True, "query": " "}, "a query must have words"),
         ({"vector": np.zeros(3)}, "vector must have the 32 dimensions of the index"),
+        ({"vector": np.full(32, np.nan)}, "vector must hold finite numbers; got .nan"),
+        ({"vector": np.array(["a"] * 32)}, "vector must hold finite numbers; got .'a'"),
+        ({"vector": np.zeros(32), "words": True}, "got words with vector: leave one of them out"),
+        ({"rerank": 3}, "rerank must be the path of a reranker, .*; got 3"),
     ],
 )
 def test_invalid_searches(index, options, message):
     with pytest.raises(OptionError, match=message):
         index.search(**({"query": "cow"} | options))
+
+
+@pytest.mark.parametrize("query", [3, None, ["cow", "ship"]])
+def test_a_query_is_one_text(query):
+    with pytest.raises(
+        OptionError, match=f"a query must be a text; .*{type(query).__name__}: sear"
+    ):
+        _check_query(query)  # annotations are checked in tests before a search is
 
 
 def damage(path: Path, kind: str) -> None:
@@ -228,6 +262,10 @@ def damage(path: Path, kind: str) -> None:
         (path / "manifest.json").write_text(json.dumps(manifest))
     elif kind == "wrong type":
         (path / "manifest.json").write_text(json.dumps(manifest | {"dimension": "32"}))
+    elif kind == "no options":
+        (path / "manifest.json").write_text(json.dumps(manifest | {"options": {}}))
+    elif kind == "no checksums":
+        (data / "checksums.json").unlink()
     elif kind == "missing data":
         (data / "vectors.usearch").unlink()
     elif kind == "cut":
@@ -247,6 +285,8 @@ def damage(path: Path, kind: str) -> None:
         ("no json", "is damaged .it is not JSON"),
         ("newer", "must be at most 1; .* has 2, written by flax-bigbird"),
         ("wrong type", "is damaged"),
+        ("no options", "is damaged"),
+        ("no checksums", "is damaged .*checksums.json is missing"),
         ("missing data", "vectors.usearch is missing.: build it again"),
         ("cut", "chunks.parquet is not as it was saved"),
         ("a byte", "vectors.usearch is not as it was saved"),
@@ -269,6 +309,20 @@ def test_indexes_that_cannot_be_used(model, folder, tmp_path, monkeypatch, kind,
         build_index(folder, path, model=model, overwrite=True)
         with open_index(path) as index:
             assert len(index) == NUM_TEXTS
+
+
+def test_an_index_that_was_closed_is_not_searched(built):
+    with open_index(built) as index:
+        assert index.search("cow", words=True)
+    with pytest.raises(OptionError, match="an index must be open to be searched"):
+        index.search("cow", words=True)
+
+
+def test_vectors_that_cannot_be_written_are_an_error_of_the_system(tmp_path):
+    added = iter([(np.arange(2), np.ones((2, 4), np.float32))])
+    arguments = (4, "cosine", np.zeros(0, np.int64), added)
+    with pytest.raises(OSError, match=r"could not be written .* as if the disk were full"):
+        update_vectors(None, tmp_path / "missing", *arguments)
 
 
 def test_paths_without_an_index(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import flag
+from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, DATA_FILES, RUN
 
@@ -103,6 +104,5 @@ def run_on_files(
                 f"command resumes {name}",
                 is_stopped.exit_code,
             ) from error
-    for message in messages:
-        progress.console.print(f"{message}.", highlight=False)
-    progress.console.print(f"{rows:,} {unit}: {output}", highlight=False)
+    for message in [*(f"{message}." for message in messages), f"{rows:,} {unit}: {output}"]:
+        print_plainly(progress.console, message)

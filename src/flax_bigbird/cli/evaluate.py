@@ -7,6 +7,7 @@ from typing import Any
 from flax_bigbird.cli.errors import CommandError, require
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
 from flax_bigbird.cli.inference_flags import inference_flags, task_fields
+from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.options import EvaluationArguments
@@ -71,11 +72,11 @@ def run_evaluation(
     except (OptionError, DataError) as error:
         raise CommandError(str(error)) from error
     for message in result["messages"]:
-        console.print(message, highlight=False)
-    console.print(
-        f"{result['task']}: {result['rows']:,} rows, {result['tokens']:,} tokens", highlight=False
+        print_plainly(console, message)
+    print_plainly(
+        console, f"{result['task']}: {result['rows']:,} rows, {result['tokens']:,} tokens"
     )
     for name, value in result["metrics"].items():
-        console.print(f"{name}: {value:.4f}", highlight=False)
+        print_plainly(console, f"{name}: {value:.4f}")
     if target:
         atomic_write_text(target, to_json(result, indent=2) + "\n")

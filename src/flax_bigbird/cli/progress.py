@@ -11,6 +11,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.state import TrainerState
 
@@ -28,7 +29,7 @@ class ProgressBarCallback(TrainerCallback):
         self._progress: Progress | None = None
 
     def on_message(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        print_plainly(self._console, text)
 
     def on_train_begin(self, state: TrainerState) -> None:
         if not state.max_steps:

@@ -12,6 +12,7 @@ from flax_bigbird.cli.flags import (
     in_panel_order,
     parse_flags,
 )
+from flax_bigbird.cli.terminal import printable
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.search.options import SearchArguments, check_packages
@@ -68,8 +69,8 @@ def _print_table(results: Sequence["SearchResult"]) -> None:
     for number, result in enumerate(results, 1):
         row = "" if result.row is None else f", row {result.row}"
         place = f"{result.file}{row}, line {result.line}, characters {result.start}-{result.end}"
-        console.print(Text(f"{number}. {place}  ({result.score:.4f})", style="bold"))
+        console.print(Text(printable(f"{number}. {place}  ({result.score:.4f})"), style="bold"))
         snippet = textwrap.shorten(result.text, SNIPPET_LENGTH, placeholder=" ...")
-        console.print(Text(f"   {snippet}"))
+        console.print(Text(printable(f"   {snippet}")))
     if not results:
         console.print("no results")

@@ -14,6 +14,7 @@ from flax_bigbird.cli.flags import (
     in_panel_order,
     parse_flags,
 )
+from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.tasks.options import DATA, MODEL, RUN, field_metadata, option_fields
 from flax_bigbird.train.arguments import TrainingArguments, train_options, train_options_class
@@ -120,10 +121,10 @@ def run_training(options: TrainingArguments) -> None:
         finally:
             progress_bar.close()
     for name, value in report["metrics"].items():
-        console.print(f"{name}: {value:.4f}", highlight=False)
-    console.print(
+        print_plainly(console, f"{name}: {value:.4f}")
+    print_plainly(
+        console,
         f"{report['steps']:,} steps, {report['tokens_per_second']:,.0f} tokens/s, "
         f"{report['mfu']:.0%} of the machine's matmul rate. The model and the report are in "
         f"{options.output_dir}.",
-        highlight=False,
     )

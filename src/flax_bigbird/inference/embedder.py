@@ -15,7 +15,7 @@ from flax_bigbird.inference.embedder_files import save_embedder
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
 from flax_bigbird.inference.progress import track_answers
 from flax_bigbird.inference.similarity import similarities
-from flax_bigbird.inference.text_inputs import as_texts, checked_texts
+from flax_bigbird.inference.text_inputs import as_texts, check_count, checked_texts
 from flax_bigbird.tasks.embedding import Embedding
 
 
@@ -326,8 +326,8 @@ class Embedder:
         return next((name for name in names if name in self.task.modules.prompts), None)
 
     def _predictor(self, batch_size: int | None, options: dict[str, Any]) -> Predictor:
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise OptionError(f"batch_size must be at least 1; got {batch_size!r}: raise it")
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         if options.keys() & {"dtype", "max_length"}:
             raise OptionError(
                 "dtype and max_length belong to the loaded model; got "

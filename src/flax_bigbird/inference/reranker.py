@@ -15,6 +15,7 @@ from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, load_predictor
 from flax_bigbird.inference.progress import track_answers
 from flax_bigbird.inference.rows import iterate_items
+from flax_bigbird.inference.text_inputs import check_count
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.reranking import Reranking
 
@@ -111,8 +112,7 @@ class Reranker:
           DataError: if an item is not a pair of texts, or a score is not finite.
           OptionError: if an option cannot be used.
         """
-        if isinstance(batch_size, bool) or batch_size < 1:
-            raise OptionError(f"batch_size must be at least 1; got {batch_size!r}: raise it")
+        check_count("batch_size", batch_size)
         if apply_softmax:
             raise OptionError("apply_softmax belongs to models with several logits: leave it out")
         is_single = _is_pair(inputs)
@@ -165,8 +165,8 @@ class Reranker:
           DataError: if the query or a document is not a text, or a score is not finite.
           OptionError: if an option cannot be used.
         """
-        if top_k is not None and (isinstance(top_k, bool) or top_k < 1):
-            raise OptionError(f"top_k must be at least 1; got {top_k!r}: raise it, or leave it out")
+        if top_k is not None:
+            check_count("top_k", top_k)
         if isinstance(documents, str):
             raise DataError(
                 f"documents must be several texts; got one, {documents[:60]!r}: give a list"

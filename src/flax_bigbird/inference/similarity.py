@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.data.errors import OptionError
 
 
 def similarities(embeddings1: Any, embeddings2: Any, name: str) -> np.ndarray:
@@ -14,8 +15,16 @@ def similarities(embeddings1: Any, embeddings2: Any, name: str) -> np.ndarray:
       embeddings1: `[N, D]` or `[D]`.
       embeddings2: `[M, D]` or `[D]`.
       name: cosine, dot, euclidean or manhattan. Distances are negated.
+
+    Raises:
+      OptionError: if they have different numbers of dimensions.
     """
     a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (embeddings1, embeddings2))
+    if a.shape[-1] != b.shape[-1]:
+        raise OptionError(
+            "vectors must have the same number of dimensions to be compared; got "
+            f"{a.shape[-1]:,} and {b.shape[-1]:,}: embed both with one model and truncate_dim"
+        )
     if name == "cosine":
         a, b = Normalize()(a), Normalize()(b)
     if name in ("cosine", "dot"):

@@ -1,9 +1,11 @@
-"""Checks the texts that are given to the calls of embedders."""
+"""Checks the arguments that are given to the calls of embedders and rerankers."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from flax_bigbird.data.errors import DataError
+import numpy as np
+
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.rows import is_single_row, iterate_items
 
 
@@ -15,12 +17,21 @@ def as_texts(value: Any) -> tuple[Any, bool]:
     """
     if isinstance(value, str):
         return [value], True
-    if value is None or is_single_row(value) or not hasattr(value, "__iter__"):
+    is_scalar = isinstance(value, bytes | bytearray) or getattr(value, "ndim", 1) == 0
+    if is_scalar or is_single_row(value) or not hasattr(value, "__iter__"):
         raise DataError(
             f"sentences must be a text or several; got {value!r}, of type {type(value).__name__}: "
             "give texts"
         )
     return iterate_items(value), False
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises `OptionError` unless an argument is an integer of at least 1."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise OptionError(f"{name} must be an integer; got {value!r}: give one of at least 1")
+    if value < 1:
+        raise OptionError(f"{name} must be at least 1; got {value!r}: raise it")
 
 
 def checked_texts(texts: Iterable[Any]) -> Iterator[str]:

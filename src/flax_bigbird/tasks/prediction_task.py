@@ -170,6 +170,11 @@ def get_text(row: Row, column: str) -> str:
       DataError: if there is none.
     """
     value = row.get(column)
+    if not isinstance(value, str) and column in row:
+        raise DataError(
+            f"column {column!r} must hold a text; got {value!r}, of type {type(value).__name__}: "
+            "write a text, which may be empty, or remove the row"
+        )
     if not isinstance(value, str):
         raise DataError(
             f"column {column!r} must hold a text; got {value!r}; there are "

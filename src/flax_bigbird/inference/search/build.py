@@ -43,7 +43,6 @@ from flax_bigbird.pretrained import DEFAULT_MODEL
 # A file that was modified this shortly before it was scanned may have been modified again since
 # with the same time, because file systems count in steps.
 _MTIME_STEP_NS = 2 * 10**9
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 def build_index(
@@ -157,7 +156,7 @@ class _Job:
             new.embed(embedder, missing, what | manifest.options, overwrite, events)
             if message := embedder.predictor.unknown_tokens_message():
                 events.on_message(message)
-        skipped += new.skipped
+        skipped += [*new.skipped, *_copies_of_skipped(files, new.skipped)]
         files = [file for file in files if file.content in old_contents | new.complete]
         if not files:
             shutil.rmtree(self.partial.directory, ignore_errors=True)
@@ -275,6 +274,17 @@ def _first_of_each(files: Sequence[ContentFile], known: set[str]) -> list[Conten
         if file.content not in known:
             first.setdefault(file.content, file)
     return list(first.values())
+
+
+def _copies_of_skipped(files: Sequence[ContentFile], skipped: Sequence[Skipped]) -> list[Skipped]:
+    """Returns the files with the same content as one that was skipped when it was read."""
+    names = {file.path for file in skipped}
+    first = {file.content: file.file.path for file in files if file.file.path in names}
+    return [
+        Skipped(file.path, f"it is the same as {first[content]}, which is skipped")
+        for file, content in files
+        if content in first and file.path != first[content]
+    ]
 
 
 def _reasons(skipped: Sequence[Skipped]) -> str:

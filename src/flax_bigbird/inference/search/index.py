@@ -160,10 +160,20 @@ class SearchIndex:
         arguments = SearchArguments(
             top_k=top_k, hybrid=hybrid, words=words, exact=exact, candidates=candidates
         )
+        if words and vector is not None:
+            raise OptionError(
+                "a search by words compares no vectors; got words with vector: leave one of them "
+                "out"
+            )
         if (hybrid or words) and self._words is None:
             raise OptionError(
                 f"a search by words needs an index with words; {self.path} was built without: "
                 "update it with bigbird index --words"
+            )
+        if self._chunks.is_closed:
+            raise OptionError(
+                f"an index must be open to be searched; {self.path} was closed: open it again with "
+                "open_index"
             )
         reranker = _load_reranker(rerank)
         depth = top_k
@@ -186,11 +196,8 @@ class SearchIndex:
         """Returns the keys of the most similar chunks, and the similarities."""
         if vector is None:
             vector = self.embed_query(query)
-        elif np.shape(vector) != (self.manifest.dimension,):
-            raise OptionError(
-                f"vector must have the {self.manifest.dimension} dimensions of the index; got the "
-                f"shape {np.shape(vector)}: embed the query with the model of the index"
-            )
+        else:
+            vector = _checked_vector(vector, self.manifest.dimension)
         metric = self.manifest.metric
         found = search_vectors(self._vectors, vector, min(depth, len(self)), metric, exact=exact)
         keys, scores = (values.tolist() for values in found)
@@ -236,16 +243,46 @@ class SearchIndex:
         return model
 
 
-def _check_query(query: str) -> None:
+def _checked_vector(vector: Any, dimension: int) -> np.ndarray:
+    """Returns the given vector of a query in float32.
+
+    Raises:
+      OptionError: if it has another shape, or is not finite.
+    """
+    if np.shape(vector) != (dimension,):
+        raise OptionError(
+            f"vector must have the {dimension} dimensions of the index; got the shape "
+            f"{np.shape(vector)}: embed the query with the model of the index"
+        )
+    values = np.asarray(vector)
+    if values.dtype.kind not in "fiu" or not np.isfinite(values.astype(np.float32)).all():
+        raise OptionError(
+            f"vector must hold finite numbers; got {str(vector)[:60]}, of type {values.dtype}: "
+            "embed the query with the model of the index"
+        )
+    return values.astype(np.float32)
+
+
+def _check_query(query: Any) -> None:
+    if not isinstance(query, str):
+        raise OptionError(
+            f"a query must be a text; got {str(query)[:60]!r}, of type {type(query).__name__}: "
+            "search for each text by itself"
+        )
     if not query.strip():
         raise OptionError(f"a query must have words; got {query!r}: write a question")
 
 
 def _load_reranker(rerank: Any) -> Any:
     """Returns the reranker at a path; None and rerankers are returned unchanged."""
-    if not isinstance(rerank, str | Path):
-        return rerank
-    return load_reranker(rerank)
+    if isinstance(rerank, str | Path):
+        return load_reranker(rerank)
+    if rerank is not None and not hasattr(rerank, "rank"):
+        raise OptionError(
+            f"rerank must be the path of a reranker, or one that is loaded; got {rerank!r}: give "
+            "one of them, or leave it out"
+        )
+    return rerank
 
 
 def _reranked(

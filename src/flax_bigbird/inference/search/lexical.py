@@ -34,13 +34,15 @@ class WordIndex:
         """
         import bm25s
 
-        self._bm25 = bm25s.BM25.load(directory / BM25_DIRECTORY, mmap=True)
+        path = directory / BM25_DIRECTORY
+        self._bm25 = bm25s.BM25.load(path, mmap=True) if path.exists() else None
 
     @staticmethod
     def write(directory: Path, texts: Iterable[str]) -> None:
         """Counts the words of texts, and writes the scores of each word in each text.
 
-        The words are in memory as integers, 4 bytes each; the texts are not.
+        The words are in memory as integers, 4 bytes each; the texts are not. Nothing is written if
+        there are no words at all.
 
         Args:
           directory: The directory with the data of the index.
@@ -53,6 +55,8 @@ class WordIndex:
             array.array("i", [vocabulary.setdefault(w, len(vocabulary)) for w in words(text)])
             for text in texts
         ]
+        if len(vocabulary) == 1:
+            return
         bm25 = bm25s.BM25()
         bm25.index((ids, vocabulary), show_progress=False)
         bm25.save(directory / BM25_DIRECTORY)
@@ -67,8 +71,8 @@ class WordIndex:
         Returns:
           The positions of the chunks in the index, and their scores.
         """
-        known = self._bm25.get_tokens_ids(words(query))
-        if not known:
+        known = [] if self._bm25 is None else self._bm25.get_tokens_ids(words(query))
+        if not known or self._bm25 is None:
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
         scores = self._bm25.get_scores_from_ids(known)
         positions = np.flatnonzero(scores > 0)

@@ -12,8 +12,14 @@ from typing import Any, Literal
 
 import pydantic
 
-from flax_bigbird.checkpoint import atomic_write_text, find_damage
+from flax_bigbird.checkpoint import (
+    CHECKSUM_FILE,
+    atomic_write_text,
+    find_damage,
+    has_checksums,
+)
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.inference.search.options import VECTOR_OPTIONS
 
 FORMAT = "flax-bigbird index"
 FORMAT_VERSION = 1
@@ -62,6 +68,13 @@ class Manifest(pydantic.BaseModel):
     num_files: int
     num_chunks: int
     next_key: int
+
+    @pydantic.field_validator("options")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if missing := set(VECTOR_OPTIONS) - options.keys():
+            raise ValueError(f"options lacks {', '.join(sorted(missing))}")
+        return options
 
     def save(self, index: Path) -> None:
         """Writes the manifest of an index atomically."""
@@ -131,6 +144,8 @@ def data_directory(index: Path, manifest: Manifest) -> Path:
     directory = index / manifest.data
     if damage := find_damage(directory):
         raise _damaged(index, damage)
+    if not has_checksums(directory):
+        raise _damaged(index, f"{directory / CHECKSUM_FILE} is missing")
     return directory
 
 

@@ -127,7 +127,8 @@ def _found_file(entry: "os.DirEntry[str]", name: str, format: str) -> FoundFile:
     Raises:
       OSError, ValueError: if it cannot be indexed.
     """
-    name.encode()  # which fails for names that are not UTF-8
+    if _printable(name) != name:
+        raise ValueError("the name of a file must be UTF-8, and this one is not: rename it")
     status = entry.stat()
     if not entry.is_file():
         raise ValueError("it is no regular file")

@@ -143,16 +143,19 @@ class ChunkStore:
 
     Attributes:
       keys: The keys of all chunks in ascending order, mapped to memory.
+      is_closed: Whether `close` was called.
     """
 
     def __init__(self, directory: Path):
         import pyarrow.parquet
 
         self._file = pyarrow.parquet.ParquetFile(directory / CHUNK_FILE, memory_map=True)
+        self.is_closed = False
         self.keys: np.ndarray = np.load(directory / KEY_FILE, mmap_mode="r")
 
     def close(self) -> None:
         """Closes the files."""
+        self.is_closed = True
         self._file.close()
 
     def chunks(self, keys: Sequence[int]) -> list[Chunk]:

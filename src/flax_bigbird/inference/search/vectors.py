@@ -1,5 +1,6 @@
 """The vectors of an index: a graph of nearest neighbors (HNSW) of `usearch`, in float32."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ def update_vectors(
       metric: A key of `METRICS`.
       removed: The keys of the vectors to remove, `[R]`.
       added: Pairs of new keys `[N]` and their vectors `[N, D]`.
+
+    Raises:
+      OptionError: if the previous file cannot be read.
+      OSError: if the new one cannot be written.
     """
     from usearch.index import Index
 
@@ -92,7 +97,12 @@ def update_vectors(
         num_removed -= len(keys)
     if num_removed > MAX_REMOVED_FRACTION * len(vectors):
         vectors = _rebuilt(vectors, dimension, metric)
-    vectors.save(str(target / VECTOR_FILE))
+    path = target / VECTOR_FILE
+    try:
+        vectors.save(str(path))
+    except RuntimeError as error:  # usearch does not say which error the system reported
+        reason = f"the vectors could not be written ({error}), as if the disk were full"
+        raise OSError(errno.EIO, reason, str(path)) from error
 
 
 def _rebuilt(vectors: Any, dimension: int, metric: str) -> Any:
@@ -121,6 +131,8 @@ def search_vectors(
     Returns:
       The keys, and the similarities: cosines, products, or negated distances.
     """
+    if not top_k:  # an index without chunks
+        return np.zeros(0, np.int64), np.zeros(0, np.float64)
     matches = vectors.search(np.asarray(query, np.float32), top_k, exact=exact)
     keys, distances = matches.keys.astype(np.int64), np.asarray(matches.distances, np.float64)
     if metric == "euclidean":  # usearch returns squares
