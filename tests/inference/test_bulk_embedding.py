@@ -185,3 +185,14 @@ def test_a_text_that_is_missing_is_named(embedder, tmp_path):
     message = r"in\.jsonl, line 2: column 'text' must hold a text; got None"
     with pytest.raises(DataError, match=message):
         embed_files(embedder, [source], tmp_path / "out.npy")
+
+
+def test_two_columns_of_texts_are_refused(embedder, tmp_path):
+    """The first of them was embedded silently; a column that is not read may occur twice."""
+    source = tmp_path / "in.csv"
+    source.write_text("text,note,note,text\na,1,2,b\n")
+    with pytest.raises(DataError, match=r"a name of its own; .*in\.csv has two named 'text'"):
+        embed_files(embedder, [source], tmp_path / "out.npy")
+    assert not list(tmp_path.glob("out*"))
+    source.write_text("text,note,note\na,1,2\n")
+    assert embed_files(embedder, [source], tmp_path / "out.npy") == 1

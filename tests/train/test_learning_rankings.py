@@ -95,3 +95,12 @@ def test_columns_that_are_missing(tmp_path):
     data = write_jsonl(tmp_path / "a.jsonl", [{"query": "a cow", "label": 1}])
     with pytest.raises(DataError, match="must have a column for document_column, such as document"):
         train(tiny_run_options(tmp_path, "reranking", train_files=[data]))
+
+
+def test_labels_without_a_relevant_document(tmp_path):
+    """The run ended after its last step, with an error about an option that nobody had set."""
+    rows = [{"query": "a cow", "document": f"meadow {i}", "label": 0} for i in range(20)]
+    data = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match=r"must have a relevant document, whose label is 0\.5"):
+        train(tiny_run_options(tmp_path, "reranking", train_files=[data]))
+    assert not (tmp_path / "run").exists()

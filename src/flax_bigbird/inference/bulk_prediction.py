@@ -187,7 +187,7 @@ def answer_files(
         separator = predictor.options.separator
         data_files.check_separator(separator, kind)
         _check_keep(keep, paths, kind, separator)
-        columns = _needed_columns(predictor, paths, kind, keep)
+        columns = _needed_columns(predictor, paths, kind, separator, keep)
 
         def iterate_rows() -> Iterator[FileRow]:
             return data_files.iterate_rows(
@@ -254,12 +254,15 @@ def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: st
 
 
 def _needed_columns(
-    predictor: Predictor, paths: list[Path], kind: str, keep: Sequence[str]
+    predictor: Predictor, paths: list[Path], kind: str, separator: str | None, keep: Sequence[str]
 ) -> set[str] | None:
-    """Returns the columns that are read from Parquet files; None reads all of them."""
-    if kind != "parquet":
+    """Returns the columns that are read from Parquet files; None reads all of them.
+
+    In CSV files, these are the columns whose names must differ from all others.
+    """
+    if kind not in ("csv", "parquet"):
         return None
-    names = set(data_files.column_names(paths, kind))
+    names = set(data_files.column_names(paths, kind, separator=separator))
     task = predictor.task
     columns = task.columns(task.resolve_columns(predictor.options, names))
     if columns is None:

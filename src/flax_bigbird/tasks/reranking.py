@@ -42,7 +42,7 @@ from flax_bigbird.tasks.candidates import (
     get_candidates,
     resolve_candidate_columns,
 )
-from flax_bigbird.tasks.ranking_metrics import candidate_metrics
+from flax_bigbird.tasks.ranking_metrics import RELEVANT, candidate_metrics
 from flax_bigbird.tasks.retrieval_options import RerankingOptions
 
 _MASKED = -1e6  # the logit of a document that a query does not have
@@ -110,6 +110,7 @@ class Reranking(Task):
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         require_columns(rows, candidate_columns(options), split)
         messages = require_texts(rows, [options.query_column], split)
+        is_relevant = False
         for index, row in enumerate(rows):
             values: Any = row
             try:
@@ -121,6 +122,13 @@ class Reranking(Task):
                     )
             except DataError as error:
                 raise DataError(f"{row_location(rows, index, split)}: {error}") from error
+            is_relevant = is_relevant or max(candidates.labels) >= RELEVANT
+        if not is_relevant and split != "test":
+            raise DataError(
+                f"the {SPLIT_NAMES[split]} must have a relevant document, whose label is "
+                f"{RELEVANT} or more; all labels of column {options.label_column!r} are below it: "
+                "check the column"
+            )
         return messages
 
     @classmethod
