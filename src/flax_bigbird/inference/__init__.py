@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flax_bigbird.inference.embedder import Embedder as Embedder
     from flax_bigbird.inference.embedder_loading import load_embedder as load_embedder
     from flax_bigbird.inference.evaluation import evaluate as evaluate
+    from flax_bigbird.inference.mteb_encoder import MtebEncoder as MtebEncoder
     from flax_bigbird.inference.options import embed_options as embed_options
     from flax_bigbird.inference.options import evaluate_options as evaluate_options
     from flax_bigbird.inference.options import predict_options as predict_options
