@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import import_graph
 import pytest
@@ -221,3 +222,9 @@ def test_every_public_name_is_importable():
     with pytest.raises(AttributeError, match="no attribute 'FlaxBigBird'"):
         flax_bigbird.FlaxBigBird  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
     assert flax_bigbird.__version__[0].isdigit()
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """Without packages, pytest imports test files by name, and refuses a second one."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -25,7 +25,6 @@ from flax_bigbird.examples.state_of_the_union.speeches import (
     split_by_year,
 )
 from flax_bigbird.inference import load_predictor
-from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.train import TrainerCallback, train, train_options
 
 TRAINING_FILE, HELD_OUT_FILE = "training.jsonl", "held_out.jsonl"
@@ -56,7 +55,7 @@ class Settings:
     """
 
     seed: int = 0
-    model: str = DEFAULT_MODEL
+    model: str = flax_bigbird.shipped_models()[0]
     from_scratch: bool = False
     window_length: int = 512
     batch_size: int = 16
