@@ -18,6 +18,7 @@ from pathlib import Path
 
 import model as base_model
 import numpy as np
+from report import write_results
 
 HEADS, WIDTH, BLOCK, RANDOM, LAYERS = 12, 64, 64, 3, 12
 ATTENTION = [(8, 4096), (2, 16384), (1, 65536)]  # examples, tokens
@@ -384,10 +385,8 @@ def main() -> None:
     }
     print(table(result))
     if not arguments.smoke:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         stem = arguments.output / f"accelerator_{device.platform}"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(table(result))
+        write_results(stem, result, table(result))
 
 
 if __name__ == "__main__":

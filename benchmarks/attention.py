@@ -5,7 +5,6 @@ A figure is the best of the rounds. The matmul rate is measured between them.
 """
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model import processor
+from report import processor, write_results
 
 from flax_bigbird.attention import (
     BlockPattern,
@@ -189,10 +188,8 @@ def main() -> None:
             for length, count in zip(arguments.lengths, rounds, strict=False)
         ],
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
     stem = arguments.output / "attention_cpu"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(table(result))
+    write_results(stem, result, table(result))
     print(table(result))
 
 

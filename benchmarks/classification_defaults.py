@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from report import mean_and_deviation, write_results
 
 from flax_bigbird.examples.state_of_the_union.speeches import (
     LABELS,
@@ -147,8 +148,6 @@ def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) 
     """Returns the line of one data set and one choice of settings."""
     accuracy = np.array([run["accuracy"] for run in runs])
     loss = np.array([run["loss"] for run in runs if "loss" in run])  # the first runs lack it
-    last = accuracy[:, -1]
-    error = f" ± {last.std(ddof=1):.3f}" if len(runs) > 1 else ""
     has_probe = settings.get("linear_probing", True)  # a run without one is not evaluated before
     shown = ", ".join(f"{key} {value}" for key, value in settings.items()) or "the defaults"
     cells = [
@@ -157,7 +156,7 @@ def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) 
         shown,
         str(len(runs)),
         f"{accuracy[:, 0].mean():.3f}" if has_probe else "",
-        f"{last.mean():.3f}{error}",
+        mean_and_deviation(accuracy[:, -1].tolist(), 3),
         f"{loss[:, 0].mean():.3f}" if has_probe and len(loss) else "",
         f"{loss[:, -1].mean():.3f}" if len(loss) else "",
     ]
@@ -195,13 +194,7 @@ def main() -> None:
         row = key | {"documents": [len(rows) for rows in sets[name]]} | metrics
         result["runs"].append(row | {"processor_seconds": round(time.process_time() - start)})
         print(row, flush=True)
-        write_results(arguments.output, result)
-
-
-def write_results(path: Path, result: dict[str, Any]) -> None:
-    """Writes the results and their table."""
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(as_markdown(result), encoding="utf-8")
+        write_results(arguments.output, result, as_markdown(result))
 
 
 if __name__ == "__main__":

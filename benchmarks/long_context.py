@@ -17,16 +17,14 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import distant_passages
 import jax
 import numpy as np
-from model import processor
 from random_attention import texts
+from report import machine, mean_and_deviation, write_results
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 from flax_bigbird.data.tokenization import load_tokenizer, tokenize
@@ -324,9 +322,8 @@ def _accuracies(part: dict[str, Any]) -> str:
     """Returns the table of accuracies, and of training times if there are any."""
     lines = ["| input | accuracy | per seed |", "|---|---|---|"]
     for name, values in part["accuracy"].items():
-        error = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
         each = ", ".join(f"{value:.3f}" for value in values) if len(values) > 1 else ""
-        lines.append(f"| {name} | {np.mean(values):.3f}{error} | {each} |")
+        lines.append(f"| {name} | {mean_and_deviation(values, 3)} | {each} |")
     for name, values in part.get("training_seconds", {}).items():
         each = ", ".join(f"{value:.0f}" for value in values)
         lines.append(f"| training time, {name}, seconds | {np.mean(values):.0f} | {each} |")
@@ -380,13 +377,8 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.only or PARTS:
         results[name] = PARTS[name](arguments)
-        results["machine"] = {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        }
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        path.with_suffix(".md").write_text(table(results))
+        results["machine"] = machine()
+        write_results(path, results, table(results))
     print(table(results))
 
 

@@ -8,8 +8,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -17,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from report import machine, memory_kib, write_results
 
 WIDTH, MLP, VOCABULARY, BLOCK, RANDOM, MASKED = 768, 3072, 50358, 64, 3, 0.15
 PEERS = {
@@ -216,7 +216,7 @@ def worker(job: Job) -> None:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = memory_kib() / 2**20
     print(json.dumps({"times_s": times, "compile_s": compile_s, "peak_gib": peak}))
 
 
@@ -256,22 +256,10 @@ def measure(arguments: argparse.Namespace) -> dict:
         "batches": arguments.batches,
         "lengths": arguments.lengths,
         "gemm_flop_per_s": max(rates),
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "command": " ".join(["python", "benchmarks/model.py", *arguments.shown]),
         "cells": cells,
     }
-
-
-def processor() -> str:
-    """Returns the name of the processor, according to Linux."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def table(result: dict) -> str:
@@ -336,10 +324,8 @@ def main() -> None:
         words[words.index("--hf-flax-python") + 1] = "PATH"
     arguments.shown = [shlex.quote(word) for word in words]
     result = measure(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     stem = arguments.output / f"{arguments.name}_{arguments.mode}_cpu"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(table(result))
+    write_results(stem, result, table(result))
     print(table(result))
 
 

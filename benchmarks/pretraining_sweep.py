@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 from masked_words import evaluate, held_out_texts
-from model import processor
 from random_attention import texts
+from report import processor, write_results
 
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.train import TrainerCallback, train, train_options
@@ -284,8 +284,7 @@ def record(results: dict[str, Any], path: Path, name: str, row: dict[str, Any]) 
     """Adds a row to the results and writes them."""
     results["recipes"][name] = row
     results["error"] = float(np.mean([kind["error"] for kind in row["bits"].values()]))
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table(results))
+    write_results(path, results, table(results))
     print(name, {k: row.get(k) for k in ("steps", "tokens", "seconds", "bits")}, flush=True)
 
 

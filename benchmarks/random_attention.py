@@ -12,15 +12,13 @@ Runs in `--folder` that were finished or interrupted are resumed.
 import argparse
 import json
 import math
-import os
-import platform
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from model import processor
+from report import machine, processor, write_results
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 from flax_bigbird.data.masking import Masking, max_targets
@@ -195,11 +193,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "draws": arguments.draws,
         "unigram_bits": unigram_bits(encoded, draws),
         "cells": cells,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "command": "python benchmarks/random_attention.py "
         + (f"--start {Path(start).name} " if arguments.start else "")
         + f"--short-steps {reports[0]['steps']} --long-steps {arguments.long_steps} "
@@ -285,9 +279,7 @@ def main() -> None:
         return
     result = measure(arguments)
     text = table(result)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "random_attention.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "random_attention.md").write_text(text)
+    write_results(RESULTS / "random_attention", result, text)
     print(text)
 
 

@@ -13,12 +13,12 @@ import dataclasses
 import itertools
 import json
 import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import processor, write_results
 from search_tasks import Task, load_tasks
 
 RESULTS = Path(__file__).parent / "results"
@@ -204,13 +204,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
@@ -228,7 +221,7 @@ def main() -> None:
         result = json.loads(arguments.output.read_text(encoding="utf-8"))
     flags = "".join(f" --model {Path(model).name}" for model in models)
     result["command"] = f"python benchmarks/search.py --data DATA{flags}"
-    result["machine"] = machine()
+    result["machine"] = f"{processor()}, {os.cpu_count()} cores"
     for model in models:
         embedder = load_embedder(model)
         fingerprint = model_fingerprint(embedder)
@@ -272,8 +265,7 @@ def main() -> None:
                     key=lambda run: (run["model"] != "bigbird-sotu-mini", run["model"])
                 )
                 if not arguments.quick:
-                    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-                    arguments.output.with_suffix(".md").write_text(table(result))
+                    write_results(arguments.output, result, table(result))
     print(table(result))
 
 

@@ -9,8 +9,6 @@ graph of neighbors finds.
 import argparse
 import json
 import os
-import platform
-import resource
 import statistics
 import tempfile
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import changed_options, machine, memory_kib, write_results
 
 QUERY = "Who was the first to see the ship leave the harbour, and what did he say of it?"
 ROWS = {
@@ -56,6 +55,7 @@ def build(path: Path, count: int, dimension: int, data: Path | None) -> np.ndarr
     from flax_bigbird.checkpoint import write_checksums
     from flax_bigbird.inference.search.lexical import WordIndex
     from flax_bigbird.inference.search.manifest import Manifest
+    from flax_bigbird.inference.search.options import VECTOR_OPTIONS
     from flax_bigbird.inference.search.store import (
         Chunk,
         ChunkStore,
@@ -95,7 +95,7 @@ def build(path: Path, count: int, dimension: int, data: Path | None) -> np.ndarr
         library_version=__version__,
         model="bigbird-sotu-mini",
         fingerprint="",
-        options={},
+        options=dict.fromkeys(VECTOR_OPTIONS),
         query_prompt=None,
         dimension=dimension,
         metric="cosine",
@@ -149,7 +149,7 @@ def measure(path: Path, queries: np.ndarray) -> dict[str, Any]:
         "open_s": opened,
         "recall": float(np.mean(found)),
         "index_mb": size / 1e6,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "peak_mb": memory_kib() * 1024 / 1e6,
         "times_ms": {
             name: {
                 "median": 1e3 * statistics.median(values),
@@ -194,14 +194,6 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    """Returns the name of the processor, according to Linux."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="a folder with books/train.parquet")
@@ -230,13 +222,14 @@ def main() -> None:
         "dimensions": measured,
         "chunks": arguments.chunks,
         "queries": 200,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": load},
-        "command": "python benchmarks/search_speed.py" + (" --data DATA" if arguments.data else ""),
+        "machine": machine() | {"load": load},
+        "command": "python benchmarks/search_speed.py"
+        + (" --data DATA" if arguments.data else "")
+        + changed_options(parser, arguments, "chunks", "dimensions"),
     }
     if not arguments.quick:
         stem = arguments.output / "search_speed"
-        stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(table(result))
+        write_results(stem, result, table(result))
     print(table(result))
 
 

@@ -10,7 +10,6 @@ import collections
 import concurrent.futures
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from embedding import save_random_model
+from report import memory_kib, processor, write_results
 
 RESULTS = Path(__file__).parent / "results"
 MIXED = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
@@ -55,28 +56,6 @@ def parse_arguments() -> argparse.Namespace:
         arguments.layers, arguments.width, arguments.documents = 2, 96, 21
         arguments.overload_seconds, arguments.seconds = 10, 8
     return arguments
-
-
-def save_model(folder: str, arguments: argparse.Namespace) -> str:
-    """Saves a random classifier with the tokenizer of the shipped model."""
-    import flax_bigbird
-    from flax_bigbird._transformers import bigbird_config_class
-    from flax_bigbird.data.tokenization import load_tokenizer
-    from flax_bigbird.pretrained import DEFAULT_MODEL
-
-    config = bigbird_config_class()(
-        vocab_size=6000,
-        hidden_size=arguments.width,
-        num_hidden_layers=arguments.layers,
-        num_attention_heads=12,
-        intermediate_size=4 * arguments.width,
-        max_position_embeddings=4096,
-        id2label={n: f"LABEL_{n}" for n in range(4)},
-        initializer_range=0.05,
-    )
-    flax_bigbird.FlaxBigBirdForSequenceClassification(config).save_pretrained(folder)
-    load_tokenizer(DEFAULT_MODEL).save_pretrained(folder)
-    return folder
 
 
 def make_texts(length: int, count: int, seed: int) -> list[str]:
@@ -123,8 +102,7 @@ class Server:
 
     def memory(self) -> float:
         """Returns the resident memory in MB."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return memory_kib("VmRSS", self.process.pid) / 1024
 
     def predict(self, text: str) -> int:
         """Sends a text; returns the status, -1 for a refused connection, -2 for a broken one."""
@@ -277,7 +255,16 @@ def end_under_load(server: Server) -> dict[str, Any]:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Returns all figures."""
     with tempfile.TemporaryDirectory() as folder:
-        model, cache = save_model(f"{folder}/model", arguments), f"{folder}/cache"
+        cache = f"{folder}/cache"
+        model = save_random_model(
+            f"{folder}/model",
+            layers=arguments.layers,
+            width=arguments.width,
+            length=4096,
+            kind="ForSequenceClassification",
+            id2label={n: f"LABEL_{n}" for n in range(4)},
+            initializer_range=0.05,
+        )
         server = Server(model, cache)
         figures: dict[str, Any] = {"start_seconds": server.wait()}
         server.stop(signal.SIGKILL)
@@ -334,7 +321,7 @@ def as_markdown(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
     lines += [f"| {what} | {value} | {target} |" for what, value, target in rows]
     command = "python " + " ".join(sys.argv)
     size = f"{arguments.layers} layers, width {arguments.width}"
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{processor()}, {os.cpu_count()} cores"
     head = f"# Serving\n\n`{command}` on {machine}; {size}, 4,096 positions, float32.\n\n"
     note = "\n-1 is a refused connection (nothing was accepted), -2 a broken one.\n"
     return head + "\n".join(lines) + "\n" + note
@@ -344,10 +331,8 @@ def main() -> None:
     arguments = parse_arguments()
     figures = measure(arguments)
     output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
     table = as_markdown(figures, arguments)
-    output.with_suffix(".md").write_text(table)
+    write_results(output, figures, table)
     print(table)
 
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from model import processor
+from report import processor
 
 MODEL = """
 import os, time

@@ -9,7 +9,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from model import processor
+from report import machine, write_results
 
 LENGTH, BATCH_SIZE, MASK_RATE, VOCABULARY = 4096, 2, 0.15, 8000
 MODEL_CONFIG: dict[str, Any] = {
@@ -192,11 +191,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 print(peer, results[peer][-1], flush=True)
     return {
         "peers": results,
-        "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-        },
+        "machine": machine(),
         "command": f"python benchmarks/training.py --steps {arguments.steps} "
         f"--rounds {arguments.rounds}",
     }
@@ -240,9 +235,7 @@ def main() -> None:
         return
     results = measure(arguments)
     text = table(results)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "training_cpu.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "training_cpu.md").write_text(text)
+    write_results(RESULTS / "training_cpu", results, text)
     print(text)
 
 
