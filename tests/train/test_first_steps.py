@@ -13,7 +13,7 @@ from tiny_runs import (
     write_labeled_texts,
 )
 
-from flax_bigbird.train import TrainingInterrupted, first_steps, train, trainer
+from flax_bigbird.train import TrainingInterrupted, first_steps, optimizer, train, trainer
 from flax_bigbird.train.first_steps import limit_learning_rate
 
 CHANGES = {
@@ -54,7 +54,7 @@ def test_the_formula(decay, norm):
 @pytest.fixture
 def large_default(monkeypatch):
     """A default that is as large for the tiny model as 3e-5 can be for others."""
-    for module in (first_steps, trainer):
+    for module in (first_steps, optimizer, trainer):
         monkeypatch.setattr(module, "DEFAULT_LEARNING_RATE", 3.0)
 
 

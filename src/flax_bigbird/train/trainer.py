@@ -66,13 +66,13 @@ class Trainer:
             run.max_steps, run.eval_steps, data_fingerprint=run.data_fingerprint
         )
         self._eval_on_start = run.eval_on_start
-        self._set_learning_rate(DEFAULT_LEARNING_RATE)
+        self._set_learning_rate()
         self.params = run.model.params
         self.optimizer_state: Any = self.optimizer.init(self.params)
         self._checkpoints = RunCheckpointManager(directory.checkpoints)
         self._restore()
         if self.state.learning_rate is not None:
-            self._set_learning_rate(self.state.learning_rate)
+            self._set_learning_rate()
         self._train_data = run.train_data
         self._batches = self._new_batches()
         if self.state.data_iterator:
@@ -172,11 +172,11 @@ class Trainer:
         outputs = self.task.merge_windows(outputs, encoded)
         return self.task.compute_metrics(outputs, encoded), outputs
 
-    def _set_learning_rate(self, default: float) -> None:
-        """Builds the optimizer with the learning rate of the options, or else the default."""
+    def _set_learning_rate(self) -> None:
+        """Builds the optimizer with the learning rate of the state, if it has one."""
         options, max_steps = self.options, self.state.max_steps
-        if options.learning_rate is None:
-            options = options.replace(learning_rate=default)
+        if self.state.learning_rate is not None:
+            options = options.replace(learning_rate=self.state.learning_rate)
         self.optimizer = create_optimizer(options, max_steps)
         self._learning_rate: Any = learning_rate_schedule(options, max_steps)
 
@@ -192,7 +192,7 @@ class Trainer:
         )
         if rate < DEFAULT_LEARNING_RATE:
             self.state.learning_rate = rate
-            self._set_learning_rate(rate)
+            self._set_learning_rate()
             self.callback.on_message(
                 f"The learning rate is {rate:.1e} instead of {DEFAULT_LEARNING_RATE:.0e}: longer "
                 "steps would do harm to the fitted head (learning_rate overrides this)."
