@@ -6,9 +6,7 @@ import numpy as np
 from scipy import special
 
 from flax_bigbird.checkpoint.sentence_transformers import Normalize
-from flax_bigbird.tasks.ranking_metrics import correlations, retrieval_metrics
-
-_MAX_SCORES = 2**24  # that are in memory at once
+from flax_bigbird.tasks.ranking_metrics import correlations, iterate_cosines, retrieval_metrics
 
 
 def search_metrics(
@@ -59,14 +57,11 @@ def search_loss(
       relevant: For each query, the indices of the documents that are relevant.
       temperature: The number that the cosines are divided by.
     """
-    queries, documents = Normalize()(queries), Normalize()(documents)
-    step = max(1, _MAX_SCORES // len(documents))
     losses = []
-    for start in range(0, len(queries), step):
-        scores = queries[start : start + step] @ documents.T / temperature
-        for row, own in zip(scores, relevant[start : start + step], strict=True):
-            others = special.logsumexp(np.delete(row, own)) if len(own) < len(row) else -np.inf
-            losses.append(np.mean(np.logaddexp(others, row[own]) - row[own]))
+    for cosines, own in zip(iterate_cosines(queries, documents), relevant, strict=True):
+        row = cosines / temperature
+        others = special.logsumexp(np.delete(row, own)) if len(own) < len(row) else -np.inf
+        losses.append(np.mean(np.logaddexp(others, row[own]) - row[own]))
     return float(np.mean(losses))
 
 

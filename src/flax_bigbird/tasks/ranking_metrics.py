@@ -5,9 +5,12 @@ a model that gives all documents the same score gains nothing.
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from flax_bigbird.checkpoint.sentence_transformers import Normalize
 
 NUM_RANKS = 10
 """How many of the first documents count in nDCG and MRR."""
@@ -31,15 +34,8 @@ def retrieval_metrics(
       documents: `[N, D]`, vectors.
       relevant: For each query, the indices of the documents that are relevant, at least one.
     """
-    queries, documents = _normalize(queries), _normalize(documents)
-    step = max(1, _MAX_SCORES // len(documents))
-    ranks: list[np.ndarray] = []
-    for start in range(0, len(queries), step):
-        scores = queries[start : start + step] @ documents.T
-        ranks += [
-            relevant_ranks(row, indices)
-            for row, indices in zip(scores, relevant[start : start + step], strict=True)
-        ]
+    rows = zip(iterate_cosines(queries, documents), relevant, strict=True)
+    ranks = [relevant_ranks(cosines, indices) for cosines, indices in rows]
     return {
         f"ndcg_at_{NUM_RANKS}": float(np.mean([binary_ndcg(rank, NUM_RANKS) for rank in ranks])),
         f"mrr_at_{NUM_RANKS}": float(np.mean([_reciprocal_rank(rank) for rank in ranks])),
@@ -48,6 +44,19 @@ def retrieval_metrics(
         for k in RECALL_RANKS
         if k < len(documents)
     }
+
+
+def iterate_cosines(queries: np.ndarray, documents: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the cosines of each query with all documents, `[N]`, without holding them all.
+
+    Args:
+      queries: `[Q, D]`, vectors.
+      documents: `[N, D]`, vectors.
+    """
+    queries, documents = Normalize()(queries), Normalize()(documents)
+    step = max(1, _MAX_SCORES // len(documents))
+    for start in range(0, len(queries), step):
+        yield from queries[start : start + step] @ documents.T
 
 
 def relevant_ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
@@ -140,7 +149,3 @@ def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _reciprocal_rank(ranks: np.ndarray) -> float:
     return 1 / float(ranks[0]) if ranks[0] <= NUM_RANKS else 0.0
-
-
-def _normalize(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
