@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flax_bigbird.data import files
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.row_cache import ORIGIN, cached_dataset
-from flax_bigbird.data.types import Dataset
+from flax_bigbird.data.types import Dataset, Row
 
 SPLIT_NAMES = {"train": "training data", "validation": "validation data", "test": "data"}
 """The names of the splits in messages."""
+
+_Parsed = TypeVar("_Parsed")
 
 
 def load_files(
@@ -159,6 +161,26 @@ def iterate_column(rows: Dataset, name: str) -> Iterator[Any]:
     """Yields the values of a column without holding them all in memory."""
     for batch in rows.select_columns(name).iter(256):
         yield from batch[name]  # type: ignore[index]
+
+
+def parse_rows(rows: Dataset, parse: Callable[[Row], _Parsed], split: str) -> Iterator[_Parsed]:
+    """Yields what a function returns for each row.
+
+    Args:
+      rows: The rows.
+      parse: The function, whose `DataError` does not name the row.
+      split: The split of the rows, a key of `SPLIT_NAMES`.
+
+    Raises:
+      DataError: if the function raises it. The message names the row.
+    """
+    for index, row in enumerate(rows):
+        values: Any = row
+        try:
+            parsed = parse(values)
+        except DataError as error:
+            raise DataError(f"{row_location(rows, index, split)}: {error}") from error
+        yield parsed
 
 
 def _check_texts(rows: Dataset, name: str, split: str) -> list[str]:

@@ -21,9 +21,9 @@ from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import (
     iterate_column,
+    parse_rows,
     require_columns,
     require_texts,
-    row_location,
 )
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
@@ -97,15 +97,9 @@ class Embedding(EmbeddingPrediction, Task):
         require_columns(rows, columns, split)
         texts = [name for name, kind in columns.items() if kind == "text"]
         messages = require_texts(rows, texts, split)
-        scores = set()
         if options.query_column is None:
             return messages
-        for index, row in enumerate(rows):
-            values: Any = row
-            try:
-                scores.add(get_example(values, options).score)
-            except DataError as error:
-                raise DataError(f"{row_location(rows, index, split)}: {error}") from error
+        scores = set(parse_rows(rows, lambda row: get_example(row, options).score, split))
         if options.score_column is not None and split == "train" and len(scores) < 2:
             raise DataError(
                 f"the scores of the training data must differ; all are {scores.pop()}: give "

@@ -13,9 +13,9 @@ from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
+    parse_rows,
     require_columns,
     require_texts,
-    row_location,
 )
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
@@ -86,13 +86,12 @@ class MultipleChoice(Task):
         columns = _text_columns(options)
         require_columns(rows, cls.columns(options), split)
         messages = require_texts(rows, columns, split)
-        for index, row in enumerate(rows):
-            values: Any = row
-            try:
-                choices = _get_choices(values, options)
-                _right_choice(choices, values[options.label_column])
-            except DataError as error:
-                raise DataError(f"{row_location(rows, index, split)}: {error}") from error
+
+        def check_row(row: Row) -> None:
+            _right_choice(_get_choices(row, options), row[options.label_column])
+
+        for _ in parse_rows(rows, check_row, split):
+            pass
         return messages
 
     @classmethod

@@ -21,9 +21,9 @@ from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
     iterate_column,
+    parse_rows,
     require_columns,
     require_texts,
-    row_location,
 )
 from flax_bigbird.data.tokenization import (
     add_special_tokens,
@@ -110,20 +110,18 @@ class Reranking(Task):
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
         require_columns(rows, candidate_columns(options), split)
         messages = require_texts(rows, [options.query_column], split)
-        is_relevant = False
-        for index, row in enumerate(rows):
-            values: Any = row
-            try:
-                candidates = get_candidates(values, options, labeled=True)
-                if options.loss == "listwise_softmax" and len(candidates.documents) < 2:
-                    raise DataError(
-                        "a row must have two documents or more for loss=listwise_softmax; got "
-                        "one: give lists or negatives, or use loss=binary_cross_entropy"
-                    )
-            except DataError as error:
-                raise DataError(f"{row_location(rows, index, split)}: {error}") from error
-            is_relevant = is_relevant or max(candidates.labels) >= RELEVANT
-        if not is_relevant and split != "test":
+
+        def largest_label(row: Row) -> float:
+            candidates = get_candidates(row, options, labeled=True)
+            if options.loss == "listwise_softmax" and len(candidates.documents) < 2:
+                raise DataError(
+                    "a row must have two documents or more for loss=listwise_softmax; got one: "
+                    "give lists or negatives, or use loss=binary_cross_entropy"
+                )
+            return max(candidates.labels)
+
+        largest = max(parse_rows(rows, largest_label, split), default=0.0)
+        if largest < RELEVANT and split != "test":
             raise DataError(
                 f"the {SPLIT_NAMES[split]} must have a relevant document, whose label is "
                 f"{RELEVANT} or more; all labels of column {options.label_column!r} are below it: "
