@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from flax_bigbird.data.sentences import sentence_spans
+from flax_bigbird.data.sentences import sentence_spans, trim_span
 from flax_bigbird.data.windows import counted_windows
 
 
@@ -24,6 +24,14 @@ from flax_bigbird.data.windows import counted_windows
 )
 def test_sentences(text, sentences):
     assert [text[start:end] for start, end in sentence_spans(text)] == sentences
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"), [(0, 2, (2, 2)), (0, 7, (2, 5)), (2, 5, (2, 5)), (1, 4, (2, 4))]
+)
+def test_white_space_around_a_span_is_no_part_of_it(start, end, expected):
+    """The end of a span of white space alone was before its start."""
+    assert trim_span("  cow \n", start, end) == expected
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 13, 14, 15, 27, 28, 29, 100, 1000])

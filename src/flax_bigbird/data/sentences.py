@@ -38,6 +38,13 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
+def trim_span(text: str, start: int, end: int) -> tuple[int, int]:
+    """Returns the characters `[start, end)` without white space around them."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return start, start + len(part.strip())
+
+
 def _continues(text: str, start: int, after_mark: int, end: int) -> bool:
     """Returns whether a sentence goes on after a mark."""
     rest = text[end : end + 64]
@@ -49,9 +56,6 @@ def _continues(text: str, start: int, after_mark: int, end: int) -> bool:
 
 
 def _append(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
+    start, end = trim_span(text, start, end)
     if end > start:
         spans.append((start, end))

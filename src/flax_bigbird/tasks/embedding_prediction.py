@@ -10,6 +10,7 @@ import numpy as np
 from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, Normalize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
 from flax_bigbird.data.types import Arrays, Row, Tokenizer
 from flax_bigbird.data.windows import (
@@ -26,7 +27,6 @@ from flax_bigbird.tasks.embedding_windows import (
     chunk_pieces,
     chunk_sentences,
     span_sums,
-    trim_span,
 )
 from flax_bigbird.tasks.retrieval_options import POOLING_MODES, EmbeddingOptions
 

@@ -60,12 +60,6 @@ def chunk_sentences(text: str, offsets: Offsets) -> list[tuple[int, int]]:
     return [(a, b) for a, b in itertools.pairwise([0, *stops.tolist()]) if a < b]
 
 
-def trim_span(text: str, start: int, end: int) -> tuple[int, int]:
-    """Returns the characters `[start, end)` without white space around them."""
-    part = text[start:end]
-    return start + len(part) - len(part.lstrip()), end - (len(part) - len(part.rstrip()))
-
-
 def span_sums(
     states: Float[Array, "B T D"],
     spans: Int[Array, "B S 2"],

@@ -16,6 +16,7 @@ from flax_bigbird.data.loading import (
     require_texts,
     row_location,
 )
+from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import ContextWindow, context_windows
@@ -205,13 +206,12 @@ class QuestionAnswering(Task):
         has_answer = span is not NO_SPAN and (
             no_answer <= span.score or not self.handle_impossible_answer
         )
-        text = row[self.options.context_column][span.start : span.end] if has_answer else ""
-        start = span.start + len(text) - len(text.lstrip())
-        text = text.strip()
+        context = row[self.options.context_column]
+        start, end = trim_span(context, span.start, span.end)
         return {
-            "answer": text,
+            "answer": context[start:end] if has_answer else "",
             "start": start if has_answer else None,
-            "end": start + len(text) if has_answer else None,
+            "end": end if has_answer else None,
             "score": span.score if span is not NO_SPAN else None,
             "no_answer_score": no_answer,
         }
@@ -240,11 +240,9 @@ class QuestionAnswering(Task):
         for span in sorted(spans, key=lambda span: -span.score):
             if any(span.start < a["end"] and a["start"] < span.end for a in answers):
                 continue  # neighboring windows have tokens in common
-            text = context[span.start : span.end]
-            start = span.start + len(text) - len(text.lstrip())
-            text = text.strip()
+            start, end = trim_span(context, span.start, span.end)
             answers.append(
-                {"answer": text, "start": start, "end": start + len(text), "score": span.score}
+                {"answer": context[start:end], "start": start, "end": end, "score": span.score}
             )
             if len(answers) == count:
                 break
