@@ -20,6 +20,7 @@ from flax_bigbird.checkpoint.sentence_transformers import (
     MODULES_FILE,
     TRANSFORMER_FILE,
     load_json,
+    load_mapping,
 )
 
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
@@ -50,8 +51,8 @@ def load_cross_encoder_settings(source: Source) -> CrossEncoderSettings | None:
     Raises:
       CheckpointError: if a file is broken, or the cross-encoder computes what is not known.
     """
-    config = _mapping(source, CONFIG_FILE)
-    model = _mapping(source, "config.json")
+    config = load_mapping(source, CONFIG_FILE)
+    model = load_mapping(source, "config.json")
     former = model.get("sentence_transformers")  # of versions 4 and 5
     former = former if isinstance(former, dict) else {}
     oldest = model.get("sbert_ce_default_activation_function")  # of versions before 4
@@ -69,7 +70,7 @@ def load_cross_encoder_settings(source: Source) -> CrossEncoderSettings | None:
         activation=activation,
         prompts=config.get("prompts") or {},
         default_prompt_name=config.get("default_prompt_name"),
-        max_seq_length=_mapping(source, TRANSFORMER_FILE).get("max_seq_length"),
+        max_seq_length=load_mapping(source, TRANSFORMER_FILE).get("max_seq_length"),
     )
 
 
@@ -113,14 +114,6 @@ def _check_modules(source: Source) -> None:
             f"top of the folder; {source} has {', '.join(kinds) or 'none'}: it can only be used "
             "with sentence-transformers"
         )
-
-
-def _mapping(source: Source, name: str) -> dict[str, Any]:
-    """Returns the content of a file; an empty dictionary if there is no such file."""
-    content = load_json(source, name)
-    if content is not None and not isinstance(content, dict):
-        raise CheckpointError(f"{name} of {source} must be a JSON object: restore it")
-    return content or {}
 
 
 def _normalize(name: Any) -> str:

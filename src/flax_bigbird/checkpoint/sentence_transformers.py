@@ -22,15 +22,15 @@ from flax_bigbird.checkpoint.loading import load_arrays
 MODULES_FILE = "modules.json"
 CONFIG_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-"""The names of the prompt of documents, the first of which that a model has is used."""
+IDENTITY = "torch.nn.modules.linear.Identity"
 
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _PACKAGE = "sentence_transformers.models"  # the path of its classes that every version knows
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "torch.nn.modules.activation.Tanh": np.tanh,
-    "torch.nn.modules.linear.Identity": lambda x: x,
+    IDENTITY: lambda x: x,
     "torch.nn.modules.activation.ReLU": lambda x: np.maximum(x, 0),
     "torch.nn.modules.activation.GELU": lambda x: x * special.ndtr(x),
     "torch.nn.modules.activation.Sigmoid": special.expit,
@@ -108,6 +108,11 @@ class EmbeddingModules:
     truncate_dim: int | None = None
     transformer_path: str = ""
 
+    @property
+    def document_prompt_name(self) -> str | None:
+        """The name of the prompt of documents: the first of its usual names that there is."""
+        return next((name for name in _DOCUMENT_PROMPTS if name in self.prompts), None)
+
     def dimension(self, hidden_size: int) -> int:
         """Returns the number of dimensions of a vector that is not truncated."""
         sizes = [len(layer.weight) for layer in self.layers if isinstance(layer, Dense)]
@@ -133,8 +138,8 @@ def load_embedding_modules(source: Source) -> EmbeddingModules | None:
         )
     paths = [str(module.get("path", "")) for module in modules]
     layers = tuple(_load_layer(source, *pair) for pair in zip(kinds[2:], paths[2:], strict=True))
-    config = load_json(source, CONFIG_FILE) or {}
-    transformer = load_json(source, _join(paths[0], TRANSFORMER_FILE)) or {}
+    config = load_mapping(source, CONFIG_FILE)
+    transformer = load_mapping(source, _join(paths[0], TRANSFORMER_FILE))
     return EmbeddingModules(
         **_load_pooling(source, paths[1]),
         layers=layers,
@@ -191,7 +196,7 @@ def save_embedding_modules(folder: Path, modules: EmbeddingModules, hidden_size:
 
 
 def _load_pooling(source: Source, path: str) -> dict[str, Any]:
-    config = load_json(source, _join(path, "config.json")) or {}
+    config = load_mapping(source, _join(path, "config.json"))
     mode = config.get("pooling_mode")
     if mode is None:
         given = [name for key, name in _FORMER_MODES.items() if config.get(key)]
@@ -212,7 +217,7 @@ def _load_layer(source: Source, kind: str, path: str) -> Dense | Normalize:
             f"the modules after pooling must be Dense or Normalize; {source} has {kind!r}: it can "
             "only be used with sentence-transformers"
         )
-    config = load_json(source, _join(path, "config.json")) or {}
+    config = load_mapping(source, _join(path, "config.json"))
     activation = config.get("activation_function", _DEFAULT_ACTIVATION)
     if activation not in ACTIVATIONS:
         raise CheckpointError(
@@ -265,6 +270,14 @@ def load_json(source: Source, name: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} must be JSON; it is damaged: restore it") from error
+
+
+def load_mapping(source: Source, name: str) -> dict[str, Any]:
+    """Returns the object in a file of a source, which is empty if there is no such file."""
+    content = load_json(source, name)
+    if content is not None and not isinstance(content, dict):
+        raise CheckpointError(f"{name} of {source} must be a JSON object: restore it")
+    return content or {}
 
 
 def _join(path: str, name: str) -> str:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import DOCUMENT_PROMPTS
 from flax_bigbird.data.errors import OptionError, UnknownTokensWarning
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.embedder_files import save_embedder
@@ -181,7 +180,8 @@ class Embedder:
           prompt_name: The name of another prompt.
           options: See `encode`.
         """
-        return self.encode(sentences, self._role(prompt_name, options, ("query",)), **options)
+        role = "query" if "query" in self.prompts else None
+        return self.encode(sentences, self._role(prompt_name, options, role), **options)
 
     def encode_document(
         self, sentences: Any, prompt_name: str | None = None, **options: Any
@@ -195,8 +195,8 @@ class Embedder:
           prompt_name: The name of another prompt.
           options: See `encode`.
         """
-        name = self._role(prompt_name, options, DOCUMENT_PROMPTS)
-        return self.encode(sentences, name, **options)
+        role = self.task.modules.document_prompt_name
+        return self.encode(sentences, self._role(prompt_name, options, role), **options)
 
     def encode_chunks(
         self,
@@ -318,12 +318,11 @@ class Embedder:
     save = save_pretrained
 
     def _role(
-        self, prompt_name: str | None, options: dict[str, Any], names: tuple[str, ...]
+        self, prompt_name: str | None, options: dict[str, Any], role: str | None
     ) -> str | None:
-        """Returns the name of the prompt of queries or of documents."""
-        if prompt_name is not None or options.get("prompt") is not None:
-            return prompt_name
-        return next((name for name in names if name in self.task.modules.prompts), None)
+        """Returns the name of the prompt of a role, unless another prompt is given."""
+        is_given = prompt_name is not None or options.get("prompt") is not None
+        return prompt_name if is_given else role
 
     def _predictor(self, batch_size: int | None, options: dict[str, Any]) -> Predictor:
         if batch_size is not None:

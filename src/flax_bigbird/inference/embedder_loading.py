@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
@@ -13,7 +12,7 @@ from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, chec
 from flax_bigbird.inference.resolve import resolve_name, resolve_options
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.embedding import Embedding
-from flax_bigbird.tasks.loading import load_config, load_model
+from flax_bigbird.tasks.loading import load_config, load_files_beside, load_model
 
 
 def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder:
@@ -34,10 +33,7 @@ def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder
         invalid or belongs to another task.
     """
     name = resolve_name(model)
-    try:
-        modules = load_embedding_modules(Source(name))
-    except CheckpointError as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {name}: {error}") from error
+    modules = load_files_beside(load_embedding_modules, name)
     if modules is not None and modules.transformer_path:
         name = str(Path(name) / modules.transformer_path)
         if not Path(name).is_dir():

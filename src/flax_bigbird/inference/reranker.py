@@ -1,6 +1,5 @@
 """The reranker: a cross-encoder that scores documents for a query, as in sentence-transformers."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.checkpoint.cross_encoders import save_cross_encoder_settings
-from flax_bigbird.checkpoint.sentence_transformers import ACTIVATIONS
+from flax_bigbird.checkpoint.sentence_transformers import ACTIVATIONS, IDENTITY
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, load_predictor
 from flax_bigbird.inference.progress import track_answers
@@ -18,9 +17,7 @@ from flax_bigbird.inference.rows import iterate_items
 from flax_bigbird.inference.text_inputs import check_count
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.reranking import Reranking
-
-_IDENTITY = "torch.nn.modules.linear.Identity"
-_COLUMNS = {"query_column": "query", "document_column": "document"}
+from flax_bigbird.tasks.retrieval_options import find_prompt
 
 
 def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> "Reranker":
@@ -205,21 +202,13 @@ class Reranker:
 
     def _with_prompt(self, prompt_name: str | None, prompt: str | None) -> Reranking:
         """Returns the task with the columns of `_rows`, a prompt, and logits as scores."""
-        settings = self.task.settings
-        if prompt is None and prompt_name is not None and prompt_name not in settings.prompts:
-            raise OptionError(
-                "prompt_name must be one of the model's prompts, "
-                f"{', '.join(settings.prompts) or 'of which there are none'}; got {prompt_name!r}: "
-                "choose one of them, or give prompt"
-            )
-        changes: dict[str, Any] = {"activation": _IDENTITY}
+        task = self.task.with_options(query_column="query", document_column="document")
+        changes: dict[str, Any] = {"activation": IDENTITY}
+        if prompt is None and prompt_name is not None:
+            prompt = find_prompt(task.settings.prompts, prompt_name)
         if prompt is not None:
             changes |= {"prompts": {"given": prompt}, "default_prompt_name": "given"}
-        elif prompt_name is not None:
-            changes["default_prompt_name"] = prompt_name
-        task = copy.copy(self.task)
-        task.options = task.options.replace(**_COLUMNS)
-        task.settings = dataclasses.replace(settings, **changes)
+        task.settings = dataclasses.replace(task.settings, **changes)
         return task
 
 

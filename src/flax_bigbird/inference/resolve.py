@@ -4,14 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
 from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
-from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.options import saved_option_names
-from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.base import Task
-from flax_bigbird.tasks.loading import load_saved_options
+from flax_bigbird.tasks.loading import load_files_beside, load_saved_options
 from flax_bigbird.tasks.options import Command
 from flax_bigbird.tasks.registry import check_command, get_task, task_for_config
 
@@ -45,13 +42,10 @@ def resolve_task(
 
 def _task_of_files(model: str) -> str | None:
     """Returns the task that the files of sentence-transformers beside a checkpoint belong to."""
-    try:
-        source = Source(local_path(model))
-        if load_cross_encoder_settings(source) is not None:
-            return "reranking"
-        return "embedding" if load_embedding_modules(source) is not None else None
-    except CheckpointError as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
+    if load_files_beside(load_cross_encoder_settings, model) is not None:
+        return "reranking"
+    is_embedder = load_files_beside(load_embedding_modules, model) is not None
+    return "embedding" if is_embedder else None
 
 
 def resolve_options(

@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from flax_bigbird.checkpoint.sentence_transformers import IDENTITY
 from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.server.errors import too_large
 from flax_bigbird.server.schemas import RerankRequest, RerankResponse
@@ -13,7 +14,6 @@ from flax_bigbird.server.service import Answer, Endpoint, Service, check_truncat
 
 TASKS = ("reranking",)
 NUM_SPECIAL_TOKENS = 3  # of a pair
-IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 async def rerank(service: Service, body: RerankRequest, request: Request) -> Answer:

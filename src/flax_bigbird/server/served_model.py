@@ -1,6 +1,5 @@
 """One served model: encodes rows in threads, computes their windows, and decodes the answers."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -95,13 +94,9 @@ class ServedModel:
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         try:
-            if hasattr(self.task, "with_options"):
-                return self.task.with_options(**changes)  # type: ignore[attr-defined]
-            task = copy.copy(self.task)
-            task.options = task.options.replace(**changes)
+            return self.task.with_options(**changes)
         except OptionError as error:
             raise RequestError("validation", str(error)) from error
-        return task
 
     async def answer(self, engine: Engine, task: Any, rows: Sequence[Any]) -> Answers:
         """Returns the answers to rows.

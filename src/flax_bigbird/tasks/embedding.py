@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.sentence_transformers import (
-    DOCUMENT_PROMPTS,
     EmbeddingModules,
     Normalize,
     load_embedding_modules,
@@ -28,7 +26,6 @@ from flax_bigbird.data.loading import (
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.nn.contrastive_losses import map_mini_batches
-from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
 from flax_bigbird.tasks.embedding_data import (
     crop,
@@ -42,6 +39,7 @@ from flax_bigbird.tasks.embedding_data import (
 from flax_bigbird.tasks.embedding_losses import INPUTS, batch_loss, embed_rows
 from flax_bigbird.tasks.embedding_metrics import pair_metrics, search_metrics
 from flax_bigbird.tasks.embedding_prediction import EmbeddingPrediction
+from flax_bigbird.tasks.loading import load_files_beside
 
 _HASH_BITS = 2**31 - 1  # those that fit in the int32 of a batch
 
@@ -61,14 +59,7 @@ class Embedding(EmbeddingPrediction, Task):
     def for_model(
         cls, options: Any, tokenizer: Tokenizer, config: Any, model: str | None
     ) -> "Embedding":
-        modules = None
-        if model is not None:
-            try:
-                modules = load_embedding_modules(Source(local_path(model)))
-            except CheckpointError as error:
-                raise OptionError(
-                    f"model must be a BigBird checkpoint; {model}: {error}"
-                ) from error
+        modules = None if model is None else load_files_beside(load_embedding_modules, model)
         task = cls(options, tokenizer, config, modules)
         task._check_modules()
         return task
@@ -289,7 +280,8 @@ class Embedding(EmbeddingPrediction, Task):
         if query is None:
             query = saved.get("query", "")
         if document is None:
-            document = next((saved[name] for name in DOCUMENT_PROMPTS if name in saved), "")
+            name = self.modules.document_prompt_name
+            document = "" if name is None else saved[name]
         return query, document
 
     def _check_batch_size(self, encoded: EncodedDataset) -> None:

@@ -1,6 +1,5 @@
 """Prediction of embedding: a vector for each document, or one for each of its chunks."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from flax_bigbird.tasks.embedding_windows import (
     chunk_sentences,
     span_sums,
 )
-from flax_bigbird.tasks.retrieval_options import POOLING_MODES, EmbeddingOptions
+from flax_bigbird.tasks.retrieval_options import POOLING_MODES, EmbeddingOptions, find_prompt
 
 MIN_SPANS = 16  # The number of sentences of a window is padded to this, or to its doubles.
 
@@ -82,13 +81,7 @@ class EmbeddingPrediction(PredictionTask):
         self._resolve_options()
 
     def with_options(self, **changes: Any) -> Any:
-        """Returns the task with other options, for the same model.
-
-        Raises:
-          OptionError: if they cannot be used.
-        """
-        task = copy.copy(self)
-        task.options = self.options.replace(**changes)
+        task = super().with_options(**changes)
         task._resolve_options()
         return task
 
@@ -114,13 +107,7 @@ class EmbeddingPrediction(PredictionTask):
         self.prompt: str = options.prompt or ""
         name = options.prompt_name or modules.default_prompt_name
         if options.prompt is None and name is not None:
-            if name not in modules.prompts:
-                raise OptionError(
-                    f"prompt_name must be one of the model's prompts, "
-                    f"{', '.join(modules.prompts) or 'of which there are none'}; got {name!r}: "
-                    "choose one of them, or give prompt"
-                )
-            self.prompt = modules.prompts[name]
+            self.prompt = find_prompt(modules.prompts, name)
         size = modules.dimension(self.config.hidden_size)
         self.truncate_dim = options.truncate_dim or modules.truncate_dim
         if self.truncate_dim is not None and self.truncate_dim > size:

@@ -1,8 +1,9 @@
 """Loads the configuration, the model, and the saved options of a checkpoint for a task."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax_bigbird
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
@@ -13,6 +14,8 @@ from flax_bigbird.tasks.option_names import translate_saved_options
 
 SAVED_OPTIONS = "options.yaml"
 """The file in which `bigbird train` saves its options beside the model."""
+
+_Content = TypeVar("_Content")
 
 
 def load_config(model: str) -> Any:
@@ -70,6 +73,22 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
             "train it for the task first, or name another task"
         )
     return loaded
+
+
+def load_files_beside(load: Callable[[Source], _Content], model: str) -> _Content:
+    """Loads the files beside a checkpoint that say what it is, such as those of an embedder.
+
+    Args:
+      load: The function that loads them.
+      model: A directory, the name of a model inside the package, or a Hub id.
+
+    Raises:
+      OptionError: if a file cannot be used.
+    """
+    try:
+        return load(Source(model))
+    except CheckpointError as error:
+        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
 
 
 def load_saved_options(model: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a task defines for prediction: how rows are encoded, and how outputs are decoded."""
 
 import abc
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -90,6 +91,16 @@ class PredictionTask(abc.ABC):
         """
         del model
         return cls(options, tokenizer, config)
+
+    def with_options(self, **changes: Any) -> Any:
+        """Returns the task with other options, for the same model.
+
+        Raises:
+          OptionError: if they cannot be used.
+        """
+        task = copy.copy(self)
+        task.options = self.options.replace(**changes)
+        return task
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind] | None:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.checkpoint import CheckpointError, Source
 from flax_bigbird.checkpoint.cross_encoders import (
     CrossEncoderSettings,
     load_cross_encoder_settings,
@@ -34,7 +33,6 @@ from flax_bigbird.data.tokenization import (
     tokenizer_fingerprint,
 )
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
-from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window
 from flax_bigbird.tasks.candidates import (
     Candidates,
@@ -42,6 +40,7 @@ from flax_bigbird.tasks.candidates import (
     get_candidates,
     resolve_candidate_columns,
 )
+from flax_bigbird.tasks.loading import load_files_beside
 from flax_bigbird.tasks.ranking_metrics import RELEVANT, candidate_metrics
 from flax_bigbird.tasks.retrieval_options import RerankingOptions
 
@@ -84,10 +83,7 @@ class Reranking(Task):
     ) -> "Reranking":
         if model is None:
             return cls(options, tokenizer, config)
-        try:
-            settings = load_cross_encoder_settings(Source(local_path(model)))
-        except CheckpointError as error:
-            raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
+        settings = load_files_beside(load_cross_encoder_settings, model)
         return cls(options, tokenizer, config, settings)
 
     @classmethod

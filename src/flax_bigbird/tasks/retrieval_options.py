@@ -3,6 +3,7 @@
 As those of the other tasks, they are kept apart from the tasks, and imported without JAX.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -16,6 +17,21 @@ EMBEDDING_LOSSES = ("multiple_negatives_ranking", *SCORED_LOSSES)
 RERANKING_LOSSES = ("binary_cross_entropy", "listwise_softmax")
 
 _LABELED = ("train", "evaluate")
+
+
+def find_prompt(prompts: Mapping[str, str], name: str) -> str:
+    """Returns the prompt of a model with the given name.
+
+    Raises:
+      OptionError: if the model has no such prompt.
+    """
+    if name not in prompts:
+        raise OptionError(
+            "prompt_name must be one of the model's prompts, "
+            f"{', '.join(prompts) or 'of which there are none'}; got {name!r}: choose one of them, "
+            "or give prompt"
+        )
+    return prompts[name]
 
 
 def _column(help: str, commands: Any = ("train", "evaluate", "predict")) -> Any:
