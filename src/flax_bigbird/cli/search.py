@@ -12,7 +12,7 @@ from flax_bigbird.cli.flags import (
     in_panel_order,
     parse_flags,
 )
-from flax_bigbird.cli.terminal import printable
+from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.search.options import SearchArguments, check_packages
@@ -63,14 +63,13 @@ def run_search(index: str, query: str, **flags: Any) -> None:
 def _print_table(results: Sequence["SearchResult"]) -> None:
     """Prints each result with its place and the start of its text."""
     from rich.console import Console
-    from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console()
     for number, result in enumerate(results, 1):
         row = "" if result.row is None else f", row {result.row}"
         place = f"{result.file}{row}, line {result.line}, characters {result.start}-{result.end}"
-        console.print(Text(printable(f"{number}. {place}  ({result.score:.4f})"), style="bold"))
+        print_plainly(console, f"{number}. {place}  ({result.score:.4f})", style="bold")
         snippet = textwrap.shorten(result.text, SNIPPET_LENGTH, placeholder=" ...")
-        console.print(Text(printable(f"   {snippet}")))
+        print_plainly(console, f"   {snippet}")
     if not results:
-        console.print("no results")
+        print_plainly(console, "no results")

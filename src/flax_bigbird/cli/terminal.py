@@ -15,9 +15,11 @@ def printable(text: str) -> str:
     return "".join(c if c == "\n" or unicodedata.category(c) != "Cc" else _escape(c) for c in text)
 
 
-def print_plainly(console: "Console", text: str) -> None:
+def print_plainly(console: "Console", text: str, style: str = "") -> None:
     """Prints a text as it is, without rich's markup, and with control characters escaped."""
-    console.print(printable(text), highlight=False, markup=False)
+    from rich.text import Text  # which rich prints without markup, highlights and emoji codes
+
+    console.print(Text(printable(text), style))
 
 
 def _escape(character: str) -> str:
