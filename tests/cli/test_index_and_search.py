@@ -92,6 +92,10 @@ def test_names_and_texts_do_not_control_the_terminal(model, tmp_path, capsys):
             ["index", "{index}", "-o", "out", "--separator", ";"],
             "separator is an option of files of one format; got it for a",
         ),
+        (
+            ["index", "{index}", "-o", "out", "--max-length", "x"],
+            "max_length must be of type int; got 'x'",
+        ),
         (["search", "{folder}", "x"], "none does not exist: check the path, or build it with"),
         (["search", "{index}", " "], "a query must have words"),
         (["search", "{index}", "x", "--top-k", "0"], "top_k must be at least 1; got 0"),

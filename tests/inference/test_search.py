@@ -170,6 +170,18 @@ def test_an_index_without_words(model, folder, tmp_path):
         assert len(index.search("cow", hybrid=True)) == 10
 
 
+def test_words_are_not_counted_again_if_no_chunk_has_changed(model, tmp_path, monkeypatch):
+    folder, path = tmp_path / "texts", tmp_path / "index"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the cow")
+    build_index(folder, path, model=model)
+    (folder / "a.txt").rename(folder / "b.txt")
+    monkeypatch.setattr(WordIndex, "write", None)
+    build_index(folder, path)
+    with open_index(path) as index:
+        assert files(index.search("cow", words=True)) == ["b.txt"]
+
+
 @pytest.mark.parametrize("text", ["", "!?"])
 def test_an_index_without_words_in_it_finds_nothing_by_words(model, tmp_path, text):
     folder = tmp_path / "texts"

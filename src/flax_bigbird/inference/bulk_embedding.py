@@ -140,11 +140,16 @@ class ParquetVectors(VectorFile):
         streams[VECTORS].write(vectors.astype("<f4").tobytes())
 
     def convert(self, finished: Path) -> None:
-        values = self.partial.directory / VECTORS
-        is_empty = not values.stat().st_size
-        vectors = np.zeros(0, "<f4") if is_empty else np.memmap(values, "<f4", "r")
+        vectors = map_vectors(self.partial.directory / VECTORS, self.dimension)
         (name,) = without_clashes({"vector": None}, self.keep)
-        jsonl_to_parquet(self.partial.lines, finished, vectors.reshape(-1, self.dimension), name)
+        jsonl_to_parquet(self.partial.lines, finished, vectors, name)
+
+
+def map_vectors(path: Path, dimension: int) -> np.ndarray:
+    """Returns the vectors in a file of raw numbers, `[N, D]`, mapped to memory."""
+    if not path.stat().st_size:  # which cannot be mapped
+        return np.zeros((0, dimension), "<f4")
+    return np.memmap(path, "<f4", "r").reshape(-1, dimension)
 
 
 def _fingerprint(task: Embedding) -> str:

@@ -17,6 +17,8 @@ from flax_bigbird.checkpoint import (
 )
 from flax_bigbird.data.errors import OptionError
 
+SUFFIX = ".part"  # of the name of the directory
+
 
 class PredictionError(RuntimeError):
     """Raised when a prediction cannot continue; the message states the problem and the remedy."""
@@ -35,7 +37,7 @@ class PartialOutput:
     @classmethod
     def of(cls, output: Path) -> "PartialOutput":
         """Returns the partial output that belongs to an output file."""
-        return cls(output.with_name(f"{output.name}.part"))
+        return cls(output.with_name(output.name + SUFFIX))
 
     @property
     def lines(self) -> Path:

@@ -143,10 +143,7 @@ class _Job:
         if self._is_up_to_date(files):
             events.on_start(0, 0)
             shutil.rmtree(self.partial.directory, ignore_errors=True)
-            data = self.index / manifest.data
-            return summarize(
-                data, manifest.num_chunks, self.old_files, files, skipped, scan.num_others
-            )
+            return summarize(self.index, manifest, self.old_files, files, skipped, scan.num_others)
         new = NewDocuments(self.partial, self.folder)
         old_contents = {file.content for file in self.old_files}
         if missing := _first_of_each(files, old_contents):
@@ -165,8 +162,7 @@ class _Job:
                 f"read{_reasons(skipped)}: check the path"
             )
         manifest = self._publish(manifest, scan_time, files, new)
-        data = self.index / manifest.data
-        return summarize(data, manifest.num_chunks, self.old_files, files, skipped, scan.num_others)
+        return summarize(self.index, manifest, self.old_files, files, skipped, scan.num_others)
 
     def _hash_files(self, scan: Scan, skipped: list[Skipped]) -> list[ContentFile]:
         """Returns the files that can be read, with their contents; others are added to `skipped`.

@@ -8,13 +8,12 @@ from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.embedder_loading import load_embedder
+from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.manifest import DATA_PREFIX, METRICS, Manifest
-from flax_bigbird.inference.search.options import DEFAULT_CHUNKS, VECTOR_OPTIONS
+from flax_bigbird.inference.search.options import DEFAULT_CHUNKS, VECTOR_OPTIONS, with_batches
 from flax_bigbird.pretrained import DEFAULT_MODEL
-
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 def load_document_embedder(given: Mapping[str, Any], previous: Manifest | None) -> Embedder:
@@ -38,13 +37,12 @@ def load_document_embedder(given: Mapping[str, Any], previous: Manifest | None) 
         options = DEFAULT_CHUNKS | options
     if given.get("prompt") is not None:
         options.pop("prompt_name", None)
-    if options.get("max_length") and "tokens_per_batch" not in options:
-        options["tokens_per_batch"] = max(16384, options["max_length"])
-    embedder = load_embedder(name, **options)
-    roles = [role for role in _DOCUMENT_PROMPTS if role in embedder.prompts]
-    if roles and not {"prompt", "prompt_name"} & options.keys():
-        embedder = load_embedder(name, **options, prompt_name=roles[0])
-    return embedder
+    embedder = load_embedder(name, **with_batches(options))
+    role = embedder.task.modules.document_prompt_name
+    if role is None or {"prompt", "prompt_name"} & options.keys():
+        return embedder
+    task = embedder.task.with_options(prompt_name=role)
+    return Embedder(embedder.predictor.with_task(task, MAX_ROWS_PER_CHUNK))
 
 
 def new_manifest(

@@ -15,14 +15,14 @@ import numpy as np
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Row
-from flax_bigbird.inference.bulk_embedding import VECTORS
+from flax_bigbird.inference.bulk_embedding import VECTORS, ParquetVectors, map_vectors
 from flax_bigbird.inference.bulk_prediction import JobEvents, PredictionInterrupted
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.inference.search.scan import FoundFile, Skipped, reason_of
 from flax_bigbird.tasks.base import get_text
 
-SIZES = {"rows.jsonl": "bytes", VECTORS: "vector_bytes"}
+SIZES = ParquetVectors.sizes
 
 
 class ContentFile(NamedTuple):
@@ -118,9 +118,9 @@ class NewDocuments:
     def vectors(self, dimension: int) -> np.ndarray:
         """Returns the vectors of all documents that are kept, `[N, D]`, mapped to memory."""
         path = self.partial.directory / VECTORS
-        if not path.exists() or not path.stat().st_size:
+        if not path.exists():
             return np.zeros((0, dimension), np.float32)
-        return np.memmap(path, "<f4", "r").reshape(-1, dimension)
+        return map_vectors(path, dimension)
 
     def _lines(self) -> Iterator[Row]:
         if self.partial.lines.exists():

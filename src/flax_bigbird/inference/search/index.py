@@ -13,7 +13,7 @@ from flax_bigbird.inference.reranker import load_reranker
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks
 from flax_bigbird.inference.search.manifest import data_directory, load_manifest
-from flax_bigbird.inference.search.options import SearchArguments, check_packages
+from flax_bigbird.inference.search.options import SearchArguments, check_packages, with_batches
 from flax_bigbird.inference.search.store import ChunkStore, read_file_table
 from flax_bigbird.inference.search.vectors import open_vectors, search_vectors
 
@@ -225,9 +225,9 @@ class SearchIndex:
         if not isinstance(model, Embedder):
             names = [name for name in _QUERY_OPTIONS if manifest.options[name] is not None]
             options = {name: manifest.options[name] for name in names}
-            options["tokens_per_batch"] = max(16384, options["max_length"])
+            name = model or manifest.model
             try:
-                model = load_embedder(model or manifest.model, pooling_mode="mean", **options)
+                model = load_embedder(name, pooling_mode="mean", **with_batches(options))
             except OptionError as error:
                 raise OptionError(
                     f"an index needs the model that it was built with; {self.path} was built with "

@@ -17,6 +17,7 @@ from flax_bigbird.checkpoint import (
     atomic_write_text,
     find_damage,
     has_checksums,
+    partial_file,
 )
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.search.options import VECTOR_OPTIONS
@@ -176,4 +177,5 @@ def remove_other_data(index: Path, data: str) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    return path.name == MANIFEST or path.name.startswith((DATA_PREFIX, f".{MANIFEST}"))
+    names = (MANIFEST, partial_file(path.with_name(MANIFEST)).name)
+    return path.name in names or path.name.startswith(DATA_PREFIX)

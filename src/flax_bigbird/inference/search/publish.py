@@ -1,5 +1,6 @@
 """Writes the data of an index from those of the previous one and from the new documents."""
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from flax_bigbird.checkpoint import atomic_directory, write_checksums
 from flax_bigbird.inference.search.documents import ContentFile, NewDocuments
-from flax_bigbird.inference.search.lexical import WordIndex
+from flax_bigbird.inference.search.lexical import BM25_DIRECTORY, WordIndex
 from flax_bigbird.inference.search.manifest import Manifest
 from flax_bigbird.inference.search.store import (
     CHUNK_FILE,
@@ -68,10 +69,13 @@ def write_data(
         if previous is not None and ids == old_ids:
             for name in (CHUNK_FILE, KEY_FILE, VECTOR_FILE):
                 _link(previous / name, target / name)
+            if manifest.has_words and (previous / BM25_DIRECTORY).exists():
+                directories = (previous / BM25_DIRECTORY, target / BM25_DIRECTORY)
+                shutil.copytree(*directories, copy_function=_link)
             changes = {}
         else:
             changes = _write_chunks(target, manifest, previous, ids, new_ids, new)
-        if manifest.has_words:
+        if manifest.has_words and not (target / BM25_DIRECTORY).exists():
             store = ChunkStore(target)
             WordIndex.write(target, store.texts())
             store.close()
@@ -81,10 +85,10 @@ def write_data(
     return manifest.model_copy(update={"num_files": len(files)} | changes)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: str | Path, target: str | Path) -> None:
     """Gives a file, which never changes, a second name, or copies it where that is impossible."""
     try:
-        target.hardlink_to(source)
+        os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from flax_bigbird.data.files import FORMATS, format_of_name
 from flax_bigbird.data.readers.lines import COMPRESSIONS
+from flax_bigbird.inference.partial_output import SUFFIX, PartialOutput
 from flax_bigbird.inference.search.manifest import FORMAT, MANIFEST
 
 MARKDOWN = (".md", ".markdown")
@@ -142,7 +143,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _is_index(directory: Path) -> bool:
     """Returns whether a directory is an index, or an unfinished one."""
-    if directory.name.endswith(".part") and (directory / "job.json").exists():
+    if directory.suffix == SUFFIX and PartialOutput(directory).job.exists():
         return True
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))

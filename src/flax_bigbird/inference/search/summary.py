@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flax_bigbird.inference.search.documents import ContentFile
+from flax_bigbird.inference.search.manifest import Manifest
 from flax_bigbird.inference.search.scan import Skipped
 from flax_bigbird.inference.search.store import IndexedFile, read_file_table, used_contents
 
@@ -36,8 +37,8 @@ class IndexSummary(NamedTuple):
 
 
 def summarize(
-    data: Path,
-    num_chunks: int,
+    index: Path,
+    manifest: Manifest,
     old_files: Sequence[IndexedFile],
     files: Sequence[ContentFile],
     skipped: Sequence[Skipped],
@@ -46,8 +47,8 @@ def summarize(
     """Returns what an update did.
 
     Args:
-      data: The directory with the data of the index.
-      num_chunks: The number of chunks in the index.
+      index: The index.
+      manifest: Its manifest.
       old_files: The files of the previous index.
       files: The files of the index.
       skipped: What could not be read.
@@ -60,6 +61,7 @@ def summarize(
     for path, content in now.items():
         if first.setdefault(content, path) != path:
             duplicates.append((path, first[content]))
+    data = index / manifest.data
     ids = {file.content: file.content_id for file in read_file_table(data)}
     used = used_contents(data)
     return IndexSummary(
@@ -67,7 +69,7 @@ def summarize(
         num_added=len(now.keys() - old.keys()),
         num_changed=sum(old.get(path, content) != content for path, content in now.items()),
         num_removed=len(old.keys() - now.keys()),
-        num_chunks=num_chunks,
+        num_chunks=manifest.num_chunks,
         num_others=num_others,
         skipped=list(skipped),
         duplicates=duplicates,
