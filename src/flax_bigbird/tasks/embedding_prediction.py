@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, Normalize
-from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
@@ -117,10 +116,6 @@ class EmbeddingPrediction(PredictionTask):
             )
         self.dimension: int = self.truncate_dim or size
         self._num_excluded_tokens = self._count_excluded_tokens()
-
-    @classmethod
-    def columns(cls, options: Any) -> dict[str, ColumnKind]:
-        return {options.text_column: "text"}
 
     def encode(self, row: Row) -> list[Window]:
         text = get_text(row, self.options.text_column)
