@@ -99,10 +99,16 @@ function problem(text, task) {
   return null;
 }
 
-/** Shows what is wrong with the form, and moves the focus to the field. */
-function showProblem([message, id]) {
+/** Returns the selected model and the text; null if they cannot be sent, after showing why. */
+function checkedForm() {
+  const [model, text] = [selected(), byId("text").value];
+  showError("");
+  const wrong = problem(text, model.task);
+  if (wrong === null) return { model, text };
+  const [message, id] = wrong;
   showError(message);
   byId(id).focus();
+  return null;
 }
 
 /** Says what was done with a document that is longer than the model. */
@@ -146,13 +152,9 @@ function showPartialText(text) {
 
 /** Runs the selected task. */
 async function run() {
-  const [model, text] = [selected(), byId("text").value];
-  showError("");
-  const wrong = problem(text, model.task);
-  if (wrong !== null) {
-    showProblem(wrong);
-    return;
-  }
+  const form = checkedForm();
+  if (form === null) return;
+  const { model, text } = form;
   running = new AbortController();
   byId("run").disabled = true;
   byId("cancel").hidden = false;
@@ -190,13 +192,9 @@ function attentionSource(text, body, model) {
 
 /** Shows the attention of the selected model over the text. */
 async function showAttention() {
-  const [model, text] = [selected(), byId("text").value];
-  showError("");
-  const wrong = problem(text, model.task);
-  if (wrong !== null) {
-    showProblem(wrong);
-    return;
-  }
+  const form = checkedForm();
+  if (form === null) return;
+  const { model, text } = form;
   const body = { model: model.name, inputs: text };
   if (TASKS[model.task].readsQuery) body.query = byId("query").value.trim();
   const source = attentionSource(text, body, model);

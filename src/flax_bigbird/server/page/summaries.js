@@ -24,7 +24,7 @@ export function bars(caption, rows) {
  * Returns a list of buttons that jump to spans, with buttons for the next and the previous one.
  * @param {import("./highlights.js").Highlights} highlights The marked document.
  * @param {Array<Object>} spans The spans, the best first.
- * @param {string} text The text, as code points.
+ * @param {function(Object): string} textOf Returns the text of a span.
  */
 export function jumps(highlights, spans, textOf) {
   const items = spans.map((span) => {

@@ -43,12 +43,6 @@ export class Words {
     this.color(null, { positions: [], weights: [] });
   }
 
-  /** Returns the text of a token, or "" for one that is not of the document. */
-  textOf(position) {
-    const span = this._spans[position];
-    return span === null ? "" : this._node.data.slice(...span);
-  }
-
   /** Returns the text of the tokens from one position to before another. */
   textBetween(first, last) {
     const spans = this._spans.slice(first, last).filter((span) => span !== null);
