@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 
 from flax_bigbird.data.types import Row
@@ -86,9 +85,8 @@ def _rows(inputs: Any) -> tuple[list[Row], bool]:
 
 def _sorted(scores: dict[str, float]) -> list[dict[str, Any]]:
     """Returns labels and scores, the highest score first."""
-    order = np.argsort([-score for score in scores.values()], kind="stable")
-    pairs = list(scores.items())
-    return [{"label": pairs[i][0], "score": pairs[i][1]} for i in order]
+    pairs = sorted(scores.items(), key=lambda pair: -pair[1])
+    return [{"label": label, "score": score} for label, score in pairs]
 
 
 ENDPOINTS = (

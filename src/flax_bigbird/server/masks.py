@@ -34,7 +34,7 @@ class ServedMaskedLM:
         """Returns the tokens for each mask, with their ids, in the order of the masks."""
         masks: list[Any] = []
         for window, output in zip(windows, outputs, strict=True):
-            (filled,) = (self._task.decode(row, [window], [output])["masks"],)
+            filled = self._task.decode(row, [window], [output])["masks"]
             for tokens, ids in zip(filled, np.asarray(output["ids"]).tolist(), strict=False):
                 masks.append([t | {"id": id} for t, id in zip(tokens, ids, strict=True)])
         return {"masks": masks}

@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 TokenIds = Annotated[list[int], Field(min_length=1)]
-TruncationDirection = Literal["right", "Right", "left", "Left"]
+Truncate = Annotated[
+    bool | None,
+    Field(description="Whether to read only the start of texts that exceed the model."),
+]
+TruncationDirection = Annotated[
+    Literal["right", "Right", "left", "Left"] | None, Field(description="Only right.")
+]
 
 
 class Body(BaseModel):
@@ -40,12 +46,8 @@ class EmbedRequest(ModelBody):
     prompt_name: str | None = Field(
         default=None, description="The name of the model's prompt to put before each text."
     )
-    truncate: bool | None = Field(
-        default=None, description="Whether to read only the start of texts that exceed the model."
-    )
-    truncation_direction: TruncationDirection | None = Field(
-        default=None, description="Only right."
-    )
+    truncate: Truncate = None
+    truncation_direction: TruncationDirection = None
     dimensions: int | None = Field(
         default=None, ge=1, description="The number of dimensions of a vector that are kept."
     )
@@ -66,8 +68,8 @@ class SimilarityParameters(Body):
     """How to embed the texts of a comparison."""
 
     prompt_name: str | None = None
-    truncate: bool | None = None
-    truncation_direction: TruncationDirection | None = None
+    truncate: Truncate = None
+    truncation_direction: TruncationDirection = None
 
 
 class SimilarityRequest(ModelBody):
@@ -78,8 +80,6 @@ class SimilarityRequest(ModelBody):
 
 
 SimilarityResponse = list[float]
-
-Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class PredictParameters(Body):
@@ -103,12 +103,8 @@ class PredictRequest(ModelBody):
         description="A text; a pair of texts; or a list of lists of one or two texts each."
     )
     raw_scores: bool = Field(default=False, description="Whether to return logits.")
-    truncate: bool | None = Field(
-        default=None, description="Whether to read only the start of texts that exceed the model."
-    )
-    truncation_direction: TruncationDirection | None = Field(
-        default=None, description="Only right."
-    )
+    truncate: Truncate = None
+    truncation_direction: TruncationDirection = None
     parameters: PredictParameters | None = None
 
 
@@ -131,12 +127,8 @@ class RerankRequest(ModelBody):
     return_text: bool = Field(
         default=False, description="Whether to repeat the texts in the answer."
     )
-    truncate: bool | None = Field(
-        default=None, description="Whether to read only the start of texts that exceed the model."
-    )
-    truncation_direction: TruncationDirection | None = Field(
-        default=None, description="Only right."
-    )
+    truncate: Truncate = None
+    truncation_direction: TruncationDirection = None
 
 
 class Rank(Body):
