@@ -45,9 +45,17 @@ def covering_windows(ids: Sequence[int], tokenizer: Tokenizer, length: int) -> l
     Neighboring windows overlap a little, so that the last one is not nearly empty.
     """
     size = length - NUM_SPECIAL_TOKENS
-    count = max(1, -(-len(ids) // size))
-    starts = np.linspace(0, max(0, len(ids) - size), count).round().astype(int)
+    starts = covering_starts(len(ids), size)
     return [with_special_tokens(ids[start : start + size], tokenizer) for start in starts]
+
+
+def covering_starts(num_tokens: int, size: int) -> list[int]:
+    """Returns where windows of at most `size` tokens start that cover a text evenly.
+
+    There are as few windows as possible, and one for an empty text.
+    """
+    count = max(1, -(-num_tokens // size))
+    return np.linspace(0, max(0, num_tokens - size), count).round().astype(int).tolist()
 
 
 class CountedWindow(NamedTuple):

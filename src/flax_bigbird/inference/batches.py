@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
+from flax_bigbird.data.batching import stack
 from flax_bigbird.data.types import Arrays
 
 # A batch is dispatched before the results of the one before it are fetched, so that the device has
@@ -62,8 +62,7 @@ class WindowBatches:
         examples = [arrays for _, arrays in windows]
         full = self._batch_size(examples[0]["input_ids"].shape[-1])
         examples += [examples[0]] * (self._filled_size(len(examples), full) - len(examples))
-        batch = {name: np.stack([e[name] for e in examples]) for name in examples[0]}
-        self._running.append(([index for index, _ in windows], self._step(batch)))
+        self._running.append(([index for index, _ in windows], self._step(stack(examples))))
         if len(self._running) >= MAX_RUNNING:
             self._fetch()
 

@@ -85,9 +85,8 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     windows, _ = token_windows(task.tokenizer, text, arguments.query, task.options.length)
     positions = _check(arguments, windows, text, config)
     tokens = windows[arguments.window]
-    computed = _Computed(
-        encoder, task.pad([t["id"] for t in tokens], _length(task, tokens)), tokens
-    )
+    arrays = task.pad([t["id"] for t in tokens], task.options.bucket_length(len(tokens)))
+    computed = _Computed(encoder, arrays, len(tokens))
     content = {
         "num_tokens": len(tokens),
         "num_windows": len(windows),
@@ -102,21 +101,17 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     return DocumentAttention(text, content, links, layer, arguments.head, positions)
 
 
-def _length(task: Any, tokens: list[Token]) -> int:
-    return task.options.bucket_length(len(tokens))
-
-
 class _Computed:
     """Computes the attention over one window.
 
     Args:
       encoder: The model.
       arrays: The padded `input_ids` and `attention_mask`, `[T]` each.
-      tokens: The tokens that are no padding.
+      num_tokens: The number of tokens that are no padding.
     """
 
-    def __init__(self, encoder: Any, arrays: dict[str, np.ndarray], tokens: list[Token]):
-        self._params, self._num_tokens = encoder.params, len(tokens)
+    def __init__(self, encoder: Any, arrays: dict[str, np.ndarray], num_tokens: int):
+        self._params, self._num_tokens = encoder.params, num_tokens
         self._inputs = [jnp.asarray(arrays[name])[None] for name in ("input_ids", "attention_mask")]
         self._map = jax.jit(functools.partial(sparse_block_map, encoder))
         self._of_token = jax.jit(functools.partial(attention_of_token, encoder))

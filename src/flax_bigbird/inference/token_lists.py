@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from flax_bigbird.data.tokenization import tokenize_with_offsets
-from flax_bigbird.data.windows import MAX_QUESTION_FRACTION
+from flax_bigbird.data.windows import MAX_QUESTION_FRACTION, covering_starts
 
 Token = dict[str, Any]
 
@@ -55,10 +53,8 @@ def token_windows(
         of_query = of_query[: int(length * MAX_QUESTION_FRACTION)]
         before += [*(token | {"start": None, "stop": None} for token in of_query), last]
     size = length - len(before) - 1
-    count = max(1, -(-len(tokens) // size))
-    starts = np.linspace(0, max(0, len(tokens) - size), count).round().astype(int).tolist()
-    windows = [[*before, *tokens[start : start + size], last] for start in starts]
-    return windows, len(tokens)
+    starts = covering_starts(len(tokens), size)
+    return [[*before, *tokens[start : start + size], last] for start in starts], len(tokens)
 
 
 def _ends(tokenizer: Any) -> list[Token]:

@@ -30,10 +30,9 @@ async def attention(service: Service, body: AttentionRequest, request: Request) 
         raise RequestError("validation", "average_heads is of all heads: leave out heads")
     heads = None if body.average_heads else heads
     ids = [token["id"] for token in tokens]
-    pad = model.tokenizer.pad_token_id
-    unit = await service.engine.in_pool(model.attention.unit, ids, pad, position)
+    unit = await service.engine.in_pool(model.attention.unit, ids, position)
     (outputs,) = await service.engine.compute([unit])
-    length = model.attention.padded_length(len(ids))
+    length = model.task.options.bucket_length(len(ids))
     layout = Layout(model.predictor.model.sparsity, len(ids), length)
     if position is None:
         listed = await service.engine.in_pool(block_lists, outputs["blocks"], layout, layers, heads)

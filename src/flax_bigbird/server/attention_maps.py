@@ -6,7 +6,6 @@ own the device. They run in slices, as those of the tasks do.
 
 import functools
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +15,8 @@ import numpy as np
 from flax_bigbird.models.attention_maps import attention_of_token, sparse_block_map
 from flax_bigbird.server.batches import Group
 from flax_bigbird.server.engine import Unit
-from flax_bigbird.server.programs import Program, ProgramRun
+from flax_bigbird.server.programs import Program, ProgramRun, count_slices
+from flax_bigbird.tasks.base import PredictionTask
 
 COST = 2  # times that of reading the text
 
@@ -26,36 +26,29 @@ class AttentionPrograms:
 
     Args:
       name: The name of the model.
+      task: The task of the model, which pads texts to its bucket lengths.
       model: An encoder.
-      lengths: The lengths that texts are padded to.
       slice_tokens: The number of tokens after whose work a batch lets others pass; None for never.
     """
 
-    def __init__(self, name: str, model: Any, lengths: Sequence[int], slice_tokens: int | None):
-        self._name, self._model, self._slice_tokens = name, model, slice_tokens
-        self.lengths = tuple(lengths)
+    def __init__(self, name: str, task: PredictionTask, model: Any, slice_tokens: int | None):
+        self._name, self._task, self._model = name, task, model
+        self._slice_tokens = slice_tokens
         self._params = jax.tree.map(jnp.asarray, model.params)
         self._leaves = jax.tree.leaves(self._params)
         self._programs: dict[tuple[bool, int], Program] = {}
         self._lock = threading.Lock()
 
-    def padded_length(self, num_tokens: int) -> int:
-        """Returns the length that a text of `num_tokens` tokens is padded to."""
-        return next(length for length in self.lengths if length >= num_tokens)
-
-    def unit(self, ids: list[int], pad_token_id: int, position: int | None) -> Unit:
+    def unit(self, ids: list[int], position: int | None) -> Unit:
         """Returns the unit of work of a text; its program is compiled if necessary.
 
         Args:
           ids: The token ids, at most as many as the longest bucket has.
-          pad_token_id: The id of padding.
           position: The position of the token; None for the map between blocks.
         """
-        length = self.padded_length(len(ids))
-        padded = np.full(length, pad_token_id, np.int32)
-        padded[: len(ids)] = ids
-        arrays: dict[str, Any] = {"input_ids": padded[None]}
-        arrays["attention_mask"] = (np.arange(length) < len(ids)).astype(np.int32)[None]
+        length = self._task.options.bucket_length(len(ids))
+        padded = self._task.pad(ids, length)
+        arrays: dict[str, Any] = {name: values[None] for name, values in padded.items()}
         if position is not None:
             arrays["position"] = np.int32(position)
         begin = functools.partial(self._begin, self._program(arrays, length))
@@ -67,8 +60,8 @@ class AttentionPrograms:
         with self._lock:
             if key not in self._programs:
                 batch = {x: jax.ShapeDtypeStruct(a.shape, a.dtype) for x, a in arrays.items()}
-                slices = 1 if self._slice_tokens is None else -(-length // self._slice_tokens)
-                self._programs[key] = Program(self._step, self._params, batch, slices)
+                num_slices = count_slices(length, self._slice_tokens)
+                self._programs[key] = Program(self._step, self._params, batch, num_slices)
             return self._programs[key]
 
     def _step(self, params: Any, batch: dict[str, Any]) -> dict[str, Any]:

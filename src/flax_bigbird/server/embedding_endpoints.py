@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 
-from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.inference.similarity import similarities
 from flax_bigbird.server.openai_schemas import EmbeddingList, EmbeddingsRequest
 from flax_bigbird.server.schemas import (
     EmbedRequest,
@@ -54,9 +54,9 @@ async def similarity(service: Service, body: SimilarityRequest, request: Request
         prompt_name=parameters.prompt_name,
         truncate=parameters.truncate,
     )
-    vectors = Normalize()(np.stack([answer["vector"] for answer in answers.answers]))
-    cosines = vectors[1:] @ vectors[0]
-    return Answer(cosines.tolist(), model, len(texts), answers.num_tokens)
+    source, *others = (answer["vector"] for answer in answers.answers)
+    (cosines,) = similarities(source, np.stack(others), "cosine").tolist()
+    return Answer(cosines, model, len(texts), answers.num_tokens)
 
 
 async def openai_embeddings(service: Service, body: EmbeddingsRequest, request: Request) -> Answer:

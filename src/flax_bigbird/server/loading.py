@@ -125,9 +125,7 @@ def _load_model(given: str, settings: ServerSettings) -> ServedModel:
     programs = ModelPrograms(
         served_name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
     )
-    attention = AttentionPrograms(
-        served_name, predictor.model, task.options.bucket_lengths, slice_tokens(settings)
-    )
+    attention = AttentionPrograms(served_name, task, predictor.model, slice_tokens(settings))
     return ServedModel(served_name, predictor, task, programs, limit, attention=attention)
 
 

@@ -28,6 +28,11 @@ def shape_of(arrays: Arrays) -> Shape:
     return tuple((name, x.shape, str(x.dtype)) for name, x in sorted(arrays.items()))
 
 
+def count_slices(tokens: int, slice_tokens: int | None) -> int:
+    """Returns the number of slices of a program for some tokens; see `ModelPrograms`."""
+    return 1 if slice_tokens is None else -(-tokens // slice_tokens)
+
+
 class Program:
     """The compiled slices of one program.
 
@@ -148,7 +153,7 @@ class ModelPrograms:
             for name, axes, dtype in shape
         }
         tokens = self._groups[shape].tokens * size
-        num_slices = 1 if self._slice_tokens is None else -(-tokens // self._slice_tokens)
+        num_slices = count_slices(tokens, self._slice_tokens)
         self._programs[shape, size] = Program(self._step, self._params, batch, num_slices)
 
     def group(self, arrays: Arrays) -> Group:

@@ -35,8 +35,6 @@ async def answer(service: Service, body: AnswerRequest, request: Request) -> Ans
         max_answer_length=parameters.max_answer_len,
         handle_impossible_answer=parameters.handle_impossible_answer,
     )
-    if parameters.handle_impossible_answer is not None:
-        task.handle_impossible_answer = parameters.handle_impossible_answer
     row = {"question": question, "context": context}
     result = await model.answer(service.engine, task, [row])
     (windows,), (outputs,), (best,) = result.windows, result.outputs, result.answers

@@ -18,7 +18,7 @@ from flax_bigbird.data.loading import (
 )
 from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.answers import (
@@ -63,11 +63,11 @@ class QuestionAnswering(Task):
     model_class = "FlaxBigBirdForQuestionAnswering"
     options_class = QuestionAnsweringOptions
 
-    def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
-        super().__init__(options, tokenizer, config)
-        saved = getattr(config, HANDLE_IMPOSSIBLE_ANSWER_KEY, True)
-        given = options.handle_impossible_answer
-        self.handle_impossible_answer: bool = saved if given is None else given
+    @property
+    def handle_impossible_answer(self) -> bool:
+        """Whether a document may have no answer: the option, or else what the model learned."""
+        given = self.options.handle_impossible_answer
+        return getattr(self.config, HANDLE_IMPOSSIBLE_ANSWER_KEY, True) if given is None else given
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
