@@ -14,6 +14,7 @@ from flax_bigbird.data.readers.lines import read_text
 from flax_bigbird.inference.attention_lists import Layout, block_lists, token_lists
 from flax_bigbird.inference.attention_options import MAX_TOKENS, AttentionArguments
 from flax_bigbird.inference.embedder_loading import load_embedder
+from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.token_lists import Token, token_windows
 from flax_bigbird.models.attention_maps import attention_of_token, sparse_block_map
 
@@ -70,11 +71,10 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     Raises:
       OptionError: if the model cannot be loaded or is a decoder, or if an option is not allowed.
     """
-    options = {"dtype": arguments.dtype}
-    given = {} if arguments.max_length is None else {"max_length": arguments.max_length}
+    options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.max_length is not None:
-        given["tokens_per_batch"] = max(arguments.max_length, 16_384)
-    predictor = load_embedder(model, **options, **given).predictor
+        options["max_length"] = arguments.max_length
+    predictor = load_embedder(model, **with_batches(options)).predictor
     encoder, task = predictor.model, predictor.task
     if encoder.sparsity.causal:
         raise OptionError(

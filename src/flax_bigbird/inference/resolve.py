@@ -34,14 +34,18 @@ def resolve_task(
     Raises:
       OptionError: if there is no such task, or if the checkpoint does not identify its task.
     """
-    name = task or load_saved_options(model).get("task") or _task_of_files(model)
+    name = task or load_saved_options(model).get("task") or task_of_files(model)
     name = name or task_for_config(config, model, command)
     check_command(name, command)
     return get_task(name)
 
 
-def _task_of_files(model: str) -> str | None:
-    """Returns the task that the files of sentence-transformers beside a checkpoint belong to."""
+def task_of_files(model: str) -> str | None:
+    """Returns the task that the files of sentence-transformers beside a checkpoint belong to.
+
+    Raises:
+      OptionError: if a file cannot be used.
+    """
     if load_files_beside(load_cross_encoder_settings, model) is not None:
         return "reranking"
     is_embedder = load_files_beside(load_embedding_modules, model) is not None

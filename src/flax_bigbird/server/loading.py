@@ -6,18 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from flax_bigbird.checkpoint import Source
-from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
-from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder_loading import load_embedder
+from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.predictor import Predictor, load_predictor
-from flax_bigbird.inference.resolve import resolve_name
-from flax_bigbird.pretrained import local_path
+from flax_bigbird.inference.resolve import resolve_name, task_of_files
 from flax_bigbird.server.attention_maps import AttentionPrograms
 from flax_bigbird.server.generation import GREEDY, Generator, sampling_options
 from flax_bigbird.server.programs import ModelPrograms
@@ -148,9 +144,7 @@ def _split_task(given: str) -> tuple[str, str]:
 
 def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predictor:
     """Loads a model with the options under which its requests become rows."""
-    options: dict[str, Any] = settings.model_options()
-    if settings.max_length:
-        options["tokens_per_batch"] = max(settings.max_length, ACCELERATOR_BATCH_TOKENS)
+    options = with_batches(settings.model_options())
     if task == "embedding":
         return load_embedder(model, **options).predictor
     columns = EXAMPLES.get(task, {"text": ""})
@@ -169,18 +163,14 @@ def _resolve_task(name: str) -> str:
     """Returns the task of a checkpoint.
 
     Raises:
-      OptionError: if it is not served.
+      OptionError: if it is not served, or if the files beside the checkpoint cannot be used.
     """
-    saved = load_saved_options(name).get("task")
-    if saved is None and load_cross_encoder_settings(Source(local_path(name))) is not None:
-        return "reranking"
-    if saved is None and load_embedding_modules(Source(local_path(name))) is not None:
-        return "embedding"
-    config = load_config(name)
-    architectures = {x.removeprefix("Flax") for x in config.architectures or ()}
-    if saved is None and "BigBirdModel" in architectures:
-        return "embedding"
-    task = saved or task_for_config(config, name)
+    task = load_saved_options(name).get("task") or task_of_files(name)
+    if task is None:
+        config = load_config(name)
+        architectures = {x.removeprefix("Flax") for x in config.architectures or ()}
+        is_encoder = "BigBirdModel" in architectures
+        task = "embedding" if is_encoder else task_for_config(config, name)
     if task not in SERVED_TASKS:
         raise OptionError(
             f"the task of a served model must be one of {', '.join(SERVED_TASKS)}; that of {name} "

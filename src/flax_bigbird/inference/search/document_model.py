@@ -8,11 +8,12 @@ from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.embedder_loading import load_embedder
+from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.manifest import DATA_PREFIX, METRICS, Manifest
-from flax_bigbird.inference.search.options import DEFAULT_CHUNKS, VECTOR_OPTIONS, with_batches
+from flax_bigbird.inference.search.options import DEFAULT_CHUNKS, VECTOR_OPTIONS
 from flax_bigbird.pretrained import DEFAULT_MODEL
 
 

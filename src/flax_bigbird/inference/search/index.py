@@ -9,11 +9,12 @@ import numpy as np
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.embedder_loading import load_embedder
+from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.reranker import load_reranker
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks
 from flax_bigbird.inference.search.manifest import data_directory, load_manifest
-from flax_bigbird.inference.search.options import SearchArguments, check_packages, with_batches
+from flax_bigbird.inference.search.options import SearchArguments, check_packages
 from flax_bigbird.inference.search.store import ChunkStore, read_file_table
 from flax_bigbird.inference.search.vectors import open_vectors, search_vectors
 

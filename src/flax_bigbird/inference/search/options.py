@@ -1,14 +1,13 @@
 """The options of `bigbird index` and `bigbird search`; importing them does not import JAX."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pydantic
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.options import MODEL, RUN, TASK, Options, option
-from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
 
 DEFAULT_CHUNKS: dict[str, Any] = {"chunk_tokens": 256, "chunk_overlap": 32}
 """The chunks of an index whose options name none."""
@@ -106,19 +105,6 @@ class SearchArguments(Options):
                 "out"
             )
         return self
-
-
-def with_batches(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options of embedding whose batches hold a text of `max_length` tokens.
-
-    Args:
-      options: The options; `tokens_per_batch` does not change if it is among them.
-    """
-    length = options.get("max_length")
-    if not isinstance(length, int):  # it is left out, or load_embedder refuses it
-        return dict(options)
-    default = EmbeddingOptions.model_fields["tokens_per_batch"].default
-    return {"tokens_per_batch": max(default, length), **options}
 
 
 def check_packages() -> None:
