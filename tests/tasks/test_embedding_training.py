@@ -1,5 +1,7 @@
 """The loss, the gradient and the examples of embedding."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,31 @@ def test_what_is_relevant_is_no_negative(make_task, make_model):
     assert float(loss(batch_of(task, [pair, same_query]))) == 0
     assert float(loss(batch_of(task, [pair, other | {"d": "a lazy dog"}]))) == 0
     assert float(loss(batch_of(task, [pair, other]))) > 1e-3
+
+
+@pytest.mark.parametrize("pooling_mode", ["mean", "weightedmean", "cls", "lasttoken"])
+def test_vectors_do_not_depend_on_padding(make_task, make_model, pooling_mode):
+    """Those of training and evaluation, which are not computed as those of `bigbird embed`."""
+    task = make_task("embedding", COLUMNS | {"pooling_mode": pooling_mode})
+    model, params = make_model(task)
+    step = jax.jit(lambda batch: task.eval_step(model, params, batch))
+    short, long = (step(batch_of(task, ROWS, length)) for length in (40, 64))
+    for name in ("queries", "documents"):
+        np.testing.assert_allclose(long[name], short[name], atol=1e-5)
+
+
+def test_padding_that_is_not_finite_does_not_count(make_task):
+    def model(ids, mask, params):
+        states = jnp.where(mask[..., None] > 0, 1.0, jnp.nan) * jnp.ones(4)
+        return SimpleNamespace(last_hidden_state=states)
+
+    task = make_task("embedding", COLUMNS)
+    for vectors in task.eval_step(model, None, batch_of(task, ROWS)).values():
+        np.testing.assert_allclose(vectors, 1, rtol=1e-6)
+    (window,) = task.encode({"text": "the cow"})
+    batch = jax.tree.map(jnp.asarray, stack([task.collate_window(window, 16)]))
+    sums = task.predict_step(model, None, batch)["sums"]
+    np.testing.assert_allclose(sums, len(window.input_ids), rtol=1e-6)
 
 
 @pytest.mark.usefixtures("standard_dtype_promotion")  # Flax promotes in half precision
