@@ -9,6 +9,7 @@ import argparse
 import collections
 import concurrent.futures
 import json
+import math
 import os
 import signal
 import socket
@@ -28,6 +29,7 @@ from embedding import save_random_model
 from report import memory_kib, processor, write_results
 
 RESULTS = Path(__file__).parent / "results"
+USER_SECONDS = 70  # between two requests of a user, more than the server's limit for one
 MIXED = (64, 128, 256, 512, 1024, 2048, 4096)  # tokens
 OFFLINE = """
 import json, sys, time
@@ -132,15 +134,16 @@ def load(
     texts: dict[str, list[str]],
     users: list[Any],
     seconds: int | None = None,
+    rate: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs locust, and returns its requests."""
+    """Runs locust, and returns its requests; `rate` users start per second, or all at once."""
     with tempfile.TemporaryDirectory() as folder:
         path, output = Path(folder) / "load.json", Path(folder) / "requests.json"
         content = {"url": server.url, "texts": texts, "users": users, "seconds": seconds}
         path.write_text(json.dumps(content | {"output": str(output)}))
         count = sum(user["count"] for user in users)
         command = [arguments.locust, "-f", str(Path(__file__).with_name("serving_load.py"))]
-        command += ["--headless", "-u", str(count), "-r", str(count), "--only-summary"]
+        command += ["--headless", "-u", str(count), "-r", str(rate or count), "--only-summary"]
         command += ["-t", f"{seconds or 3600}s", "--stop-timeout", "120"]
         environment = os.environ | {"LOAD": str(path)}
         subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -197,14 +200,14 @@ def latency(server: Server, arguments: argparse.Namespace) -> dict[str, Any]:
 def overload(server: Server, arguments: argparse.Namespace, capacity: float) -> dict[str, Any]:
     """Sends twice as many documents per second as the server can answer."""
     texts = [t for length in MIXED for t in make_texts(length, 3, length)]
-    users = 700
-    interval = users / (2 * capacity)
+    rate = 2 * capacity
+    users = min(700, math.ceil(rate * USER_SECONDS))
     before = server.memory()
-    user = {"name": "mixed", "count": users, "interval": interval}
-    requests = load(server, arguments, {"mixed": texts}, [user], arguments.overload_seconds)
+    user = {"name": "mixed", "count": users, "interval": users / rate}
+    requests = load(server, arguments, {"mixed": texts}, [user], arguments.overload_seconds, rate)
     statuses = collections.Counter(r["status"] for r in requests)
     return {
-        "offered_per_second": 2 * capacity,
+        "offered_per_second": rate,
         "seconds": arguments.overload_seconds,
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
         "memory_before_mb": before,

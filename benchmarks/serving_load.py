@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import gevent  # pyright: ignore
 from locust import FastHttpUser, constant_pacing, events, task  # pyright: ignore
+from locust.exception import StopUser  # pyright: ignore
 
 with open(os.environ["LOAD"], encoding="utf-8") as file:
     LOAD: dict[str, Any] = json.load(file)
 REQUESTS: list[dict[str, Any]] = []
+RUNNING = {"users": sum(users["count"] for users in LOAD["users"])}
 
 
 def endless(name: str) -> Iterator[tuple[int, str]]:
@@ -41,8 +44,10 @@ class Sender(FastHttpUser):
     def send(self) -> None:
         item = next(QUEUES[self.load_name], None)
         if item is None:
-            self.environment.runner.quit()
-            return
+            RUNNING["users"] -= 1
+            if not RUNNING["users"]:  # nobody waits for an answer any more
+                gevent.spawn(self.environment.runner.quit)
+            raise StopUser
         index, text = item
         begun = time.monotonic()
         body = {"inputs": text}

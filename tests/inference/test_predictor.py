@@ -198,3 +198,12 @@ def test_options_default_to_those_of_the_training_run(make_checkpoint, tmp_path)
     rows = [{"body": "the cow"}]
     write_jsonl(tmp_path / "in.jsonl", rows)
     assert load_predictor(folder)(rows)[0]["label"] in LABELS.values()
+
+
+def test_a_batch_holds_a_text_of_max_length(make_checkpoint):
+    head = "FlaxBigBirdForSequenceClassification"
+    long = make_checkpoint(head, max_position_embeddings=20_000)
+    assert load_predictor(long, max_length=17_000).options.tokens_per_batch == 17_000
+    assert load_predictor(long).options.tokens_per_batch == 20_000
+    with pytest.raises(OptionError, match="tokens_per_batch must hold one document"):
+        load_predictor(long, max_length=17_000, tokens_per_batch=4096)

@@ -109,6 +109,18 @@ def test_no_request_starves(queue, clock):
     assert clock.now <= 4 * 4096 / queue.tokens_per_second
 
 
+def test_the_wait_of_a_request_is_for_what_is_due_before_it(queue, clock):
+    """A short request does not wait for long ones that arrived just before it."""
+    queue.measured(1000, 1.0)
+    short, long = group(128, (1,)), group(4096, (1,))
+    assert queue.seconds_before(long) == 0
+    queue.put(long, entries(10))
+    assert queue.seconds_before(short) == 0
+    assert queue.seconds_before(long) == pytest.approx(40.96)
+    clock.now += 2 * (4.096 - 0.128)  # now they are due
+    assert queue.seconds_before(short) == pytest.approx(40.96)
+
+
 def test_only_short_batches_pass_a_running_one(queue, clock):
     queue.put(group(4096, (1,)), entries(1))
     assert queue.take_shorter(512) is None

@@ -122,6 +122,24 @@ def test_times_and_limits():
     asyncio.run(without_device())
 
 
+def test_a_request_that_would_wait_too_long_is_refused_at_once():
+    device = Device(request_timeout=10)
+    device.engine.queue.measured(100, 1.0)
+
+    async def work():
+        waiting = asyncio.ensure_future(device.engine.compute([device.unit("first", 900)]))
+        await asyncio.sleep(0)
+        more = asyncio.ensure_future(device.engine.compute([device.unit("second", 900)]))
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="about 18 s of work wait") as refused:
+            await device.engine.compute([device.unit("third", 900)])
+        assert (refused.value.status, refused.value.retry_after) == (429, 9)
+        waiting.cancel()
+        more.cancel()
+
+    asyncio.run(work())
+
+
 def test_requests_are_counted_and_refused_when_the_server_ends():
     engine = Device(max_concurrent_requests=1).engine
     with engine.admitted():

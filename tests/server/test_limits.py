@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -12,8 +13,7 @@ from server_process import FLAGS, Response, ServerProcess, cache
 from tiny_checkpoints import sentence
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.server.loading import load_models
-from flax_bigbird.server.settings import ServerSettings
+from flax_bigbird.server.loading import resolve_models
 
 KEYS = ("first-secret-key", "second-secret-key")
 ORIGIN = "https://example.org"
@@ -265,7 +265,18 @@ def test_wrong_options_are_one_line(capsys, monkeypatch, flags, message):
 )
 def test_a_model_that_cannot_be_served_is_an_error(model, message):
     with pytest.raises(OptionError, match=message):
-        load_models([model], ServerSettings())
+        resolve_models([model])
+
+
+def test_a_server_does_not_listen_for_a_model_that_does_not_exist(capsys, caplog, monkeypatch):
+    from flax_bigbird.cli.main import main
+
+    monkeypatch.setattr("flax_bigbird.server.logs.configure", lambda log_format: None)
+    monkeypatch.setattr(logging.getLogger("flax_bigbird.server"), "propagate", True)
+    caplog.set_level(logging.INFO)
+    assert main(["serve", "nothing/here", "--port", "0"]) == 2
+    assert "nothing/here" in capsys.readouterr().err
+    assert "listening" not in caplog.text
 
 
 def test_no_answer_has_a_path_of_the_server(server):

@@ -115,6 +115,9 @@ def test_max_length_is_that_of_the_model_unless_it_is_given():
     options = MaskedLMOptions(mlm_probability=0.3)
     assert options.with_max_length(512) == MaskedLMOptions(mlm_probability=0.3, max_length=512)
     assert options.replace(max_length=64).with_max_length(512).length == 64
+    assert options.with_max_length(20_000).tokens_per_batch == 20_000
+    with pytest.raises(OptionError, match="tokens_per_batch must hold one document"):
+        options.replace(tokens_per_batch=10_000).with_max_length(20_000)
     with pytest.raises(ValueError, match="call with_max_length first"):
         options.length  # noqa: B018
     with pytest.raises(OptionError, match="stride must be less than half of max_length=64"):

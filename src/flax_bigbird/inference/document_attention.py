@@ -14,7 +14,6 @@ from flax_bigbird.data.readers.lines import read_text
 from flax_bigbird.inference.attention_lists import Layout, block_lists, token_lists
 from flax_bigbird.inference.attention_options import MAX_TOKENS, AttentionArguments
 from flax_bigbird.inference.embedder_loading import load_embedder
-from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.token_lists import Token, token_windows
 from flax_bigbird.models.attention_maps import attention_of_token, sparse_block_map
 
@@ -74,7 +73,7 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.max_length is not None:
         options["max_length"] = arguments.max_length
-    predictor = load_embedder(model, **with_batches(options)).predictor
+    predictor = load_embedder(model, **options).predictor
     encoder, task = predictor.model, predictor.task
     if encoder.sparsity.causal:
         raise OptionError(

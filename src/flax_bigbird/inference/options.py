@@ -1,6 +1,5 @@
 """The options of `bigbird predict` and `bigbird evaluate`; importing them does not import JAX."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 import pydantic
@@ -109,16 +108,3 @@ def saved_option_names(task: str, command: Command) -> frozenset[str]:
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
     own = {"evaluate": set(), "embed": {"dtype", "tokens_per_batch"}}.get(command, {"dtype"})
     return frozenset(names - {"separator", "file_format"} - own)
-
-
-def with_batches(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns options whose batches hold a text of `max_length` tokens.
-
-    Args:
-      options: The options; `tokens_per_batch` does not change if it is among them.
-    """
-    length = options.get("max_length")
-    if not isinstance(length, int):  # it is left out, or refused by the options class
-        return dict(options)
-    default = TaskOptions.model_fields["tokens_per_batch"].default
-    return {"tokens_per_batch": max(default, length), **options}

@@ -9,7 +9,7 @@ from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
 from flax_bigbird.inference.options import saved_option_names
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_files_beside, load_saved_options
-from flax_bigbird.tasks.options import Command
+from flax_bigbird.tasks.options import Command, TaskOptions
 from flax_bigbird.tasks.registry import check_command, get_task, task_for_config
 
 
@@ -57,6 +57,8 @@ def resolve_options(
 ) -> dict[str, Any]:
     """Merges the given options with those of the model's training run; given ones take precedence.
 
+    Without a `tokens_per_batch` among the given ones, a batch holds a text of `max_length` tokens.
+
     Args:
       task: The name of the task.
       command: The command whose options these are.
@@ -69,8 +71,8 @@ def resolve_options(
     names = saved_option_names(task, command)
     saved = {key: value for key, value in load_saved_options(model).items() if key in names}
     options = saved | dict(given)
-    if "tokens_per_batch" in saved and "tokens_per_batch" not in given:
-        # If max_length exceeds that of the run, a batch must hold one example of that length.
-        longest = given.get("max_length") or 0
-        options["tokens_per_batch"] = max(options["tokens_per_batch"], longest)
+    length = options.get("max_length")
+    if isinstance(length, int) and "tokens_per_batch" not in given:
+        default = TaskOptions.model_fields["tokens_per_batch"].default
+        options["tokens_per_batch"] = max(options.get("tokens_per_batch", default), length)
     return options

@@ -30,7 +30,7 @@ async def attention(service: Service, body: AttentionRequest, request: Request) 
         raise RequestError("validation", "average_heads is of all heads: leave out heads")
     heads = None if body.average_heads else heads
     ids = [token["id"] for token in tokens]
-    unit = await service.engine.in_pool(model.attention.unit, ids, position)
+    unit = await model.attention.unit(service.engine, ids, position)
     (outputs,) = await service.engine.compute([unit])
     length = model.task.options.bucket_length(len(ids))
     layout = Layout(model.predictor.model.sparsity, len(ids), length)

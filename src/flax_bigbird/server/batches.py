@@ -16,7 +16,7 @@ MAX_BATCH_SIZE = 256
 SIZE_RATIO = 4  # between the batch sizes that are compiled
 MIN_FILLED_FRACTION = 0.75  # of a batch that is filled up rather than split
 PATIENCE = 2.0  # times its own time, after which a batch is due
-INITIAL_TOKENS_PER_SECOND = 5_000.0  # until the first batches are measured
+INITIAL_TOKENS_PER_SECOND = 5_000.0  # until the first batch is measured
 
 
 def batch_sizes(length: int, max_batch_tokens: int) -> tuple[int, ...]:
@@ -124,6 +124,7 @@ class BatchQueue:
         self._is_closed = False
         self.tokens = 0
         self.tokens_per_second = INITIAL_TOKENS_PER_SECOND
+        self._is_measured = False
 
     def put(self, group: Group, entries: Sequence[Entry]) -> None:
         """Adds entries of one group."""
@@ -163,11 +164,30 @@ class BatchQueue:
     def measured(self, tokens: int, seconds: float) -> None:
         """Updates the measured speed after a batch."""
         if seconds > 0:
-            self.tokens_per_second += 0.1 * (tokens / seconds - self.tokens_per_second)
+            weight = 0.1 if self._is_measured else 1.0
+            self.tokens_per_second += weight * (tokens / seconds - self.tokens_per_second)
+            self._is_measured = True
 
     def seconds_of_work(self) -> float:
         """Returns in about how many seconds everything that waits is computed."""
         return self.tokens / max(self.tokens_per_second, 1.0)
+
+    def seconds_before(self, group: Group) -> float:
+        """Returns after about how many seconds the device would begin with a new entry.
+
+        What is due later than the new entry does not count.
+        """
+        with self._condition:
+            due = self._clock() + self._patience(group, group.sizes[-1])
+            tokens = 0
+            for other, waiting in self._waiting.values():
+                latest = due - self._patience(other, other.sizes[-1])
+                tokens += other.tokens * sum(entry.queued_at <= latest for entry in waiting)
+        return tokens / max(self.tokens_per_second, 1.0)
+
+    def _patience(self, group: Group, size: int) -> float:
+        """Returns after how many seconds in the queue a batch is due."""
+        return PATIENCE * group.tokens * size / max(self.tokens_per_second, 1.0)
 
     def _seconds_to_wait(self) -> float | None:
         if not self._waiting:
@@ -183,10 +203,9 @@ class BatchQueue:
             waited = now - waiting[0].queued_at
             is_formed = size == group.sizes[-1] or waited >= self._max_wait or self._is_closed
             if size and (is_formed or max_tokens is not None):
-                cost = group.tokens * size / self.tokens_per_second
-                is_due = waiting[0].queued_at + PATIENCE * cost
-                if best is None or is_due < best[0]:
-                    best = is_due, key
+                due = waiting[0].queued_at + self._patience(group, size)
+                if best is None or due < best[0]:
+                    best = due, key
         return None if best is None else self._pop(best[1], max_tokens)
 
     @staticmethod

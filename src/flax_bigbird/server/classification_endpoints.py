@@ -6,7 +6,6 @@ from starlette.requests import Request
 
 from flax_bigbird.data.types import Row
 from flax_bigbird.server.errors import RequestError
-from flax_bigbird.server.ranking_endpoints import check_pairs_fit
 from flax_bigbird.server.schemas import PredictRequest, PredictResponse
 from flax_bigbird.server.served_model import Answers, ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service, check_truncation
@@ -42,11 +41,10 @@ async def _predict(
         own = [rows[i] for i in indices]
         if has_pair:
             task = model.with_options(text_pair_column="text_pair", whole_documents=False)
-            if not truncate:
-                await service.engine.in_pool(check_pairs_fit, model, own)
         else:
             task = model.with_options(whole_documents=not truncate)
-        answers = await model.answer(service.engine, task, own)
+        must_fit = has_pair and not truncate
+        answers = await model.answer(service.engine, task, own, must_fit=must_fit)
         num_tokens += answers.num_tokens
         num_windows += answers.num_windows
         for index, scores in zip(indices, _scores(task, answers, raw), strict=True):

@@ -39,6 +39,8 @@ class Engine:
         self._pool = concurrent.futures.ThreadPoolExecutor(
             settings.num_tokenization_workers, "tokenizer"
         )
+        # Compilation takes seconds, for which no request that needs none has to wait.
+        self._compiler = concurrent.futures.ThreadPoolExecutor(1, "compiler")
         self.num_requests = 0
         self.is_draining = False
 
@@ -52,6 +54,7 @@ class Engine:
         if self._device.is_alive():
             self._device.join()
         self._pool.shutdown()
+        self._compiler.shutdown()
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[None]:
@@ -75,6 +78,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, function, *arguments)
 
+    async def in_compiler(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls a function that compiles a program in a thread of its own."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._compiler, function, *arguments)
+
     async def compute(self, units: Sequence[Unit]) -> list[Any]:
         """Returns the output of each unit.
 
@@ -95,6 +103,7 @@ class Engine:
         for slot, unit in enumerate(units):
             _, entries = by_group.setdefault(unit.group.key, (unit.group, []))
             entries.append(Entry(ticket, slot, unit.payload))
+        self._check_wait([group for group, _ in by_group.values()])
         for group, entries in by_group.values():
             self.queue.put(group, entries)
         try:
@@ -104,6 +113,12 @@ class Engine:
             raise self._timed_out(ticket) from None
         except (RuntimeError, ValueError) as error:  # of XLA and JAX
             raise RequestError("backend", "the computation failed; see the server's log") from error
+
+    def _check_wait(self, groups: Sequence[Group]) -> None:
+        """Raises `RequestError` for work with which the device would not begin in time."""
+        seconds = max(map(self.queue.seconds_before, groups), default=0.0)
+        if seconds > self._settings.request_timeout:
+            raise self._overloaded(f"about {seconds:.0f} s of work wait for the device")
 
     def retry_after(self) -> int:
         """Returns after how many seconds a client should try again."""

@@ -18,7 +18,13 @@ from flax_bigbird.server import logs
 from flax_bigbird.server.app import create_app
 from flax_bigbird.server.engine import Engine
 from flax_bigbird.server.http_protocol import limited_protocol
-from flax_bigbird.server.loading import compile_programs, load_models, slice_tokens
+from flax_bigbird.server.loading import (
+    ModelSource,
+    compile_programs,
+    load_models,
+    resolve_models,
+    slice_tokens,
+)
 from flax_bigbird.server.metrics import Metrics
 from flax_bigbird.server.security import MAX_HEAD_BYTES
 from flax_bigbird.server.service import Service
@@ -38,14 +44,14 @@ def create_service(settings: ServerSettings) -> Service:
     return Service(settings, engine, metrics)
 
 
-def prepare(service: Service, names: list[str]) -> None:
+def prepare(service: Service, sources: list[ModelSource]) -> None:
     """Loads the models, compiles all programs, and starts the device's thread.
 
     Raises:
       OptionError: if a model cannot be loaded.
     """
     begun = time.monotonic()
-    service.models = load_models(names, service.settings)
+    service.models = load_models(sources, service.settings)
 
     def on_progress(count: int, total: int) -> None:
         if service.engine.is_draining:
@@ -60,14 +66,14 @@ def prepare(service: Service, names: list[str]) -> None:
     gc.freeze()  # the models live as long as the process: later collections skip them
     service.is_ready = True
     seconds = round(time.monotonic() - begun, 1)
-    logger.info("ready", extra={"fields": {"seconds": seconds, "models": len(names)}})
+    logger.info("ready", extra={"fields": {"seconds": seconds, "models": len(sources)}})
 
 
 def serve(names: list[str], settings: ServerSettings) -> None:
     """Serves models until SIGTERM or SIGINT, and returns when accepted requests are answered.
 
     Args:
-      names: The models; see `flax_bigbird.server.loading.load_models`.
+      names: The models; see `flax_bigbird.server.loading.resolve_models`.
       settings: The options.
 
     Raises:
@@ -75,6 +81,11 @@ def serve(names: list[str], settings: ServerSettings) -> None:
     """
     logs.configure(settings.log_format)
     listener = _listen(settings)
+    try:
+        sources = resolve_models(names)
+    except BaseException:
+        listener.close()
+        raise
     service = create_service(settings)
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"fields": {"host": host, "port": port}})
@@ -94,7 +105,7 @@ def serve(names: list[str], settings: ServerSettings) -> None:
     )
     server = _Server(config)
     try:
-        asyncio.run(_run(server, service, names, listener))
+        asyncio.run(_run(server, service, sources, listener))
     finally:
         listener.close()
     if not server.is_aborted:
@@ -113,7 +124,7 @@ class _Server(uvicorn.Server):
 
 
 async def _run(
-    server: _Server, service: Service, names: list[str], listener: socket.socket
+    server: _Server, service: Service, sources: list[ModelSource], listener: socket.socket
 ) -> None:
     """Listens at once, prepares in a thread, and drains after a signal."""
     loop = asyncio.get_running_loop()
@@ -121,7 +132,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stopping, server)
     running = asyncio.create_task(server.serve([listener]))
-    preparing = asyncio.create_task(_in_daemon_thread(prepare, service, names))
+    preparing = asyncio.create_task(_in_daemon_thread(prepare, service, sources))
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait({running, preparing, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if preparing.done() and not preparing.exception():

@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder_loading import load_embedder
-from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.predictor import Predictor, load_predictor
 from flax_bigbird.inference.resolve import resolve_name, task_of_files
 from flax_bigbird.server.attention_maps import AttentionPrograms
@@ -31,27 +31,60 @@ CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 1024, 16384
 CPU_SLICE_TOKENS = 512
 
 
-def load_models(names: list[str], settings: ServerSettings) -> list[ServedModel]:
-    """Loads models.
+class ModelSource(NamedTuple):
+    """A model to serve.
+
+    Attributes:
+      task_name: The task that it is served for.
+      checkpoint: Its directory, shipped name or Hub id.
+      name: The name that requests call it.
+    """
+
+    task_name: str
+    checkpoint: str
+    name: str
+
+
+def resolve_models(names: list[str]) -> list[ModelSource]:
+    """Returns where models are and what they are served for, from their configurations.
 
     Args:
       names: For each model, a directory, a shipped name or a Hub id, with `TASK=` before it for
         another task than its own.
+
+    Raises:
+      OptionError: if a model does not exist or cannot be served, or if two have the same name and
+        task.
+    """
+    sources: list[ModelSource] = []
+    for given in names:
+        task_name, model = _split_task(given)
+        checkpoint = resolve_name(model)
+        name = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint
+        source = ModelSource(_resolve_task(task_name, checkpoint), checkpoint, name)
+        if any((s.name, s.task_name) == (source.name, source.task_name) for s in sources):
+            raise OptionError(
+                f"models of one task must have different names; two are called {name!r}: rename "
+                "the directory of one"
+            )
+        sources.append(source)
+    return sources
+
+
+def load_models(sources: list[ModelSource], settings: ServerSettings) -> list[ServedModel]:
+    """Loads models.
+
+    Args:
+      sources: The models.
       settings: The options of the server.
 
     Raises:
-      OptionError: if a model cannot be loaded or served, or if two have the same name and task.
+      OptionError: if a model cannot be loaded.
     """
     models: list[ServedModel] = []
-    for given in names:
-        model = _load_model(given, settings)
-        if any((m.name, m.task_name) == (model.name, model.task_name) for m in models):
-            raise OptionError(
-                f"models of one task must have different names; two are called {model.name!r}: "
-                "rename the directory of one"
-            )
-        models.append(model)
-        logger.info("loaded %s for %s", model.name, model.task_name)
+    for source in sources:
+        models.append(_load_model(source, settings))
+        logger.info("loaded %s for %s", source.name, source.task_name)
     return models
 
 
@@ -101,28 +134,25 @@ def _compilations(model: ServedModel) -> list[Callable[[], None]]:
     return [functools.partial(model.programs.compile, *bucket) for bucket in buckets]
 
 
-def _load_model(given: str, settings: ServerSettings) -> ServedModel:
-    task_name, model = _split_task(given)
-    name = resolve_name(model)
-    task_name = task_name or _resolve_task(name)
-    predictor = _load_predictor(task_name, model, settings)
+def _load_model(source: ModelSource, settings: ServerSettings) -> ServedModel:
+    task_name, name = source.task_name, source.name
+    predictor = _load_predictor(task_name, source.checkpoint, settings)
     task = predictor.task
     if task_name == "sequence-classification":
         # Long documents are read as a whole, unless a request asks for a truncated one.
         task.options = task.options.replace(whole_documents=True, text_pair_column=None)
-    served_name = Path(name).resolve().name if Path(name).is_dir() else name
     limit = settings.max_input_tokens
     if task_name == "causal-lm":
-        generator = Generator(served_name, predictor)
-        return ServedModel(served_name, predictor, task, None, limit, generator)
+        generator = Generator(name, predictor)
+        return ServedModel(name, predictor, task, None, limit, generator)
     mask = task.tokenizer.mask_token
     row = {key: text.replace("{mask}", mask) for key, text in EXAMPLES[task_name].items()}
     (example,) = task.encode(row)
     programs = ModelPrograms(
-        served_name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
+        name, task, predictor.model, example, batch_tokens(settings), slice_tokens(settings)
     )
-    attention = AttentionPrograms(served_name, task, predictor.model, slice_tokens(settings))
-    return ServedModel(served_name, predictor, task, programs, limit, attention=attention)
+    attention = AttentionPrograms(name, task, predictor.model, slice_tokens(settings))
+    return ServedModel(name, predictor, task, programs, limit, attention=attention)
 
 
 def _split_task(given: str) -> tuple[str, str]:
@@ -144,12 +174,12 @@ def _split_task(given: str) -> tuple[str, str]:
 
 def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predictor:
     """Loads a model with the options under which its requests become rows."""
-    options = with_batches(settings.model_options())
+    options = settings.model_options()
     if task == "embedding":
         return load_embedder(model, **options).predictor
     columns = EXAMPLES.get(task, {"text": ""})
     options |= {f"{column}_column": column for column in columns}
-    length = settings.max_length or load_config(resolve_name(model)).max_position_embeddings
+    length = settings.max_length or load_config(model).max_position_embeddings
     if task == "token-classification":
         options["aggregation"] = "simple"
     if task == "question-answering" and length // 2 <= DEFAULT_STRIDE:
@@ -159,15 +189,20 @@ def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predicto
     return load_predictor(model, task=task, **options)
 
 
-def _resolve_task(name: str) -> str:
-    """Returns the task of a checkpoint.
+def _resolve_task(given: str, name: str) -> str:
+    """Returns the task that a checkpoint is served for.
+
+    Args:
+      given: The task that the user named, or "".
+      name: The checkpoint.
 
     Raises:
-      OptionError: if it is not served, or if the files beside the checkpoint cannot be used.
+      OptionError: if there is no such checkpoint, if its task is not served, or if the files beside
+        it cannot be used.
     """
-    task = load_saved_options(name).get("task") or task_of_files(name)
+    config = load_config(name)
+    task = given or load_saved_options(name).get("task") or task_of_files(name)
     if task is None:
-        config = load_config(name)
         architectures = {x.removeprefix("Flax") for x in config.architectures or ()}
         is_encoder = "BigBirdModel" in architectures
         task = "embedding" if is_encoder else task_for_config(config, name)

@@ -6,14 +6,10 @@ from typing import Any
 from starlette.requests import Request
 
 from flax_bigbird.checkpoint.sentence_transformers import IDENTITY
-from flax_bigbird.data.tokenization import tokenize
-from flax_bigbird.server.errors import too_large
 from flax_bigbird.server.schemas import RerankRequest, RerankResponse
-from flax_bigbird.server.served_model import ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service, check_truncation
 
 TASKS = ("reranking",)
-NUM_SPECIAL_TOKENS = 3  # of a pair
 
 
 async def rerank(service: Service, body: RerankRequest, request: Request) -> Answer:
@@ -25,9 +21,7 @@ async def rerank(service: Service, body: RerankRequest, request: Request) -> Ans
     if body.raw_scores:
         task.settings = dataclasses.replace(task.settings, activation=IDENTITY)
     rows = [{"query": body.query, "document": text} for text in body.texts]
-    if not body.truncate:
-        await service.engine.in_pool(check_pairs_fit, model, rows)
-    answers = await model.answer(service.engine, task, rows)
+    answers = await model.answer(service.engine, task, rows, must_fit=not body.truncate)
     scores = [answer["score"] for answer in answers.answers]
     ranks: list[dict[str, Any]] = [
         {"index": index, "score": scores[index]}
@@ -35,26 +29,6 @@ async def rerank(service: Service, body: RerankRequest, request: Request) -> Ans
         for index in sorted(range(len(scores)), key=lambda index: -scores[index])
     ]
     return Answer(ranks, model, len(rows), answers.num_tokens)
-
-
-def check_pairs_fit(model: ServedModel, rows: list[dict[str, Any]]) -> None:
-    """Checks that pairs of texts are not longer than a model.
-
-    Args:
-      model: The model.
-      rows: The pairs, each a row with two texts.
-
-    Raises:
-      RequestError: if one is.
-    """
-    limit = model.task.options.length
-    for row in rows:
-        num_tokens = sum(map(len, tokenize(model.tokenizer, [*row.values()]))) + NUM_SPECIAL_TOKENS
-        if num_tokens > limit:
-            raise too_large(
-                f"a pair of texts must have at most {limit:,} tokens; got {num_tokens:,}: shorten "
-                "it, or set truncate"
-            )
 
 
 ENDPOINTS = (

@@ -98,23 +98,33 @@ class ServedModel:
         except OptionError as error:
             raise RequestError("validation", str(error)) from error
 
-    async def answer(self, engine: Engine, task: Any, rows: Sequence[Any]) -> Answers:
+    async def answer(
+        self, engine: Engine, task: Any, rows: Sequence[Any], *, must_fit: bool = False
+    ) -> Answers:
         """Returns the answers to rows.
 
         Args:
           engine: The engine.
           task: The task, of `with_options`.
           rows: The rows; lists of token ids stand for texts if the task has `encode_ids`.
+          must_fit: Whether a row that is longer than the model is an error; otherwise, the task
+            truncates it or divides it into windows.
 
         Raises:
           RequestError: if a row cannot be used, or the engine cannot compute it.
         """
-        windows, units = await engine.in_pool(self._encode, task, rows)
+        encoder = self._without_truncation(task) if must_fit else task
+        windows, units = await engine.in_pool(self._encode, encoder, rows)
         outputs = iter(await engine.compute(units))
         per_row = [[next(outputs) for _ in own] for own in windows]
         answers = await engine.in_pool(self._decode, task, rows, windows, per_row)
         num_tokens = sum(len(window.input_ids) for own in windows for window in own)
         return Answers(answers, windows, per_row, num_tokens)
+
+    def _without_truncation(self, task: Any) -> Any:
+        """Returns a task that truncates no text which the server accepts."""
+        length = max(self._max_input_tokens, self.task.options.length) + 1
+        return task.with_options(max_length=length, tokens_per_batch=length)
 
     def _encode(self, task: Any, rows: Sequence[Any]) -> tuple[list[list[Window]], list[Unit]]:
         """Returns the windows of each row, and the units of work of all of them."""
@@ -143,6 +153,12 @@ class ServedModel:
             raise too_large(
                 f"a text must have at most {self._max_input_tokens:,} tokens; got {num_tokens:,}: "
                 "divide it"
+            )
+        limit = self.task.options.length
+        if max(len(window.input_ids) for window in windows) > limit:  # of `_without_truncation`
+            raise too_large(
+                f"a pair of texts must have at most {limit:,} tokens; got {num_tokens:,}: shorten "
+                "it, or set truncate"
             )
         return windows
 

@@ -191,8 +191,15 @@ class TaskOptions(Options):
         return self
 
     def with_max_length(self: TaskOptionsT, positions: int) -> TaskOptionsT:
-        """Returns these options with a `max_length`, which is `positions` if none was given."""
-        return self if self.max_length else self.replace(max_length=positions)
+        """Returns these options with a `max_length`, which is `positions` if none was given.
+
+        A batch then holds at least one example, unless `tokens_per_batch` was given.
+        """
+        if self.max_length:
+            return self
+        if "tokens_per_batch" in self.model_fields_set or self.tokens_per_batch >= positions:
+            return self.replace(max_length=positions)
+        return self.replace(max_length=positions, tokens_per_batch=positions)
 
     @property
     def length(self) -> int:

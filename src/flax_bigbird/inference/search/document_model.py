@@ -8,7 +8,6 @@ from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.embedder_loading import load_embedder
-from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK
 from flax_bigbird.inference.resolve import resolve_name
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
@@ -38,7 +37,7 @@ def load_document_embedder(given: Mapping[str, Any], previous: Manifest | None) 
         options = DEFAULT_CHUNKS | options
     if given.get("prompt") is not None:
         options.pop("prompt_name", None)
-    embedder = load_embedder(name, **with_batches(options))
+    embedder = load_embedder(name, **options)
     role = embedder.task.modules.document_prompt_name
     if role is None or {"prompt", "prompt_name"} & options.keys():
         return embedder

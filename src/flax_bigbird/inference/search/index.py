@@ -9,7 +9,6 @@ import numpy as np
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.embedder_loading import load_embedder
-from flax_bigbird.inference.options import with_batches
 from flax_bigbird.inference.reranker import load_reranker
 from flax_bigbird.inference.search.fingerprint import model_fingerprint
 from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks
@@ -228,7 +227,7 @@ class SearchIndex:
             options = {name: manifest.options[name] for name in names}
             name = model or manifest.model
             try:
-                model = load_embedder(name, pooling_mode="mean", **with_batches(options))
+                model = load_embedder(name, pooling_mode="mean", **options)
             except OptionError as error:
                 raise OptionError(
                     f"an index needs the model that it was built with; {self.path} was built with "
