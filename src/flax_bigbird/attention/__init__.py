@@ -29,3 +29,7 @@ from flax_bigbird.attention.patterns import (
 )
 from flax_bigbird.attention.patterns import user_global_blocks as user_global_blocks
 from flax_bigbird.attention.residuals import RESIDUALS as RESIDUALS
+from flax_bigbird.attention.sharded import (
+    sharded_block_sparse_attention as sharded_block_sparse_attention,
+)
+from flax_bigbird.attention.sharded import sharded_full_attention as sharded_full_attention

@@ -1,5 +1,6 @@
 """`block_sparse_attention`, which checks the call, picks an implementation and runs it."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -48,6 +49,34 @@ _UNAVAILABLE: dict[str, Callable[[], str]] = {
     "cpu": cpu.unavailable,
 }
 
+
+def _with_all_rows(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Wraps a backend that needs a row for each block: the rows before the last ones are empty."""
+
+    @functools.wraps(function)
+    def run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+        tokens = k.shape[1] - q.shape[1]
+        rows = tokens // pattern.block_size
+        blocks, counts = (
+            jnp.pad(x, ((0, 0), (0, 0), (rows, 0), (0, 0)))
+            for x in (pattern.blocks, pattern.counts)
+        )
+        pattern = dataclasses.replace(pattern, blocks=blocks, counts=counts)
+        q = jnp.pad(q, ((0, 0), (tokens, 0), (0, 0), (0, 0)))
+        return function(q, k, v, pattern, mask=mask, scale=scale)[:, tokens:]
+
+    return run
+
+
+# The same for queries that are the last of the tokens; see `attend_last_rows`.
+_LAST_ROWS: dict[str, Callable[..., Array]] = {
+    "triton": _with_all_rows(triton.block_sparse_attention),
+    "mosaic_tpu": _with_all_rows(mosaic_tpu.block_sparse_attention),
+    "cpu": cpu.attend_last_rows(_with_all_rows(cpu.block_sparse_attention)),
+    "xla": xla.block_sparse_attention,
+    "reference": _with_all_rows(reference.block_sparse_attention),
+}
+
 BLOCK_SPARSE_IMPLEMENTATIONS = tuple(_IMPLEMENTATIONS)
 
 
@@ -92,13 +121,37 @@ def block_sparse_attention(
       ValueError: If shapes, dtypes or the pattern do not fit each other, or the name is unknown.
       NotImplementedError: If the implementation that was asked for does not support this call.
     """
-    _check(q, k, v, pattern, mask)
+    check_block_sparse_call(q, k, v, pattern, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     q, k, v, pattern, mask = vary_together(q, k, v, pattern, mask)
     return run_first(_IMPLEMENTATIONS, implementation, q, k, v, pattern, mask=mask, scale=scale)
 
 
-def _check(q, k, v, pattern: BlockPattern, mask) -> None:
+def attend_last_rows(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
+    pattern: BlockPattern,
+    *,
+    mask: Bool[Array, "B S"],
+    scale: float,
+    implementation: str | None = None,
+) -> Float[Array, "B T N H"]:
+    """Computes attention of T queries that are the last of S tokens, with the keys of all of them.
+
+    Args:
+      q: The queries.
+      k, v: Keys and values of whole blocks.
+      pattern: The T/W last rows of a pattern of S/W blocks, without global rows.
+      mask: False at padding, of the S tokens.
+      scale: Multiplies the scores.
+      implementation: As in `block_sparse_attention`.
+    """
+    q, k, v, pattern, mask = vary_together(q, k, v, pattern, mask)
+    return run_first(_LAST_ROWS, implementation, q, k, v, pattern, mask=mask, scale=scale)
+
+
+def check_block_sparse_call(q, k, v, pattern: BlockPattern, mask) -> None:
     """Raises `ValueError` for arrays and a pattern that do not fit each other."""
     if q.ndim != 4 or not q.shape == k.shape == v.shape:
         raise ValueError(

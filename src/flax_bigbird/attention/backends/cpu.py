@@ -9,6 +9,7 @@ with a compiler; without it, this implementation declines.
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.manual_axes import shape_like
+from flax_bigbird.attention.numerics import zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.residuals import name_residuals
 
@@ -103,6 +105,26 @@ def block_sparse_attention(
     return _attend(
         static, q, k, v, _mask_operand(mask), pattern.blocks, pattern.counts, pattern.global_rows
     )
+
+
+def attend_last_rows(with_all_rows: Callable[..., Array]) -> Callable[..., Array]:
+    """Returns the implementation for T queries that are the last of S tokens.
+
+    Args:
+      with_all_rows: The implementation for causal patterns, for which the kernel needs T = S.
+    """
+
+    def run(q, k, v, pattern: BlockPattern, *, mask, scale: float) -> Array:
+        if pattern.causal:
+            return with_all_rows(q, k, v, pattern, mask=mask, scale=scale)
+        _check_call(q.dtype, "")
+        query_mask = mask[:, k.shape[1] - q.shape[1] :]
+        static = _Static(float(scale), False, False, pattern.block_size, "")
+        lists = (pattern.blocks, pattern.counts, pattern.global_rows)
+        out: Array = _attend(static, zero_masked(q, query_mask), k, v, mask, *lists)
+        return zero_masked(out, query_mask)
+
+    return run
 
 
 def full_attention(

@@ -38,28 +38,33 @@ from flax_bigbird.attention.residuals import name_residuals
 
 def block_sparse_attention(
     q: Float[Array, "B T N H"],
-    k: Float[Array, "B T N H"],
-    v: Float[Array, "B T N H"],
+    k: Float[Array, "B S N H"],
+    v: Float[Array, "B S N H"],
     pattern: BlockPattern,
     *,
-    mask: Bool[Array | np.ndarray, "B T"] | None = None,
+    mask: Bool[Array | np.ndarray, "B S"] | None = None,
     scale: float,
 ) -> Float[Array, "B T N H"]:
-    """Follows the contract of the reference. T must be M*W."""
-    size, num_blocks = pattern.block_size, pattern.num_blocks
-    batch, _, heads, width = q.shape
-    q, k, v = (zero_masked(x, mask) for x in (q, k, v))
+    """Follows the contract of the reference, except that queries may be fewer than keys.
+
+    The T = M*W queries are then the last of the S tokens, and no row is global.
+    """
+    size = pattern.block_size
+    batch, length, heads, width = q.shape
+    query_mask = None if mask is None else mask[:, k.shape[1] - length :]
+    q, k, v = zero_masked(q, query_mask), zero_masked(k, mask), zero_masked(v, mask)
 
     def to_blocks(x: Array) -> Array:
-        return x.reshape(batch, num_blocks, size, heads, width).transpose(0, 3, 1, 2, 4)
+        return x.reshape(batch, x.shape[1] // size, size, heads, width).transpose(0, 3, 1, 2, 4)
 
-    key_mask = None if mask is None else mask.reshape(batch, num_blocks, size)
+    key_mask = None if mask is None else mask.reshape(batch, k.shape[1] // size, size)
     examples = batch if isinstance(batch, int) else 1  # a symbolic batch of `jax.export`
     chunk = _rows_per_step(examples * heads * size * size * pattern.row_width)
-    config = LoopConfig(scale, pattern.causal, size, chunk)
+    first_row = k.shape[1] // size - pattern.num_blocks
+    config = LoopConfig(scale, pattern.causal, size, chunk, first_row)
     out: Array = _attend(config, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
     out = out.transpose(0, 2, 3, 1, 4).reshape(q.shape)
-    return zero_masked(out, mask)
+    return zero_masked(out, query_mask)
 
 
 def _rows_per_step(scores_per_row: int) -> int:

@@ -21,6 +21,7 @@ class LoopConfig(NamedTuple):
     causal: bool
     block_size: int
     chunk: int  # the largest number of rows per step
+    first_row: int  # the key block that belongs to row 0
 
 
 def _row_indices(config: LoopConfig, pattern: BlockPattern) -> np.ndarray:
@@ -136,7 +137,7 @@ def row_bias(
     if config.causal:
         within = jnp.arange(size)
         keys = (blocks[..., None] * size + within).reshape(*blocks.shape[:3], 1, -1)
-        queries = (rows[:, None] * size + within)[..., None]
+        queries = ((rows + config.first_row)[:, None] * size + within)[..., None]
         bias = jnp.where(keys <= queries, bias, MASKED_SCORE)
     return bias
 

@@ -105,7 +105,10 @@ def bigbird_pattern(
         global_rows = _global_rows_per_example(num_blocks, layout)
     else:
         global_rows = layout.global_rows(num_blocks)[None]
-    return BlockPattern(blocks, counts, global_rows, block_size, causal)
+    num_random = 0 if random is None else random.shape[-1]
+    fixed = layout.row_width - 1 + (extra_first > 0)
+    far_reads = (fixed, num_random)
+    return BlockPattern(blocks, counts, global_rows, block_size, causal, far_reads)
 
 
 def _append(ids: Any, more: Any, valid: Any, more_valid: Any) -> tuple[Any, Any]:

@@ -62,6 +62,9 @@ class BlockPattern:
       global_rows: `[#B, G]`, the rows that read every key block once, whatever their list says.
       block_size: W, in tokens.
       causal: Whether a query reads no key after itself (inside a block, too).
+      far_reads: `(c, r)`, if m consecutive rows that are not global are known to read at most
+        c + r*m distinct blocks besides their own, or None. It bounds the memory of a traced
+        pattern where tokens are split over devices.
     """
 
     blocks: Leaf
@@ -69,6 +72,7 @@ class BlockPattern:
     global_rows: Leaf
     block_size: int = dataclasses.field(metadata={"static": True})
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    far_reads: tuple[int, int] | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def num_blocks(self) -> int:
@@ -116,6 +120,11 @@ class BlockPattern:
             )
         blocks, counts = merge_repeats(ids, ids >= 0)
         return cls(blocks, counts, np.asarray([global_rows], np.int32), block_size, causal)
+
+
+def add_far_reads(far_reads: tuple[int, int] | None, num_blocks: int) -> tuple[int, int] | None:
+    """Returns the `far_reads` of a pattern in which each row may read some more blocks."""
+    return None if far_reads is None else (far_reads[0] + num_blocks, far_reads[1])
 
 
 def merge_repeats(ids: IntArray, valid: Any) -> tuple[IntArray, IntArray]:

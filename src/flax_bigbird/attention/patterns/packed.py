@@ -71,7 +71,8 @@ def packed_full_pattern(
     too_long = jnp.any((row - start >= max_blocks) & (segments != 0), axis=1)
     blocks, counts = jnp.where(reads, ids, 0)[:, None], reads.astype(jnp.int32)[:, None]
     no_rows = np.zeros((1, 0), np.int32)
-    return BlockPattern(blocks, counts, no_rows, block_size, causal), too_long
+    far_reads = (2 * (max_blocks - 1), 0)  # the other blocks of the first and last segment
+    return BlockPattern(blocks, counts, no_rows, block_size, causal, far_reads), too_long
 
 
 def packed_causal_pattern(pattern: BlockPattern, segments: Int[Array, "B M"]) -> BlockPattern:
@@ -89,4 +90,5 @@ def packed_causal_pattern(pattern: BlockPattern, segments: Int[Array, "B M"]) ->
     counts = jnp.where((segments != 0)[:, None, :, None], counts, 0)
     blocks = blocks + start[:, None, :, None]
     blocks = jnp.where(counts > 0, blocks, 0)
-    return BlockPattern(blocks, counts, np.zeros((1, 0), np.int32), pattern.block_size, True)
+    no_rows = np.zeros((1, 0), np.int32)
+    return BlockPattern(blocks, counts, no_rows, pattern.block_size, True, pattern.far_reads)

@@ -1,10 +1,12 @@
 """The parts of a pattern that depend on the length of each example of a batch."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern, add_far_reads
 
 
 def count_example_blocks(mask: Bool[Array, "B T"], block_size: int) -> Int[Array, " B"]:
@@ -46,4 +48,5 @@ def read_short_examples_in_full(
     counts = jnp.pad(jnp.asarray(pattern.counts), more)
     counts = jnp.where(in_full, own.astype(counts.dtype), counts)
     blocks = jnp.where(counts > 0, blocks, 0)
-    return BlockPattern(blocks, counts, pattern.global_rows, pattern.block_size)
+    far_reads = add_far_reads(pattern.far_reads, max_full_blocks)
+    return dataclasses.replace(pattern, blocks=blocks, counts=counts, far_reads=far_reads)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.patterns.block_pattern import BlockPattern, add_far_reads
 
 
 def user_global_blocks(
@@ -52,4 +52,5 @@ def add_global_blocks(pattern: BlockPattern, global_blocks: Int[Array, "B G"]) -
     rows = jnp.broadcast_to(rows, (batch, rows.shape[1]))
     # An unused entry names a row that is global anyway.
     rows = jnp.concatenate([rows, jnp.where(global_blocks >= 0, global_blocks, rows[:, :1])], -1)
-    return BlockPattern(blocks, counts, rows, pattern.block_size, pattern.causal)
+    far_reads = add_far_reads(pattern.far_reads, global_blocks.shape[1])
+    return BlockPattern(blocks, counts, rows, pattern.block_size, pattern.causal, far_reads)
