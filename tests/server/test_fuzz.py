@@ -143,3 +143,37 @@ def test_no_json_is_400(server, content):
     response = server.post("/embed", content)
     assert response.status == 400
     assert "must be JSON" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        (
+            "/generate",
+            {"inputs": "a", "parameters": {"watermark": True}},
+            "parameters.watermark: Extra inputs are not permitted",
+        ),
+        (
+            "/v1/embeddings",
+            {"input": [[]]},
+            "input: Input should be a valid string, or: Input should be a valid integer",
+        ),
+        ("/embed", {"inputs": "a", "dimensions": 99}, "dimensions must be at most the 32 dim"),
+        ("/predict", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k: Input should"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_field_as_the_client_does(server, path, body, message):
+    response = server.post(path, body)
+    assert response.status == 422
+    error = response.json()["error"]
+    assert (error["message"] if path.startswith("/v1/") else error).startswith(message)
+
+
+def test_white_space_has_no_answer(server):
+    for parameters in ({}, {"handle_impossible_answer": False}):
+        body = {"question": "a", "context": "  \t ", "parameters": parameters}
+        answer = server.post("/answer", body).json()
+        assert (answer["answers"], answer["has_answer"]) == ([], False)
+        inputs = {"question": "a", "context": "  "}
+        answer = server.post("/answer", {"inputs": inputs, "parameters": parameters}).json()
+        assert answer["answer"] == ""

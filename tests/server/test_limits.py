@@ -13,6 +13,7 @@ from server_process import FLAGS, Response, ServerProcess, cache
 from tiny_checkpoints import sentence
 
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.server.lifecycle import raise_file_limit
 from flax_bigbird.server.loading import resolve_models
 
 KEYS = ("first-secret-key", "second-secret-key")
@@ -153,6 +154,93 @@ def test_slow_clients_are_given_up(limited, sent):
             pass  # until the server closes the connection
 
 
+def exchange(port: int, content: bytes) -> bytes:
+    """Sends bytes, and returns what is answered until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(content)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        (b"http://localhost/health", b"localhost", 200),
+        (b"http://localhost:1/health?a=b", b"attacker.example", 200),
+        (b"http://attacker.example/health", b"localhost", 421),
+        (b"http://[::1", b"localhost", 404),
+        (b"ftp://localhost/health", b"localhost", 404),
+    ],
+)
+def test_a_target_may_be_an_absolute_url_whose_host_counts(server, target, host, status):
+    head = b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+    assert exchange(server.port, head).startswith(b"HTTP/1.1 %d " % status)
+
+
+def test_two_lengths_of_a_body_are_refused_and_the_connection_is_closed(server):
+    head = b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = exchange(server.port, head + b'f\r\n{"inputs": "a"}\r\n0\r\n\r\n')
+    assert answer.count(b"HTTP/1.1") == answer.count(b"HTTP/1.1 400 ") == 1
+    assert b"connection: close" in answer.lower()
+
+
+def test_pipelined_requests_are_answered_in_order(server):
+    bodies = [b'{"inputs": "%s"}' % (b"a" * (1 + n)) for n in range(3)]
+    head = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    content = b"".join(f"{head}Content-Length: {len(b)}\r\n\r\n".encode() + b for b in bodies)
+    last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = exchange(server.port, content + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+    stops = [max(t["stop"] or 0 for t in json.loads(line.split(b"]]")[0] + b"]]")[0])
+             for line in answer.split(b"\r\n\r\n")[1:4]]  # fmt: skip
+    assert stops == [1, 2, 3]
+
+
+def test_clients_that_do_not_read_are_given_up(limited):
+    """Otherwise, they would occupy the server's places for requests for ever."""
+    body = json.dumps({"inputs": "the cow " * 2000}).encode()
+    head = "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: {AUTHORIZED['Authorization']}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", limited.port))
+        connection.settimeout(1)
+        with contextlib.suppress(OSError):  # the buffers are full, or the connection was closed
+            for _ in range(4000):
+                connection.sendall(head.encode() + body)
+            pytest.fail("the server read everything")
+        until = time.monotonic() + 20
+        metric = "bigbird_requests_in_progress"
+        while gauge(limited, metric, headers=AUTHORIZED) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert gauge(limited, metric, headers=AUTHORIZED) == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/embed", 405, "POST"),
+        ("POST", "/health", 405, "GET, HEAD"),
+        ("DELETE", "/", 405, "GET, HEAD, POST"),
+        ("POST", "/main.js", 405, "GET, HEAD"),
+        ("GET", "/embed/", 404, None),
+        ("POST", "/embed/", 404, None),
+        ("POST", "//embed", 404, None),
+    ],
+)
+def test_a_wrong_method_is_told_from_a_wrong_path(server, method, path, status, allow):
+    response = server.request(method, path, {} if method == "POST" else None)
+    assert (response.status, response.headers.get("allow")) == (status, allow)
+
+
+def test_a_compressed_body_is_refused(server):
+    response = server.post("/embed", {"inputs": "a"}, headers={"Content-Encoding": "gzip"})
+    assert response.status == 415
+
+
 def test_a_head_is_limited(server):
     for head in (
         b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
@@ -216,14 +304,25 @@ def test_the_request_of_a_client_that_left_is_not_computed(checkpoints, tmp_path
         process.close()
 
 
-def gauge(process: ServerProcess, name: str) -> float:
+def gauge(process: ServerProcess, name: str, **options) -> float:
     """Returns the sum of all values of a metric."""
-    lines = process.get("/metrics").body.decode().splitlines()
+    lines = process.get("/metrics", **options).body.decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 def counted_windows(process: ServerProcess) -> float:
     return gauge(process, 'bigbird_batch_entries_total{kind="window"')
+
+
+def test_the_limit_of_open_files_is_raised():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 256
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_idle_connections_do_no_harm(server):

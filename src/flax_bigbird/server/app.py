@@ -28,6 +28,9 @@ from flax_bigbird.server.security import SecurityMiddleware
 from flax_bigbird.server.service import Answer, Endpoint, Service
 
 PAGE = Path(__file__).parent / "page"
+PAGE_FILES = frozenset(
+    f"/{file.relative_to(PAGE).as_posix()}" for file in PAGE.rglob("*") if file.is_file()
+)
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *embedding_endpoints.ENDPOINTS,
@@ -63,18 +66,27 @@ class Application:
         if PAGE.is_dir():
             routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
         self._router = Router(routes, default=_no_such_path)
+        self._methods = dict.fromkeys(endpoints, "POST") | dict.fromkeys(
+            (*OPERATIONS, OPENAPI), "GET, HEAD"
+        )
+        self._methods["/"] = "GET, HEAD, POST"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # then the router raises its errors instead of answering them
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
-            message = {404: "there is no such path", 405: "the path has another method"}
-            raise RequestError(
-                "validation",
-                message.get(error.status_code, "the request cannot be answered"),
-                status=error.status_code,
-            ) from error
+            raise self._refusal(scope["path"], error.status_code) from error
+
+    def _refusal(self, path: str, status: int) -> RequestError:
+        """Returns the error of a request that no endpoint and no file of the page answers."""
+        if status not in (404, 405):
+            return RequestError("validation", "the request cannot be answered", status=status)
+        allowed = self._methods.get(path) or ("GET, HEAD" if path in PAGE_FILES else None)
+        if allowed is None:
+            return RequestError("validation", "there is no such path", status=404)
+        message = f"the method of {path} must be {allowed}"
+        return RequestError("validation", message, status=405, allow=allowed)
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -84,16 +96,13 @@ def create_app(service: Service) -> ASGIApp:
       service: Its models and its engine.
     """
     paths = {endpoint.path for endpoint in ENDPOINTS} | {*OPERATIONS, OPENAPI, "/"}
-    page = {"/"} | {
-        f"/{file.relative_to(PAGE).as_posix()}" for file in PAGE.rglob("*") if file.is_file()
-    }
     return SecurityMiddleware(
         Application(service),
         service.settings,
         service.metrics,
         frozenset(paths),
         NEEDS_NO_KEY,
-        frozenset(page),
+        PAGE_FILES | {"/"},
     )
 
 

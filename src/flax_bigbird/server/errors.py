@@ -23,6 +23,7 @@ class RequestError(Exception):
       status: The HTTP status.
       retry_after: After how many seconds it is worth to try again, if it is.
       parameter: The field of the request that is wrong, if there is one.
+      allow: The methods that the path has, if it is another one's.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class RequestError(Exception):
         status: int | None = None,
         retry_after: int | None = None,
         parameter: str | None = None,
+        allow: str | None = None,
     ):
         super().__init__(message)
         self.kind, self.message = kind, message
         self.status = STATUS[kind] if status is None else status
         self.retry_after = retry_after
         self.parameter = parameter
+        self.allow = allow
 
 
 class ClientDisconnected(Exception):

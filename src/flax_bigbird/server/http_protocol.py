@@ -1,4 +1,4 @@
-"""HTTP/1.1 with limits: heads that are slow, malformed or too large are refused."""
+"""HTTP/1.1 with limits on heads that are slow, malformed or too large, and on slow readers."""
 
 import asyncio
 import logging
@@ -13,13 +13,19 @@ from flax_bigbird.server.errors import RequestError, error_body
 logger = logging.getLogger("flax_bigbird.server")
 
 
-def limited_protocol(header_timeout: float) -> type[H11Protocol]:
-    """Returns the class of a protocol in which a head must arrive within some seconds."""
+def limited_protocol(header_timeout: float, read_timeout: float) -> type[H11Protocol]:
+    """Returns the class of a protocol that closes the connections of slow clients.
+
+    Args:
+      header_timeout: The seconds in which the head of a request must arrive.
+      read_timeout: The seconds in which a client must read a part of an answer that waits for it.
+    """
 
     class LimitedProtocol(H11Protocol):
-        """Closes connections whose next request does not arrive in time."""
+        """Closes connections whose next request does not arrive, or whose answer is not read."""
 
         _timer: asyncio.TimerHandle | None = None
+        _reader_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -37,7 +43,37 @@ def limited_protocol(header_timeout: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            self._stop_reader_timer()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._expect_reader()
+
+        def resume_writing(self) -> None:
+            self._stop_reader_timer()
+            super().resume_writing()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._expect_reader()  # what it has not read would otherwise be kept
+
+        def _expect_reader(self) -> None:
+            """Waits until the client has read a part of what was sent."""
+            self._stop_reader_timer()
+            if size := self.transport.get_write_buffer_size():  # type: ignore[attr-defined]
+                self._reader_timer = self.loop.call_later(read_timeout, self._check_reader, size)
+
+        def _check_reader(self, size_before: int) -> None:
+            if self.transport.get_write_buffer_size() < size_before:  # type: ignore[attr-defined]
+                self._expect_reader()
+            else:
+                self.transport.abort()
+
+        def _stop_reader_timer(self) -> None:
+            if self._reader_timer is not None:
+                self._reader_timer.cancel()
+                self._reader_timer = None
 
         def send_400_response(self, msg: str) -> None:
             """Answers a head that is no HTTP, or too large."""

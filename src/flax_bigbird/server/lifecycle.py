@@ -28,11 +28,12 @@ from flax_bigbird.server.loading import (
 from flax_bigbird.server.metrics import Metrics
 from flax_bigbird.server.security import MAX_HEAD_BYTES
 from flax_bigbird.server.service import Service
-from flax_bigbird.server.settings import ServerSettings
+from flax_bigbird.server.settings import API_KEY_VARIABLE, LOOPBACK, ServerSettings
 
 logger = logging.getLogger(logs.NAME)
 
 BACKLOG = 2048
+MAX_FILES = 65_536
 POLL_SECONDS = 0.05
 
 
@@ -80,6 +81,7 @@ def serve(names: list[str], settings: ServerSettings) -> None:
       OptionError: if a model cannot be served, or the address cannot be used.
     """
     logs.configure(settings.log_format)
+    raise_file_limit()
     listener = _listen(settings)
     try:
         sources = resolve_models(names)
@@ -89,9 +91,11 @@ def serve(names: list[str], settings: ServerSettings) -> None:
     service = create_service(settings)
     host, port = listener.getsockname()[:2]
     logger.info("listening", extra={"fields": {"host": host, "port": port}})
+    if settings.host not in LOOPBACK and not settings.api_key:
+        logger.warning(f"others can use the server without a key: set {API_KEY_VARIABLE}")
     config = uvicorn.Config(
         create_app(service),
-        http=limited_protocol(settings.header_timeout),
+        http=limited_protocol(settings.header_timeout, settings.body_timeout),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -185,6 +189,18 @@ async def _in_daemon_thread(function: Any, *arguments: Any) -> None:
 
     threading.Thread(target=run, name="prepare", daemon=True).start()
     await future
+
+
+def raise_file_limit() -> None:
+    """Raises the limit of open files, of which each connection is one, as far as is allowed."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

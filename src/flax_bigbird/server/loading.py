@@ -60,7 +60,8 @@ def resolve_models(names: list[str]) -> list[ModelSource]:
     for given in names:
         task_name, model = _split_task(given)
         checkpoint = resolve_name(model)
-        name = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint
+        is_directory = Path(checkpoint).is_dir()
+        name = os.path.basename(os.path.abspath(checkpoint)) if is_directory else checkpoint
         source = ModelSource(_resolve_task(task_name, checkpoint), checkpoint, name)
         if any((s.name, s.task_name) == (source.name, source.task_name) for s in sources):
             raise OptionError(

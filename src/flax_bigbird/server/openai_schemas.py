@@ -14,7 +14,9 @@ class EmbeddingsRequest(Body):
         description="A text or several; a list of integers stands for a text's token ids, which "
         "are those of the model's own tokenizer."
     )
-    model: str = Field(description="The name of a served model.")
+    model: str | None = Field(
+        default=None, description="The name of a served model; by default, the first."
+    )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
     user: str | None = None

@@ -1,8 +1,8 @@
 """Reads and checks the body of a request, within the server's limits of size and time."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar, get_args
 
 import pydantic
 from starlette.requests import Request
@@ -56,6 +56,10 @@ async def read_body(request: Request, settings: ServerSettings, budget: BodyBudg
         raise RequestError(
             "validation", "the Content-Type must be application/json: send JSON", status=415
         )
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise RequestError(
+            "validation", "the body must have no Content-Encoding: send it plain", status=415
+        )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > settings.max_body_bytes:
         raise _body_too_large(settings)
@@ -92,14 +96,33 @@ def parse_body(schema: type[BodyT], body: bytes) -> BodyT:
     try:
         return schema.model_validate_json(body)
     except pydantic.ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        detail = first["msg"][:MAX_DETAIL]
-        if first["type"] == "json_invalid":
-            raise RequestError(
-                "validation", f"the body must be JSON: {detail}", status=400
-            ) from None
-        field = str(first["loc"][0])[:40] if first["loc"] else "the body"
-        raise RequestError("validation", f"{field}: {detail}", parameter=field) from None
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        if errors[0]["type"] == "json_invalid":
+            detail = f"the body must be JSON: {errors[0]['msg'][:MAX_DETAIL]}"
+            raise RequestError("validation", detail, status=400) from None
+        field = _field(schema, errors[0]["loc"])
+        # Each kind of value that a field may have has its own error.
+        own = [e["msg"] for e in errors if _field(schema, e["loc"]) == field]
+        detail = ", or: ".join(dict.fromkeys(own))[:MAX_DETAIL]
+        name = field or "the body"
+        raise RequestError("validation", f"{name}: {detail}", parameter=name) from None
+
+
+def _field(schema: Any, location: Sequence[int | str]) -> str:
+    """Returns the name of a field such as `parameters.top_k`, without the types of its value."""
+    names: list[str] = []
+    for part in location:
+        if schema is None:
+            break
+        names.append(str(part)[:40])
+        field = schema.model_fields.get(part)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        schema = next((k for k in kinds if isinstance(k, type) and _is_schema(k)), None)
+    return ".".join(names)
+
+
+def _is_schema(kind: type) -> bool:
+    return issubclass(kind, pydantic.BaseModel)
 
 
 async def run_while_connected(request: Request, work: Awaitable[T]) -> T:

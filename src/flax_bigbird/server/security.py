@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -86,6 +87,7 @@ class SecurityMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = _origin_form(scope)
         exchange = _Exchange(self, scope, send)
         try:
             if (preflight := self._check(scope)) is not None:
@@ -123,6 +125,12 @@ class SecurityMiddleware:
         if self._settings.hosts and name.lower() not in self._settings.hosts:
             raise RequestError(
                 "validation", "the Host must be one that the server is for", status=421
+            )
+        if _has_two_lengths(headers):
+            raise RequestError(  # proxies may read it as another request
+                "validation",
+                "the head must have Content-Length or Transfer-Encoding, not both",
+                status=400,
             )
         if scope["method"] == "OPTIONS" and self.allowed_origin(scope) is not None:
             return Response(
@@ -172,6 +180,31 @@ class SecurityMiddleware:
             logger.info("request", extra={"fields": fields})
 
 
+def _has_two_lengths(headers: Headers) -> bool:
+    return "content-length" in headers and "transfer-encoding" in headers
+
+
+def _origin_form(scope: Scope) -> Scope:
+    """Returns a request for `http://host/path` as one for `/path` at that host, as HTTP demands."""
+    if scope["raw_path"].startswith(b"/"):
+        return scope
+    try:
+        target = urlsplit(scope["raw_path"].decode("latin-1"))
+    except ValueError:  # no valid host
+        return scope
+    if target.scheme not in ("http", "https") or not target.netloc:
+        return scope
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    headers.append((b"host", target.netloc.encode("latin-1")))
+    path = target.path or "/"
+    return {
+        **scope,
+        "path": unquote(path),
+        "raw_path": path.encode("latin-1"),
+        "headers": headers,
+    }
+
+
 class _Exchange:
     """Sends one answer, with the headers that all answers have."""
 
@@ -204,10 +237,12 @@ class _Exchange:
         headers = {"content-type": "application/json"}
         if error.retry_after is not None:
             headers["retry-after"] = str(error.retry_after)
+        if error.allow is not None:
+            headers["allow"] = error.allow
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if error.status in (408, 413):
-            headers["connection"] = "close"  # the rest of the body is not read
+        if error.status in (408, 413) or _has_two_lengths(Headers(scope=self._scope)):
+            headers["connection"] = "close"  # what follows is not read
         body = to_json(error_body(error, self._scope["path"]))
         response = Response(body, error.status, headers)
         await response(self._scope, receive, self.send)

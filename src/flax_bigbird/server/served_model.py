@@ -24,6 +24,10 @@ EXAMPLES: dict[str, Row] = {
 """For each task that is served in batches, a row whose windows have the shapes of all windows."""
 
 
+FIELDS = {"truncate_dim": "dimensions", "max_answer_length": "max_answer_len"}
+"""The fields of requests that set options of other names."""
+
+
 class Answers(NamedTuple):
     """The answers to the rows of a request.
 
@@ -96,7 +100,10 @@ class ServedModel:
         try:
             return self.task.with_options(**changes)
         except OptionError as error:
-            raise RequestError("validation", str(error)) from error
+            message = str(error)
+            for name, field in FIELDS.items():
+                message = message.replace(name, field)
+            raise RequestError("validation", message) from error
 
     async def answer(
         self, engine: Engine, task: Any, rows: Sequence[Any], *, must_fit: bool = False

@@ -78,7 +78,11 @@ class ServerSettings(Options):
         10.0, help="The seconds in which the head of a request must arrive.", panel=LIMITS, ge=0.1
     )
     body_timeout: float = option(
-        30.0, help="The seconds in which the body of a request must arrive.", panel=LIMITS, ge=0.1
+        30.0,
+        help="The seconds in which the body of a request must arrive, and in which a client must "
+        "read a part of an answer that waits for it.",
+        panel=LIMITS,
+        ge=0.1,
     )
     keep_alive: float = option(
         75.0, help="The seconds after which an idle connection is closed.", panel=LIMITS, ge=1
