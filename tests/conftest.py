@@ -35,6 +35,8 @@ TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird.generation",
     "flax_bigbird.models",
     "flax_bigbird.nn",
+    "flax_bigbird._mesh_axes",
+    "flax_bigbird.parallel",
     "flax_bigbird.pretrained",
     "flax_bigbird.data",
     "flax_bigbird.tasks",

@@ -15,7 +15,7 @@ from import_graph import MODULES, Import
 import flax_bigbird
 from flax_bigbird.models import outputs
 
-# cli -> {examples, server} -> {train, inference} -> tasks -> {data, models}
+# cli -> {examples, server} -> {train, inference} -> {tasks, parallel} -> {data, models}
 #     -> {nn, checkpoint, generation} -> {attention, config}
 LEVEL = {
     "attention": 0,
@@ -25,6 +25,7 @@ LEVEL = {
     "generation": 1,
     "data": 2,
     "models": 2,
+    "parallel": 3,
     "tasks": 3,
     "inference": 4,
     "train": 4,
@@ -34,7 +35,7 @@ LEVEL = {
 }
 # Packages of one level import nothing from each other, but for these pairs.
 SAME_LEVEL = {("config", "attention")}
-ANY_LEVEL = {"_lazy", "_signals", "_transformers", "_version", "pretrained"}
+ANY_LEVEL = {"_lazy", "_mesh_axes", "_signals", "_transformers", "_version", "pretrained"}
 PUBLIC = 3  # from this level up, modules import public names from `flax_bigbird`, as users do
 
 

@@ -26,9 +26,8 @@ CHANGES = {
 }
 
 
-def gradient_of(params, batch, key):
+def gradient_of(params, batch):
     """Returns the gradient, the sum and the count of the losses `batch * (a + 2 b)`."""
-    del key
     a, b = params["head"]["a"], params["encoder"]["layer"]["0"]["b"]
     gradient = {
         "head": {"a": jnp.full_like(a, -batch.sum())},
@@ -45,10 +44,10 @@ def test_the_formula(decay, norm):
     }
     loss = 3 * 1e-4 + 2 * 5 * 1e-5  # times the mean of the batches, as the gradient's norm
     batches = [jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])]
-    rate = limit_learning_rate(gradient_of, params, batches, jax.random.key(0), decay)
+    rate = limit_learning_rate(gradient_of, params, batches, decay)
     np.testing.assert_allclose(rate, 0.25 * loss / norm, rtol=1e-5)
     larger = jax.tree.map(lambda leaf: leaf * 100, params)
-    assert limit_learning_rate(gradient_of, larger, batches, jax.random.key(0), decay) == 3e-5
+    assert limit_learning_rate(gradient_of, larger, batches, decay) == 3e-5
 
 
 @pytest.fixture

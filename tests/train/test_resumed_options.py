@@ -14,7 +14,7 @@ from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_lab
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.train import TrainingInterrupted, train
 from flax_bigbird.train.resuming import check_resumed_options, original_batches
-from flax_bigbird.train.trainer import Trainer
+from flax_bigbird.train.steps import TrainingSteps
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +30,13 @@ def interrupt(folder, task, after=3, **options):
 def record_gradient_sizes(monkeypatch):
     """Returns a list that receives the number of tokens of every batch that is compiled."""
     sizes: list[int] = []
-    compute = Trainer._compute_gradient
+    compute = TrainingSteps._compute_gradient
 
     def record(self, params, batch, key):
         sizes.append(batch["attention_mask"].size)
         return compute(self, params, batch, key)
 
-    monkeypatch.setattr(Trainer, "_compute_gradient", record)
+    monkeypatch.setattr(TrainingSteps, "_compute_gradient", record)
     return sizes
 
 

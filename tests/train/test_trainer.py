@@ -13,6 +13,7 @@ import pytest
 from tiny_runs import random_words, tiny_run_options, write_jsonl, write_labeled_texts
 
 from flax_bigbird.train import TrainingError, train
+from flax_bigbird.train.steps import Totals
 from flax_bigbird.train.trainer import Trainer
 
 WORKER = Path(__file__).with_name("training_worker.py")
@@ -93,7 +94,7 @@ def test_the_report_describes_the_best_model(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data, monkeypatch):
     mean_loss = Trainer._mean_loss
     monkeypatch.setattr(
-        Trainer, "_mean_loss", lambda self, losses: mean_loss(self, [(float("nan"), 1.0)])
+        Trainer, "_mean_loss", lambda self, totals: mean_loss(self, [Totals(float("nan"), 1.0, 1)])
     )
     with pytest.raises(TrainingError, match=r"must be finite; it is nan .* up to 1: lower"):
         train(tiny_run_options(tmp_path, train_files=[data]))

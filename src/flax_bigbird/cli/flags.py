@@ -17,10 +17,10 @@ from rich.markup import escape
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import RENAMED, Command, check_option_names, field_metadata
-from flax_bigbird.tasks.options import BATCHES, DATA, MODEL, OPTIMIZATION, RUN, TASK
+from flax_bigbird.tasks.options import BATCHES, DATA, DEVICES, MODEL, OPTIMIZATION, RUN, TASK
 from flax_bigbird.tasks.registry import get_options_class, task_names
 
-PANELS = (DATA, MODEL, TASK, BATCHES, OPTIMIZATION, RUN)
+PANELS = (DATA, MODEL, TASK, BATCHES, OPTIMIZATION, DEVICES, RUN)
 SHORT_FLAGS = {"output_dir": "-o", "output": "-o", "config": "-c"}
 MAX_METAVAR_LENGTH = 40  # Longer choices are listed in the help instead.
 METAVARS = {int: "INTEGER", float: "FLOAT", str: "TEXT", list: "TEXT", dict: "KEY=VALUE"}

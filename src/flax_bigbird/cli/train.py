@@ -103,9 +103,15 @@ def run_training(options: TrainingArguments) -> None:
         require(module, "train")
     enable_compilation_cache()
     from flax_bigbird.cli.progress import ProgressBarCallback
+    from flax_bigbird.parallel.initialization import initialize_processes
+    from flax_bigbird.parallel.processes import is_main_process
     from flax_bigbird.train import TrainingError, TrainingInterrupted, train
 
-    console = Console()
+    try:
+        initialize_processes(options)
+    except OptionError as error:
+        raise CommandError(str(error)) from error
+    console = Console(quiet=not is_main_process())
     with deferred_signals(SAVING_MESSAGE) as is_stopped:
         progress_bar = ProgressBarCallback(console, is_stopped)
         try:

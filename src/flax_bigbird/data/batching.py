@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -75,8 +75,24 @@ def batches_per_epoch(buckets: Sequence[Bucket]) -> float:
     return sum(len(bucket.indices) / bucket.batch_size for bucket in buckets)
 
 
+class BatchRows(NamedTuple):
+    """The rows that a process reads of each batch of a bucket, and what it does with them.
+
+    Attributes:
+      rows: `[n]`, the indices of the rows in the batch; a row may be repeated.
+      finish: A function of their stacked arrays, whose result the iterator returns.
+    """
+
+    rows: np.ndarray
+    finish: Callable[[Arrays], Any]
+
+
 def training_batches(
-    examples: Examples, buckets: Sequence[Bucket], collate: CollateFn, seed: int
+    examples: Examples,
+    buckets: Sequence[Bucket],
+    collate: CollateFn,
+    seed: int,
+    batch_rows: Callable[[Bucket], BatchRows] | None = None,
 ) -> Any:
     """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 
@@ -89,6 +105,8 @@ def training_batches(
       buckets: The buckets of the examples.
       collate: The function that returns the arrays of an example.
       seed: The seed of the order and of the random generators of the examples.
+      batch_rows: Takes a bucket, and returns the rows to read of each of its batches. No other rows
+        are collated, and the state of the iterators does not depend on it. By default, all are.
     """
     import grain
 
@@ -104,8 +122,14 @@ def training_batches(
             seed + 1009 * index
         )
         dataset = dataset.shuffle().repeat(_REPEATED_EXAMPLES // len(bucket.indices))
-        dataset = dataset.random_map(collate_example).batch(bucket.batch_size)
-        datasets.append(dataset)
+        dataset = dataset.random_map(collate_example)
+        selection = None if batch_rows is None else batch_rows(bucket)
+        if selection is None:
+            datasets.append(dataset.batch(bucket.batch_size))
+            continue
+        if not np.array_equal(selection.rows, np.arange(bucket.batch_size)):
+            dataset = _select_rows(dataset, bucket.batch_size, selection.rows)
+        datasets.append(dataset.batch(len(selection.rows)).map(selection.finish))
     counts = [len(bucket.indices) / bucket.batch_size for bucket in buckets]
     mixed = grain.MapDataset.mix(datasets, [count / sum(counts) for count in counts])
     return mixed.to_iter_dataset(
@@ -114,8 +138,12 @@ def training_batches(
 
 
 def evaluation_batches(
-    examples: Examples, buckets: Sequence[Bucket], collate: CollateFn, seed: int
-) -> Iterator[tuple[np.ndarray, Arrays]]:
+    examples: Examples,
+    buckets: Sequence[Bucket],
+    collate: CollateFn,
+    seed: int,
+    batch_rows: Callable[[int], BatchRows] | None = None,
+) -> Iterator[tuple[np.ndarray, Any]]:
     """Yields every example once, in batches of constant shape per bucket.
 
     The random generator of an example depends only on `seed` and on the index of the example.
@@ -125,6 +153,8 @@ def evaluation_batches(
       buckets: The buckets of the examples.
       collate: The function that returns the arrays of an example.
       seed: The seed of the random generators of the examples.
+      batch_rows: Takes the number of rows of a batch, and returns the rows to read of it. By
+        default, all are.
 
     Yields:
       The indices `[n]` of the examples in the batch, and the arrays of the batch. The last batch of
@@ -132,19 +162,39 @@ def evaluation_batches(
     """
     for bucket in buckets:
         batch_size = min(bucket.batch_size, max(len(bucket.indices), MAX_FILLED_ROWS))
+        rows, finish = BatchRows(np.arange(batch_size), lambda batch: batch)
+        if batch_rows is not None:
+            rows, finish = batch_rows(batch_size)
         for start in range(0, len(bucket.indices), batch_size):
             indices = bucket.indices[start : start + batch_size]
-            collated = [
-                collate(examples[int(i)], bucket.length, np.random.default_rng([seed, int(i)]))
-                for i in indices
-            ]
-            collated += [collated[0]] * (batch_size - len(collated))
-            yield indices, stack(collated)
+            wanted = [int(indices[row]) if row < len(indices) else int(indices[0]) for row in rows]
+            collated = {
+                i: collate(examples[i], bucket.length, np.random.default_rng([seed, i]))
+                for i in dict.fromkeys(wanted)
+            }
+            yield indices, finish(stack([collated[i] for i in wanted]))
 
 
 def stack(collated: Sequence[Arrays]) -> Arrays:
     """Stacks the arrays of examples into the arrays of a batch, `[B, ...]` each."""
     return {name: np.stack([arrays[name] for arrays in collated]) for name in collated[0]}
+
+
+def _select_rows(dataset: Any, batch_size: int, rows: np.ndarray) -> Any:
+    """Returns the elements `rows` of every `batch_size` elements of a `grain.MapDataset`."""
+    import grain
+
+    class SelectedRows(grain.MapDataset):
+        def __len__(self) -> int:
+            return len(dataset) // batch_size * len(rows)
+
+        def __getitem__(self, index: Any) -> Any:
+            if isinstance(index, slice):
+                return self.slice(index)
+            batch, row = divmod(index, len(rows))
+            return self._parent[batch * batch_size + int(rows[row])]
+
+    return SelectedRows(dataset)
 
 
 class _Subset:

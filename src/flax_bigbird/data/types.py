@@ -16,6 +16,10 @@ Batch = MutableMapping[str, list[Any]]
 Arrays = dict[str, Any]
 """The arrays of an example or a batch, by name: NumPy arrays, or JAX arrays on the device."""
 
+ROW_MASK = "row_mask"
+"""The name of an array `[B]` of a training batch: False at rows that count for nothing, which were
+added so that the devices divide the batch. A batch without such rows does not have it."""
+
 if TYPE_CHECKING:
     from datasets import Dataset as Dataset
     from datasets import Features as Features

@@ -23,6 +23,7 @@ def multiple_negatives_ranking_loss(
     *,
     temperature: float = 0.05,
     symmetric: bool = False,
+    mask: Bool[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """Returns InfoNCE: each query must find its document among those of the whole batch.
 
@@ -38,6 +39,7 @@ def multiple_negatives_ranking_loss(
       temperature: The number that the cosines are divided by; the `scale` of
         sentence-transformers is its inverse.
       symmetric: Whether the documents search, too.
+      mask: False at rows that do not count, neither their queries nor their documents.
     """
     batch, num_documents, size = documents.shape
     q, d = normalize(queries), normalize(documents.reshape(-1, size))
@@ -45,17 +47,31 @@ def multiple_negatives_ranking_loss(
     index = jnp.arange(batch)
     own = jnp.zeros((batch, batch, num_documents), bool).at[index, index, 0].set(True)
     hidden = excluded & ~own
+    if mask is not None:
+        hidden = hidden | ((mask[:, None] != mask)[:, :, None] & ~own)
     masked = jnp.where(hidden.reshape(batch, -1), _MASKED, scores)
     at_own = masked[index, index * num_documents]
-    loss = (jax.nn.logsumexp(masked, axis=1) - at_own).mean()
+    loss = _mean(jax.nn.logsumexp(masked, axis=1) - at_own, mask)
     if not symmetric:
         return loss
     backward = masked[:, ::num_documents]
-    return (loss + (jax.nn.logsumexp(backward, axis=0) - at_own).mean()) / 2
+    return (loss + _mean(jax.nn.logsumexp(backward, axis=0) - at_own, mask)) / 2
+
+
+def _mean(losses: Float[Array, " B"], mask: Bool[Array, " B"] | None) -> Float[Array, ""]:
+    """Returns the mean of the losses that count."""
+    if mask is None:
+        return losses.mean()
+    count = jnp.maximum(mask.sum(), 1).astype(losses.dtype)
+    return jnp.where(mask, losses, 0).sum() / count
 
 
 def cosent_loss(
-    cosines: Float[Array, " B"], scores: Float[Array, " B"], *, temperature: float = 0.05
+    cosines: Float[Array, " B"],
+    scores: Float[Array, " B"],
+    *,
+    temperature: float = 0.05,
+    mask: Bool[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """Returns CoSENT (Su, 2022): the cosines must have the order of the scores.
 
@@ -66,9 +82,12 @@ def cosent_loss(
       cosines: The cosine of the vectors of each pair.
       scores: The score of each pair.
       temperature: The number that the differences are divided by.
+      mask: False at pairs that do not count.
     """
     differences = (cosines[:, None] - cosines[None]) / temperature
     counts = scores[:, None] < scores[None]
+    if mask is not None:
+        counts = counts & mask[:, None] & mask
     terms = jnp.where(counts, differences, _MASKED).reshape(-1)
     return jax.nn.logsumexp(jnp.concatenate([jnp.zeros((1,), terms.dtype), terms]))
 

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird._mesh_axes import TENSOR
 from flax_bigbird.attention import RESIDUALS
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
 from flax_bigbird.nn.context import AttentionInputs, CallOptions
 from flax_bigbird.nn.embeddings import dense
+from flax_bigbird.nn.sharding import constrain_states
 
 # The number of tokens whose feed-forward states fit into the shared cache of a CPU: [1024, 3072]
 # floats take 12 MiB.
@@ -31,7 +33,8 @@ class Intermediate(nn.Module):
         """Returns the wide states of the feed-forward block."""
         # The backward pass recomputes the activation: saving its intermediate values would take
         # more time than it saves, and more memory.
-        return jax.checkpoint(activation(self.config.hidden_act))(self.dense(x))
+        wide = constrain_states(self.dense(x), TENSOR)
+        return jax.checkpoint(activation(self.config.hidden_act))(wide)
 
 
 class BigBirdLayer(nn.Module):
@@ -70,7 +73,8 @@ class BigBirdLayer(nn.Module):
             x, cross_probabilities = self.crossattention(
                 x, encoder_mask, head_mask, encoder_states, options, AttentionInputs()
             )
-        return self._feed_forward(x, options), probabilities, cross_probabilities
+        x = constrain_states(self._feed_forward(constrain_states(x), options))
+        return x, probabilities, cross_probabilities
 
     def _feed_forward(self, x: Float[Array, "B T D"], options: CallOptions):
         """Computes the feed-forward block, in chunks of tokens on a CPU.

@@ -71,12 +71,16 @@ class Task(PredictionTask):
       lower_is_better: The metrics of which a lower value is better.
       splits_batches: Whether the loss of a batch is the mean over parts of it, so that gradients of
         parts may be added instead.
+      masks_rows: Whether the `loss` of this class leaves out rows where
+        `flax_bigbird.data.types.ROW_MASK` is False; a subclass with another `loss` says so again.
+        Otherwise, a batch that the devices do not divide is computed by each of them.
     """
 
     is_pretraining: ClassVar[bool] = False
     token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     splits_batches: ClassVar[bool] = True
+    masks_rows: ClassVar[bool] = False
 
     # Methods that run before the model exists.
 

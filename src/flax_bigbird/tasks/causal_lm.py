@@ -16,6 +16,7 @@ from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
 from flax_bigbird.tasks.base import Loss, Window, get_text
 from flax_bigbird.tasks.language_modeling import LanguageModeling, model_inputs
+from flax_bigbird.tasks.row_masks import labels_of_rows
 from flax_bigbird.tasks.task_options import CausalLMOptions
 
 
@@ -35,6 +36,7 @@ class CausalLM(LanguageModeling):
     pipeline_tag = "text-generation"
     model_class = "FlaxBigBirdForCausalLM"
     options_class = CausalLMOptions
+    masks_rows = True
     compiles_predict_step = True  # `generate` compiles its own programs
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
@@ -74,8 +76,8 @@ class CausalLM(LanguageModeling):
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         logits = model(**model_inputs(batch), params=params, **call).logits
-        num_targets = (batch["labels"] != IGNORED_LABEL).sum()
-        return Loss(cross_entropy(logits, batch["labels"]), num_targets)
+        labels = labels_of_rows(batch)
+        return Loss(cross_entropy(logits, labels), (labels != IGNORED_LABEL).sum())
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = model(**model_inputs(batch), params=params).logits

@@ -24,7 +24,7 @@ from flax_bigbird.data.loading import (
     require_texts,
 )
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
+from flax_bigbird.data.types import ROW_MASK, Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.nn.contrastive_losses import map_mini_batches
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
 from flax_bigbird.tasks.embedding_data import (
@@ -54,6 +54,7 @@ class Embedding(EmbeddingPrediction, Task):
     owns_model_class: ClassVar[bool] = False
     token_columns: ClassVar[tuple[str, ...]] = ("query_ids", "documents")
     splits_batches: ClassVar[bool] = False
+    masks_rows = True
 
     @classmethod
     def for_model(
@@ -208,7 +209,9 @@ class Embedding(EmbeddingPrediction, Task):
             batch_loss(queries[:, :dim], documents[..., :dim], batch, self.loss_name, self.options)
             for dim in sorted(dims)
         ]
-        return Loss(sum(losses[1:], losses[0]), queries.shape[0])
+        mask = batch.get(ROW_MASK)
+        num_rows = queries.shape[0] if mask is None else jnp.asarray(mask).sum()
+        return Loss(sum(losses[1:], losses[0]), num_rows)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         queries, documents = embed_rows(model, params, batch, None, self.pooling_mode)

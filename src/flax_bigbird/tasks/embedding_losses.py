@@ -5,13 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_bigbird.data.types import Arrays
+from flax_bigbird.data.types import ROW_MASK, Arrays
 from flax_bigbird.nn.contrastive_losses import (
     cosent_loss,
     multiple_negatives_ranking_loss,
     normalize,
 )
 from flax_bigbird.tasks.embedding_windows import pool_tokens
+from flax_bigbird.tasks.row_masks import mean_over_rows
 
 INPUTS = ("query_input_ids", "query_attention_mask", "input_ids", "attention_mask")
 """The arrays of a batch that the model reads."""
@@ -49,14 +50,17 @@ def batch_loss(queries: Any, documents: Any, batch: Arrays, loss: str, options: 
       queries: `[B, D]`.
       documents: `[B, C, D]`.
       batch: The arrays of the batch, with the scores, or with ids that are equal for equal texts.
+        Rows that `ROW_MASK` leaves out are no negatives, either.
       loss: One of `EMBEDDING_LOSSES`.
       options: The options, with the temperature.
     """
+    mask = batch.get(ROW_MASK)
+    mask = None if mask is None else jnp.asarray(mask)
     if loss != "multiple_negatives_ranking":
         cosines = (normalize(queries) * normalize(documents[:, 0])).sum(-1)
         if loss == "cosine_similarity":
-            return ((cosines - batch["score"]) ** 2).mean()
-        return cosent_loss(cosines, batch["score"], temperature=options.temperature)
+            return mean_over_rows((cosines - batch["score"]) ** 2, batch).mean
+        return cosent_loss(cosines, batch["score"], temperature=options.temperature, mask=mask)
     ids, query_ids, exists = (
         jnp.asarray(batch[name]) for name in ("document_ids", "query_id", "exists")
     )
@@ -70,4 +74,5 @@ def batch_loss(queries: Any, documents: Any, batch: Arrays, loss: str, options: 
         excluded,
         temperature=options.temperature,
         symmetric=options.symmetric,
+        mask=mask,
     )

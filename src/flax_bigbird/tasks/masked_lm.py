@@ -22,6 +22,7 @@ from flax_bigbird.data.word_boundaries import WORD_START, token_text, word_marks
 from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Window, get_text
 from flax_bigbird.tasks.language_modeling import LanguageModeling, model_inputs
+from flax_bigbird.tasks.row_masks import labels_of_rows
 from flax_bigbird.tasks.task_options import MaskedLMOptions
 
 NUM_CANDIDATES = 5  # tokens predicted for each [MASK]
@@ -39,6 +40,7 @@ class MaskedLM(LanguageModeling):
     pipeline_tag = "fill-mask"
     model_class = "FlaxBigBirdForMaskedLM"
     options_class = MaskedLMOptions
+    masks_rows = True
 
     @functools.cached_property
     def masking(self) -> Masking:
@@ -90,8 +92,8 @@ class MaskedLM(LanguageModeling):
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         logits = self.masked_lm_logits(self.apply(model, params, batch, **call))
-        num_targets = (batch["labels"] != IGNORED_LABEL).sum()
-        return Loss(cross_entropy(logits, batch["labels"]), num_targets)
+        labels = labels_of_rows(batch)
+        return Loss(cross_entropy(logits, labels), (labels != IGNORED_LABEL).sum())
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self.masked_lm_logits(self.apply(model, params, batch))

@@ -28,6 +28,7 @@ from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.options import option_fields
+from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.task_options import MultipleChoiceOptions
 
 MIN_CHOICES = 2
@@ -53,6 +54,7 @@ class MultipleChoice(Task):
     pipeline_tag = "multiple-choice"
     model_class = "FlaxBigBirdForMultipleChoice"
     options_class = MultipleChoiceOptions
+    masks_rows = True
     token_columns = ("choices",)
 
     @classmethod
@@ -160,8 +162,7 @@ class MultipleChoice(Task):
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         logits = self._logits(model, params, batch, **call)
-        losses = classification_losses(logits, batch["labels"])
-        return Loss(losses.mean(), batch["labels"].shape[0])
+        return mean_over_rows(classification_losses(logits, batch["labels"]), batch)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits, labels = self._logits(model, params, batch), batch["labels"]

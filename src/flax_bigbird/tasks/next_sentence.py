@@ -22,6 +22,7 @@ from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses, cross_e
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split
 from flax_bigbird.tasks.language_modeling import MIN_TOKENS
 from flax_bigbird.tasks.masked_lm import MaskedLM
+from flax_bigbird.tasks.row_masks import labels_of_rows, mean_over_rows
 from flax_bigbird.tasks.task_options import NextSentenceOptions
 
 NUM_SPECIAL_TOKENS = 3  # [CLS] first [SEP] second [SEP]
@@ -41,6 +42,7 @@ class NextSentence(MaskedLM):
     title = "Masked language model with next-sentence prediction"
     model_class = "FlaxBigBirdForPreTraining"
     options_class = NextSentenceOptions
+    masks_rows = True
     token_columns = ("first", "second")
     lower_is_better: ClassVar[frozenset[str]] = MaskedLM.lower_is_better | {
         "masked_lm_loss",
@@ -95,10 +97,10 @@ class NextSentence(MaskedLM):
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         """Returns the sum of both mean losses, as in BERT."""
         outputs = self.apply(model, params, batch, **call)
-        masked_lm_loss = cross_entropy(self.masked_lm_logits(outputs), batch["labels"])
-        num_targets = (batch["labels"] != IGNORED_LABEL).sum()
-        losses = self._next_sentence_losses(outputs, batch)
-        return Loss(masked_lm_loss + losses.mean(), num_targets)
+        labels = labels_of_rows(batch)
+        masked_lm_loss = cross_entropy(self.masked_lm_logits(outputs), labels)
+        next_sentence = mean_over_rows(self._next_sentence_losses(outputs, batch), batch)
+        return Loss(masked_lm_loss + next_sentence.mean, (labels != IGNORED_LABEL).sum())
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         outputs = self.apply(model, params, batch)

@@ -37,7 +37,7 @@ MAX_TOKENS_PER_BATCH = 2**24
 """A limit that no accelerator reaches. Larger batches would only exhaust the memory."""
 
 DATA, MODEL, TASK = "Data", "Model", "Task"
-BATCHES, OPTIMIZATION, RUN = "Batches", "Optimization", "Run"
+BATCHES, OPTIMIZATION, DEVICES, RUN = "Batches", "Optimization", "Devices", "Run"
 
 
 def option(

@@ -30,6 +30,7 @@ from flax_bigbird.tasks.answers import (
     parse_answers,
 )
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span, best_spans
 from flax_bigbird.tasks.squad_metrics import squad_metrics
 from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
@@ -62,6 +63,7 @@ class QuestionAnswering(Task):
     pipeline_tag = "question-answering"
     model_class = "FlaxBigBirdForQuestionAnswering"
     options_class = QuestionAnsweringOptions
+    masks_rows = True
 
     @property
     def handle_impossible_answer(self) -> bool:
@@ -146,7 +148,7 @@ class QuestionAnswering(Task):
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         losses = self._losses(self._logits(model, params, batch, **call), batch)
-        return Loss(losses.mean(), losses.shape[0])
+        return mean_over_rows(losses, batch)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self._logits(model, params, batch)

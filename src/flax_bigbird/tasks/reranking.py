@@ -43,6 +43,7 @@ from flax_bigbird.tasks.candidates import (
 from flax_bigbird.tasks.loading import load_files_beside
 from flax_bigbird.tasks.ranking_metrics import RELEVANT, candidate_metrics
 from flax_bigbird.tasks.retrieval_options import RerankingOptions
+from flax_bigbird.tasks.row_masks import mean_over_rows
 
 _MASKED = -1e6  # the logit of a document that a query does not have
 
@@ -64,6 +65,7 @@ class Reranking(Task):
     pipeline_tag = "text-ranking"
     model_class = "FlaxBigBirdForSequenceClassification"
     options_class = RerankingOptions
+    masks_rows = True
     owns_model_class: ClassVar[bool] = False
 
     def __init__(
@@ -196,8 +198,7 @@ class Reranking(Task):
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
         losses, weights = self._losses(self._logits(model, params, batch, **call), batch)
-        total = jnp.maximum(weights.sum(), 1)
-        return Loss((losses * weights).sum() / total, weights.sum())
+        return mean_over_rows(losses, batch, weights)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self._logits(model, params, batch)

@@ -33,6 +33,7 @@ from flax_bigbird.tasks.labels import (
     problem_type,
 )
 from flax_bigbird.tasks.linear_probing import ProbeData, fit_head
+from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.sequence_encoding import (
     SingleWindows,
     encode_documents,
@@ -86,6 +87,7 @@ class SequenceClassification(Task):
     pipeline_tag = "text-classification"
     model_class = "FlaxBigBirdForSequenceClassification"
     options_class = SequenceClassificationOptions
+    masks_rows = True
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
@@ -208,10 +210,7 @@ class SequenceClassification(Task):
         losses = example_losses(logits, batch["labels"], self.problem_type)
         if smoothing := getattr(self.options, "label_smoothing_factor", 0.0):
             losses = smooth_losses(losses, logits, smoothing)
-        weights = batch.get("weights")
-        if weights is None:
-            return Loss(losses.mean(), losses.shape[0])
-        return Loss((losses * weights).sum() / weights.sum(), weights.sum())
+        return mean_over_rows(losses, batch, batch.get("weights"))
 
     def fit_new_head(
         self,

@@ -31,6 +31,7 @@ from flax_bigbird.tasks.labels import (
     label_indices,
     label_names,
 )
+from flax_bigbird.tasks.row_masks import labels_of_rows
 from flax_bigbird.tasks.tag_schemes import (
     NO_SCHEME,
     OUTSIDE,
@@ -64,6 +65,7 @@ class TokenClassification(Task):
     pipeline_tag = "token-classification"
     model_class = "FlaxBigBirdForTokenClassification"
     options_class = TokenClassificationOptions
+    masks_rows = True
 
     def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
         super().__init__(options, tokenizer, config)
@@ -168,7 +170,8 @@ class TokenClassification(Task):
         return self.pad(example["input_ids"], length) | {"labels": labels}
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        losses, used = self._losses(self._logits(model, params, batch, **call), batch["labels"])
+        logits = self._logits(model, params, batch, **call)
+        losses, used = self._losses(logits, labels_of_rows(batch))
         num_targets = used.sum()
         count = jnp.maximum(num_targets, 1).astype(losses.dtype)
         return Loss(losses.sum() / count, num_targets)

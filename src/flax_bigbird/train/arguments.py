@@ -10,11 +10,13 @@ from typing import Any
 import pydantic
 
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.parallel.mesh_options import parse_mesh
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.options import (
     BATCHES,
     DATA,
     DATA_FILES,
+    DEVICES,
     MODEL,
     OPTIMIZATION,
     REQUIRED,
@@ -29,6 +31,9 @@ VOCABULARIES = ("subwords", "characters")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
+
+
+PROCESS_OPTIONS = ("coordinator_address", "num_processes", "process_id")
 
 
 class TrainingArguments(TaskOptions):
@@ -211,6 +216,39 @@ class TrainingArguments(TaskOptions):
         choices=GRADIENT_CHECKPOINTING,
     )
 
+    # Devices
+    mesh: str | None = option(
+        None,
+        help="How the devices share the work: data (other examples), fsdp (other examples, and a "
+        "part of all parameters), sequence (other tokens), tensor (other attention heads), as in "
+        "data=2,fsdp=4. By default, it is data over all devices.",
+        panel=DEVICES,
+    )
+    distributed: bool | None = option(
+        None,
+        help="Train with several processes, which each run this command. By default, SLURM, Open "
+        "MPI, TPU pods and JAX's environment variables say so.",
+        panel=DEVICES,
+    )
+    coordinator_address: str | None = option(
+        None,
+        help="The host and port of process 0, at which the processes meet, such as node1:12345. By "
+        "default, the environment says so.",
+        panel=DEVICES,
+    )
+    num_processes: int | None = option(
+        None,
+        help="The number of processes. By default, the environment says so.",
+        panel=DEVICES,
+        ge=1,
+    )
+    process_id: int | None = option(
+        None,
+        help="The index of this process, from 0. By default, the environment says so.",
+        panel=DEVICES,
+        ge=0,
+    )
+
     # Run
     output_dir: str = option(
         REQUIRED, help="The directory of the run and of the trained model.", panel=RUN
@@ -310,6 +348,30 @@ class TrainingArguments(TaskOptions):
             raise OptionError(
                 "warmup_ratio and decay_ratio must add up to at most 1; got "
                 f"{self.warmup_ratio:g} and {self.decay_ratio:g}: lower one of them"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _check_devices(self) -> "TrainingArguments":
+        parse_mesh(self.mesh)
+        for name in PROCESS_OPTIONS:
+            value = getattr(self, name)
+            if value is not None and self.distributed is False:
+                raise OptionError(
+                    f"{name} belongs to several processes; got {value!r} with distributed off: "
+                    "leave one of them out"
+                )
+        count, index = self.num_processes, self.process_id
+        if count is not None and index is not None and index >= count:
+            raise OptionError(
+                f"process_id must be less than num_processes; got {index} and {count}: count "
+                "processes from 0"
+            )
+        address = self.coordinator_address
+        if address is not None and not address.rpartition(":")[2].isdecimal():
+            raise OptionError(
+                f"coordinator_address must be a host and a port; got {address!r}: write it as in "
+                "node1:12345"
             )
         return self
 

@@ -13,6 +13,7 @@ from flax_bigbird.checkpoint import (
     has_checksums,
     write_checksums,
 )
+from flax_bigbird.parallel.processes import run_on_main
 from flax_bigbird.train.state import current_names
 
 State = dict[str, Any]
@@ -35,6 +36,10 @@ class RunCheckpointManager:
 
     A save that is interrupted leaves the previous checkpoint. The second newest is removed when the
     next save starts, so that there are never more than two.
+
+    Every process of a run calls every method. Each of them writes the parts of the arrays that its
+    devices hold; the main process alone reads and writes checksums, and decides what is damaged. A
+    checkpoint can be restored with other shardings than it was saved with.
     """
 
     def __init__(self, directory: Path):
@@ -63,7 +68,7 @@ class RunCheckpointManager:
                 progress=args.JsonSave(checkpoint.state),
             ),
         )
-        write_checksums(self._directory / str(step))
+        run_on_main(lambda: write_checksums(self._directory / str(step)))
 
     def restore_latest(
         self, like: Any, can_resume: Callable[[State, State], bool] = lambda state, newest: True
@@ -109,9 +114,13 @@ class RunCheckpointManager:
             if other > step
         ]
         checkpoint = loaded if isinstance(loaded, RunCheckpoint) else self._load(step, like)
-        for later in self._steps():
-            if later > step:  # Orbax saves no step before one that exists
-                shutil.rmtree(self._directory / str(later))
+        later = [other for other in self._steps() if other > step]
+
+        def remove_later() -> None:  # Orbax saves no step before one that exists
+            for other in later:
+                shutil.rmtree(self._directory / str(other))
+
+        run_on_main(remove_later)
         self._manager.reload()
         return checkpoint, messages
 
@@ -120,7 +129,7 @@ class RunCheckpointManager:
 
     def _steps(self) -> list[int]:
         """Returns the steps of all complete checkpoints, newest first."""
-        names = (path.name for path in self._directory.iterdir())
+        names = run_on_main(lambda: [path.name for path in self._directory.iterdir()])
         return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     def _load_if_intact(self, step: int, like: Any) -> RunCheckpoint | State | str:
@@ -130,10 +139,10 @@ class RunCheckpointManager:
         earlier version wrote it, or the process was killed before it wrote the checksums.
         """
         folder = self._directory / str(step)
-        reason = find_damage(folder)
+        reason, is_checked = run_on_main(lambda: (find_damage(folder), has_checksums(folder)))
         if reason is not None:
             return reason
-        if has_checksums(folder):
+        if is_checked:
             args = self._ocp.args
             args = args.Composite(progress=args.JsonRestore())
             state: Any = self._manager.restore(step, args=args)

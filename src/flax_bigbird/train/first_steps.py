@@ -19,14 +19,13 @@ MAX_RELATIVE_DECREASE = 0.25
 """The largest fraction of the loss by which a step may lower it, according to the gradient."""
 NUM_BATCHES = 4
 
-GradientFn = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+GradientFn = Callable[[Any, Any], tuple[Any, Any, Any]]
 
 
 def limit_learning_rate(
     gradient_fn: GradientFn,
     params: Any,
     batches: Iterable[Any],
-    key: Any,
     layerwise_lr_decay: float = 1.0,
 ) -> float:
     """Returns `DEFAULT_LEARNING_RATE`, or less where such steps would be too long.
@@ -38,17 +37,16 @@ def limit_learning_rate(
         learning_rate <= MAX_RELATIVE_DECREASE * mean(L) / mean(||g||_1)
 
     Args:
-      gradient_fn: A function of parameters, a batch and a key, which returns the gradient of the
-        summed loss, the summed loss, and the number of targets.
+      gradient_fn: A function of parameters and a batch, which returns the gradient of the summed
+        loss, the summed loss, and the number of targets.
       params: The parameters, with the fitted head.
       batches: Training batches.
-      key: The key of dropout.
       layerwise_lr_decay: The factor of the learning rate from one layer to the one below.
     """
     scales = layer_scales(params, layerwise_lr_decay)
     losses, decreases = [], []
     for batch in batches:
-        gradient, value, num_targets = gradient_fn(params, batch, key)
+        gradient, value, num_targets = gradient_fn(params, batch)
         norms = jax.tree.map(
             lambda g, s: s * jnp.abs(g).astype(jnp.float32).sum(), gradient, scales
         )

@@ -1,5 +1,6 @@
 """Loads or creates the model that a run starts from."""
 
+import copy
 import warnings
 from typing import Any, NamedTuple
 
@@ -63,6 +64,19 @@ def resolve_max_length(options: TrainingArguments, initial_model: str | None) ->
     if positions is None and initial_model is not None:
         positions = load_config(initial_model).max_position_embeddings
     return options.with_max_length(positions or DEFAULT_MAX_LENGTH)
+
+
+def planned_config(options: TrainingArguments, initial_model: str | None) -> Any:
+    """Returns the configuration of the model's layers, before there is a model.
+
+    Args:
+      options: The options of the run.
+      initial_model: The model to start from; None for a new one.
+    """
+    config = bigbird_config_class()() if initial_model is None else load_config(initial_model)
+    config = copy.deepcopy(config)
+    config.update(options.config_overrides)
+    return config
 
 
 def setup_model(

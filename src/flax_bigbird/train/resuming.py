@@ -15,10 +15,15 @@ from flax_bigbird.train.arguments import TrainingArguments
 
 CHANGEABLE = frozenset(
     {
+        "coordinator_address",
+        "distributed",
         "gradient_checkpointing",
         "logging_steps",
+        "mesh",
+        "num_processes",
         "output_dir",
         "overwrite_output_dir",
+        "process_id",
         "save_steps",
     }
 )

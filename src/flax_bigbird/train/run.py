@@ -1,13 +1,19 @@
 """`train` runs a training run, from its options to the saved model."""
 
+import contextlib
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 import flax_bigbird
 from flax_bigbird.checkpoint import CHECKSUM_FILE, find_damage
+from flax_bigbird.parallel.initialization import initialize_processes
+from flax_bigbird.parallel.mesh import create_mesh
+from flax_bigbird.parallel.processes import is_main_process, run_on_main, to_host
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import (
     CallbackList,
@@ -37,6 +43,10 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       options: The options, from `train_options`.
       callbacks: The callbacks of the run.
 
+    With several processes, each of them calls this function with the same options; every process
+    returns the report, and the first one writes the files, except for its part of the checkpoints
+    that each one writes. `output_dir` must be on a file system that all processes share.
+
     Returns:
       The content of `report.json`: the metrics of the best model, its step, and figures on the
       data, the model and the throughput.
@@ -49,35 +59,57 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       TrainingError: if the loss is not finite, or if all checkpoints of the run are damaged.
       OSError: if the disk is full. The last checkpoint is complete.
     """
-    directory = open_run_directory(options)
-    with directory.lock():
-        open_run_directory(options)  # another run may have ended here since
-        return _train_in(directory, options, callbacks)
+    initialize_processes(options)
+    mesh = create_mesh(options.mesh)
+    directory = RunDirectory(Path(options.output_dir).expanduser())
+    with contextlib.ExitStack() as lock:
+
+        def open_directory() -> None:
+            open_run_directory(options)
+            lock.enter_context(directory.lock())
+            open_run_directory(options)  # another run may have ended here since
+
+        run_on_main(open_directory)
+        return _train_in(directory, options, callbacks, mesh)
 
 
 def _train_in(
-    directory: RunDirectory, options: TrainingArguments, callbacks: Sequence[TrainerCallback]
+    directory: RunDirectory,
+    options: TrainingArguments,
+    callbacks: Sequence[TrainerCallback],
+    mesh: Mesh | None,
 ) -> dict[str, Any]:
     """Trains in a directory that is locked."""
-    writers = [MetricsFileCallback(directory.metrics), TensorBoardCallback(directory.tensorboard)]
+    writers: list[TrainerCallback] = []
+    if is_main_process():
+        tensorboard = TensorBoardCallback(directory.tensorboard)
+        writers = [MetricsFileCallback(directory.metrics), tensorboard]
     callback = CallbackList([*writers, *callbacks])
-    if directory.is_finished() and not options.overwrite_output_dir:
+    if run_on_main(directory.is_finished) and not options.overwrite_output_dir:
         callback.on_message(f"{directory.root} already holds this run, which is finished.")
-        directory.remove_resume_files()  # the process that finished it may have been killed
-        return directory.load_report()
+        # The process that finished it may have been killed.
+        run_on_main(directory.remove_resume_files)
+        return run_on_main(directory.load_report)
 
-    run = prepare_run(options, directory, callback)
-    trainer = Trainer(run, directory, callback)
+    run = prepare_run(options, directory, callback, mesh)
+    trainer = Trainer(run, directory, callback, mesh)
     with explain_full_disk(directory, trainer.state):
         trainer.train()
     model, report = _evaluate_best_model(run, trainer, directory)
+    run_on_main(lambda: _save_run(directory, run, model, report))
+    return report
+
+
+def _save_run(
+    directory: RunDirectory, run: PreparedRun, model: Any, report: dict[str, Any]
+) -> None:
+    """Saves the model and the report, which finishes the run."""
     model.save_pretrained(directory.root)
     without = shutil.ignore_patterns(CHECKSUM_FILE)
     shutil.copytree(directory.tokenizer, directory.root, ignore=without, dirs_exist_ok=True)
     run.task.save_files(directory.root)
     write_report(directory, run, report)
     directory.remove_resume_files()
-    return report
 
 
 def _evaluate_best_model(
@@ -91,9 +123,9 @@ def _evaluate_best_model(
     state = trainer.state
     if run.validation_data is None:
         model, metrics, details = run.model, {}, {}
-        model.params = trainer.params
+        model.params = to_host(trainer.params)
     else:
-        damage = find_damage(directory.best)
+        damage = run_on_main(lambda: find_damage(directory.best))
         if damage is not None:
             raise TrainingError(
                 f"the best model must be as it was saved; {damage}: run the same command again, "
@@ -102,12 +134,12 @@ def _evaluate_best_model(
         task = run.task
         fields = {"dtype": run.model.dtype, **task.model_fields}
         model = type(run.model).from_pretrained(directory.best, **fields)
-        metrics, outputs = trainer.evaluate(model.params)
+        metrics, outputs = trainer.evaluate_model(model)
         encoded = run.validation_data.encoded
         if tuned := task.tuned_config(outputs, encoded):
             model.config.update(tuned)
             task = type(task)(task.options, task.tokenizer, model.config)
-            metrics = task.compute_metrics(outputs, encoded)
+            metrics = run_on_main(lambda: task.compute_metrics(outputs, encoded))
         details = task.report_details(outputs, encoded)
     throughput = trainer.median_tokens_per_second
     report = {

@@ -1,15 +1,19 @@
 """Prepares a training run: task, model, data and number of steps."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from flax_bigbird.data import files
 from flax_bigbird.data.batching import batches_per_epoch
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.parallel.mesh_options import check_mesh_fits_model
+from flax_bigbird.parallel.processes import broadcast_arrays, run_main_first, run_on_main
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
@@ -23,6 +27,7 @@ from flax_bigbird.train.data_setup import (
     setup_split,
 )
 from flax_bigbird.train.model_setup import (
+    planned_config,
     resolve_initial_model,
     resolve_max_length,
     setup_model,
@@ -65,9 +70,56 @@ class PreparedRun:
 
 
 def prepare_run(
-    options: TrainingArguments, directory: RunDirectory, callback: TrainerCallback
+    options: TrainingArguments,
+    directory: RunDirectory,
+    callback: TrainerCallback,
+    mesh: Mesh | None = None,
 ) -> PreparedRun:
     """Loads the data, the tokenizer and the model, and creates the run directory.
+
+    With several processes, the main process does so first: the others then find what it has
+    written. It alone fits a new head, whose parameters it sends to the others.
+
+    Args:
+      options: The options, from `train_options`.
+      directory: The run directory.
+      callback: The callback that receives messages about the data and the model.
+      mesh: The mesh of the devices; None for a single device.
+
+    Raises:
+      OptionError: if the options contradict each other or the model, or the disk is too full.
+      DataError: if the data cannot be used.
+    """
+    run, fits_head = run_main_first(lambda: _load_run(options, directory, callback, mesh))
+
+    def fit_head() -> bool:
+        data, seed = run.train_data, run.options.seed
+        fitted = run.task.fit_new_head(
+            run.model, data.encoded, data.buckets, seed, callback.on_message
+        )
+        if fitted is not None:
+            run.model.params = fitted
+        return fitted is not None
+
+    is_fitted = fits_head and run_on_main(fit_head)
+    if is_fitted:
+        run.model.params = broadcast_arrays(run.model.params)
+    if run.max_steps:
+        data = run.train_data
+        callback.on_message(
+            f"Training on {data.num_rows:,} rows of {data.num_tokens:,} tokens, "
+            f"padding {data.padding_fraction:.0%}, for {run.max_steps:,} steps."
+        )
+    return dataclasses.replace(run, eval_on_start=is_fitted)
+
+
+def _load_run(
+    options: TrainingArguments,
+    directory: RunDirectory,
+    callback: TrainerCallback,
+    mesh: Mesh | None,
+) -> tuple[PreparedRun, bool]:
+    """Returns the run before a new head is fitted, and whether there is one to fit.
 
     Options and training rows that cannot be used are reported before anything is written.
 
@@ -75,13 +127,12 @@ def prepare_run(
       options: The options, from `train_options`.
       directory: The run directory.
       callback: The callback that receives messages about the data and the model.
-
-    Raises:
-      OptionError: if the options contradict each other or the model, or the disk is too full.
-      DataError: if the data cannot be used.
+      mesh: The mesh of the devices; None for a single device.
     """
     task_class: type[Task] = get_task(str(options.task))
     initial_model = resolve_initial_model(options, task_class)
+    if mesh is not None:
+        check_mesh_fits_model(dict(mesh.shape), planned_config(options, initial_model))
     given_options, options = options, resolve_max_length(options, initial_model)
     max_gradient_tokens = options.tokens_per_batch
     if directory.is_started() and not options.overwrite_output_dir:
@@ -120,19 +171,7 @@ def prepare_run(
         messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
     for message in messages:
         callback.on_message(message)
-    fitted_params = None
-    if has_new_head and not directory.is_started():  # a checkpoint of the run has its own head
-        fitted_params = task.fit_new_head(
-            model, train_data.encoded, train_data.buckets, options.seed, callback.on_message
-        )
-    if fitted_params is not None:
-        model.params = fitted_params
-    if max_steps:
-        callback.on_message(
-            f"Training on {train_data.num_rows:,} rows of {train_data.num_tokens:,} tokens, "
-            f"padding {train_data.padding_fraction:.0%}, for {max_steps:,} steps."
-        )
-    return PreparedRun(
+    run = PreparedRun(
         options,
         initial_model,
         task,
@@ -143,8 +182,9 @@ def prepare_run(
         eval_steps,
         max_gradient_tokens,
         content_fingerprint(options, content_hash),
-        eval_on_start=fitted_params is not None,
     )
+    # A checkpoint of the run has its own head.
+    return run, has_new_head and not directory.is_started()
 
 
 def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int, int]:

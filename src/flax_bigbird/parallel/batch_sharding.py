@@ -1,0 +1,152 @@
+"""Splits batches over the devices of a mesh, and says which rows a process must read.
+
+The examples of a batch are split over the axes `data` and `fsdp`, and its tokens over `sequence`
+where that divides them. If the devices do not divide the examples, copies of the first ones are
+added, and the batch gets a mask of the rows that count, see `flax_bigbird.data.types.ROW_MASK`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flax_bigbird._mesh_axes import ROW_AXES, SEQUENCE
+from flax_bigbird.data.batching import BatchRows
+from flax_bigbird.data.types import ROW_MASK, Arrays
+from flax_bigbird.parallel.mesh import replicated
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """Consecutive rows of a batch that are computed with at once.
+
+    Attributes:
+      start: The first of the rows.
+      num_rows: The number of rows.
+      num_padded: The number of rows with the copies that are added.
+      local: `[n]`, the rows among the padded ones that devices of this process hold.
+    """
+
+    start: int
+    num_rows: int
+    num_padded: int
+    local: np.ndarray
+
+    @property
+    def rows(self) -> np.ndarray:
+        """`[n]`, the rows of the batch that this process reads, in the order of `local`."""
+        return self.start + self.local % self.num_rows
+
+
+class BatchSharding:
+    """Distributes batches over a mesh; without a mesh, batches do not change.
+
+    Attributes:
+      pads_rows: Whether copies may be added to batches. Otherwise, a batch that the devices do not
+        divide is replicated: every device gets all of it.
+    """
+
+    def __init__(self, mesh: Mesh | None, *, pads_rows: bool = True):
+        self._mesh = mesh
+        self.pads_rows = pads_rows
+        sizes = {} if mesh is None else dict(mesh.shape)
+        self.num_row_shards = math.prod(sizes.get(name, 1) for name in ROW_AXES)
+        self._num_token_shards = sizes.get(SEQUENCE, 1)
+
+    def parts(self, num_rows: int, max_rows: int | None = None) -> list[BatchPart]:
+        """Returns the parts of a batch.
+
+        Args:
+          num_rows: The number of rows of the batch.
+          max_rows: The maximum number of rows of a part; by default, the batch is one part.
+        """
+        count = 1 if max_rows is None else -(-num_rows // max(1, max_rows))
+        sizes = [len(part) for part in np.array_split(np.arange(num_rows), count)]
+        starts = np.cumsum([0, *sizes[:-1]])
+        return [self._part(int(start), size) for start, size in zip(starts, sizes, strict=True)]
+
+    def batch_rows(self, num_rows: int, max_rows: int | None = None) -> BatchRows:
+        """Returns the rows of a batch that this process reads, and a function that splits them.
+
+        The function returns the parts of the batch, each with its arrays.
+
+        Args:
+          num_rows: The number of rows of the batch.
+          max_rows: The maximum number of rows of a part.
+        """
+        parts = self.parts(num_rows, max_rows)
+        ends = np.cumsum([len(part.local) for part in parts]).tolist()
+
+        def split(batch: Arrays) -> list[tuple[BatchPart, Arrays]]:
+            starts = [0, *ends[:-1]]
+            return [
+                (part, {name: value[start:end] for name, value in batch.items()})
+                for part, start, end in zip(parts, starts, ends, strict=True)
+            ]
+
+        return BatchRows(np.concatenate([part.rows for part in parts]), split)
+
+    def place(self, batch: Arrays, part: BatchPart) -> Arrays:
+        """Returns a part on the devices.
+
+        Args:
+          batch: The rows `part.rows` of the batch, `[n, ...]` each.
+          part: The part.
+        """
+        if self._mesh is None:
+            return batch
+        if part.num_padded > part.num_rows:
+            batch = batch | {ROW_MASK: part.local < part.num_rows}
+        length = batch["input_ids"].shape[-1] if "input_ids" in batch else None
+        placed = {}
+        for name, value in batch.items():
+            sharding = self._sharding(part, value.shape, length)
+            if sharding.is_fully_addressable:
+                placed[name] = jax.device_put(value, sharding)
+            else:
+                shape = (part.num_padded, *value.shape[1:])
+                placed[name] = _from_local_rows(value, part.local, shape, sharding)
+        return placed
+
+    def _part(self, start: int, num_rows: int) -> BatchPart:
+        if not self._splits(num_rows):
+            return BatchPart(start, num_rows, num_rows, np.arange(num_rows))
+        num_padded = -(-num_rows // self.num_row_shards) * self.num_row_shards
+        part = BatchPart(start, num_rows, num_padded, np.arange(num_padded))
+        sharding = self._sharding(part, (num_padded,), None)
+        if sharding.is_fully_addressable:
+            return part
+        indices = sharding.addressable_devices_indices_map((num_padded,)).values()
+        rows = [np.arange(num_padded)[index] for index in indices if index is not None]
+        return BatchPart(start, num_rows, num_padded, np.unique(np.concatenate(rows)))
+
+    def _splits(self, num_rows: int) -> bool:
+        divides = num_rows % self.num_row_shards == 0
+        return self._mesh is not None and (self.pads_rows or divides)
+
+    def _sharding(self, part: BatchPart, shape: Sequence[int], length: int | None) -> NamedSharding:
+        assert self._mesh is not None
+        if not self._splits(part.num_rows):
+            return replicated(self._mesh)
+        axes: list[Any] = [ROW_AXES, *([None] * (len(shape) - 1))]
+        is_per_token = len(shape) > 1 and shape[-1] == length
+        if is_per_token and self._num_token_shards > 1 and shape[-1] % self._num_token_shards == 0:
+            axes[-1] = SEQUENCE
+        return NamedSharding(self._mesh, PartitionSpec(*axes))
+
+
+def _from_local_rows(
+    value: np.ndarray, local: np.ndarray, shape: tuple[int, ...], sharding: NamedSharding
+) -> jax.Array:
+    """Returns an array of all processes, of which this one holds the rows `local`."""
+
+    def rows_of(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        wanted = np.arange(shape[0])[index[0]]
+        return value[np.searchsorted(local, wanted)][(slice(None), *index[1:])]
+
+    return jax.make_array_from_callback(shape, sharding, rows_of)

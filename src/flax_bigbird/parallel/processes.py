@@ -1,0 +1,133 @@
+"""What the processes of a run agree on: values of the main process, errors, and when to stop.
+
+All functions are collective: every process calls them, in the same order. With a single process
+they do nothing but call their argument.
+"""
+
+import collections
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flax_bigbird.parallel.mesh import replicated
+
+T = TypeVar("T")
+
+
+def is_main_process() -> bool:
+    """Returns whether this process writes the files of a run: the first one does."""
+    return jax.process_index() == 0
+
+
+def run_on_main(function: Callable[[], T]) -> T:
+    """Returns what a function returns in the main process, the only one that calls it.
+
+    If it raises an exception there, every process raises it, so that none waits for another.
+
+    Args:
+      function: A function whose result and exceptions can be pickled.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result: Any = None
+    error: Exception | None = None
+    if is_main_process():
+        try:
+            result = function()
+        except Exception as raised:
+            error = raised
+    value, raised_by_main = pickle.loads(_broadcast_bytes(pickle.dumps((result, error))))
+    if error is not None:
+        raise error
+    if raised_by_main is not None:
+        raise raised_by_main
+    return result if is_main_process() else value
+
+
+def run_main_first(function: Callable[[], T]) -> T:
+    """Returns what a function returns, which the main process calls before all others.
+
+    The others then find the files that it has written, such as caches. If it raises an exception,
+    every process raises it.
+    """
+    if jax.process_count() == 1:
+        return function()
+    results: list[T] = []
+
+    def call() -> None:
+        results.append(function())
+
+    run_on_main(call)
+    if not is_main_process():
+        call()
+    return results[0]
+
+
+def broadcast_arrays(tree: Any) -> Any:
+    """Returns a pytree of the main process's arrays, which has the same shapes in all of them."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have called it.
+
+    Args:
+      name: A name of the place, the same in all processes.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def to_host(tree: Any) -> Any:
+    """Returns arrays that are split over devices as whole NumPy arrays, in every process."""
+
+    def gather(leaf: Any) -> np.ndarray:
+        is_local = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        if is_local or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(gather, tree)
+
+
+class AgreedFlag:
+    """A flag that all processes see raised at the same call, once one of them has raised it.
+
+    The flag of a call is added up on the devices while the next training step runs, and read one
+    call later, so that no process waits for the others.
+    """
+
+    def __init__(self, mesh: Mesh | None):
+        self._pending: collections.deque[jax.Array] = collections.deque()
+        self._mesh = mesh
+        if mesh is not None and jax.process_count() > 1:
+            self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            self._sum = jax.jit(lambda flags: flags.sum(), out_shardings=replicated(mesh))
+
+    def poll(self, flag: bool) -> bool:
+        """Returns whether a process has raised the flag before this call.
+
+        Args:
+          flag: Whether this process raises it now.
+        """
+        if self._mesh is None or jax.process_count() == 1:
+            return flag
+        flags = jax.make_array_from_callback(
+            (self._mesh.size,), self._sharding, lambda index: np.full(1, flag, np.int32)
+        )
+        self._pending.append(self._sum(flags))
+        return len(self._pending) > 1 and int(self._pending.popleft()) > 0
+
+
+def _broadcast_bytes(data: bytes) -> bytes:
+    """Returns the bytes of the main process."""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
+    if is_main_process():
+        padded[:size] = np.frombuffer(data, np.uint8)
+    return multihost_utils.broadcast_one_to_all(padded)[:size].tobytes()
