@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tiny_runs import tiny_run_options
 
+from flax_bigbird.parallel.lost_processes import LostProcessError, end_after_loss
 from flax_bigbird.train import StopOnSignal, TrainerCallback, TrainingInterrupted, train
 
 
@@ -36,6 +37,8 @@ if __name__ == "__main__":
         callbacks.append(SignalAfterStep(int(step), signal.Signals[name or "SIGKILL"]))
     try:
         report = train(options, callbacks)
+    except LostProcessError as error:
+        end_after_loss(error)
     except TrainingInterrupted as error:
         print(json.dumps({"stopped": error.step}))
     else:

@@ -104,6 +104,7 @@ def run_training(options: TrainingArguments) -> None:
     enable_compilation_cache()
     from flax_bigbird.cli.progress import ProgressBarCallback
     from flax_bigbird.parallel.initialization import initialize_processes
+    from flax_bigbird.parallel.lost_processes import LostProcessError, end_after_loss
     from flax_bigbird.parallel.processes import is_main_process
     from flax_bigbird.train import TrainingError, TrainingInterrupted, train
 
@@ -116,6 +117,9 @@ def run_training(options: TrainingArguments) -> None:
         progress_bar = ProgressBarCallback(console, is_stopped)
         try:
             report = train(options, [progress_bar])
+        except LostProcessError as error:
+            progress_bar.close()
+            end_after_loss(error)
         except (OptionError, DataError, TrainingError) as error:
             raise CommandError(str(error)) from error
         except TrainingInterrupted as error:

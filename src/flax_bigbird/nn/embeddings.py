@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flax_bigbird.nn.dropout import Dropout
-from flax_bigbird.nn.sharding import constrain_states, replicate
+from flax_bigbird.nn.sharding import automatic_axes, constrain_states, replicate
 
 
 def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
@@ -24,15 +24,11 @@ def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
 
 
-class Embed(nn.Embed):
-    """A table of embeddings, which is gathered before rows are looked up if a mesh splits it."""
-
-    def __call__(self, inputs: Int[Array, "..."]) -> Float[Array, "... D"]:
-        """Returns the rows of the table at `inputs`."""
-        table = replicate(self.embedding)
-        if table is self.embedding:
-            return super().__call__(inputs)
-        return jnp.take(jnp.asarray(table, self.dtype), inputs, axis=0)
+def look_up(table: nn.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
+    """Returns the rows of a table at `ids`; a table that a mesh splits is gathered first."""
+    if not automatic_axes():
+        return table(ids)
+    return jnp.take(jnp.asarray(replicate(table.embedding), table.dtype), ids, axis=0)
 
 
 class BigBirdEmbeddings(nn.Module):
@@ -48,9 +44,11 @@ class BigBirdEmbeddings(nn.Module):
         self.LayerNorm = layer_norm(self.config, self.dtype)
         self.dropout = Dropout(self.config.hidden_dropout_prob)
 
-    def _table(self, num_embeddings: int) -> Embed:
+    def _table(self, num_embeddings: int) -> nn.Embed:
         init = nn.initializers.normal(self.config.initializer_range)
-        return Embed(num_embeddings, self.config.hidden_size, dtype=self.dtype, embedding_init=init)
+        return nn.Embed(
+            num_embeddings, self.config.hidden_size, dtype=self.dtype, embedding_init=init
+        )
 
     def __call__(
         self,
@@ -61,9 +59,9 @@ class BigBirdEmbeddings(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "B T D"]:
         """Returns the embedded tokens."""
-        words = self.word_embeddings(input_ids)
+        words = look_up(self.word_embeddings, input_ids)
         if self.config.rescale_embeddings:
             words = words * self.config.hidden_size**0.5
-        x = words + self.token_type_embeddings(token_type_ids)
-        x = x + self.position_embeddings(position_ids)
+        x = words + look_up(self.token_type_embeddings, token_type_ids)
+        x = x + look_up(self.position_embeddings, position_ids)
         return constrain_states(self.LayerNorm(self.dropout(x, deterministic=deterministic)))

@@ -20,7 +20,7 @@ def constrain_states(x: Float[Array, "..."], last_axis: str | None = None) -> Fl
       x: `[B, T, D]`; other ranks are returned as they are.
       last_axis: The mesh axis that D is split over.
     """
-    sizes = _automatic_axes()
+    sizes = automatic_axes()
     if not sizes or x.ndim != 3:
         return x
 
@@ -36,13 +36,11 @@ def constrain_states(x: Float[Array, "..."], last_axis: str | None = None) -> Fl
 
 
 def replicate(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns an array that every device of the mesh has as a whole; `x` itself without a mesh."""
-    if not _automatic_axes():
-        return x
+    """Returns an array that every device of the mesh of `jax.set_mesh` has as a whole."""
     return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
-def _automatic_axes() -> dict[str, int]:
+def automatic_axes() -> dict[str, int]:
     """Returns the sizes above 1 of the axes of the mesh that JAX splits arrays over."""
     mesh = jax.sharding.get_abstract_mesh()
     axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)

@@ -69,6 +69,22 @@ class BatchSharding:
         starts = np.cumsum([0, *sizes[:-1]])
         return [self._part(int(start), size) for start, size in zip(starts, sizes, strict=True)]
 
+    def advice(self, num_rows: int, length: int) -> str | None:
+        """Returns a sentence for the user if copies waste more than a quarter of the devices' work.
+
+        Args:
+          num_rows: The number of rows of a batch.
+          length: Their length in tokens.
+        """
+        shards = self.num_row_shards
+        wasted = 1 - num_rows / (-(-num_rows // shards) * shards)
+        if wasted <= 0.25:
+            return None
+        return (
+            f"Batches of {num_rows:,} rows of {length:,} tokens leave {wasted:.0%} of the devices' "
+            f"work unused, as they are shared by {shards:,}: raise tokens_per_batch."
+        )
+
     def batch_rows(self, num_rows: int, max_rows: int | None = None) -> BatchRows:
         """Returns the rows of a batch that this process reads, and a function that splits them.
 

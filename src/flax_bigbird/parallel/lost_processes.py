@@ -1,7 +1,10 @@
 """Says what to do when another process of a run is lost."""
 
 import contextlib
+import os
+import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
@@ -32,3 +35,13 @@ def explain_lost_process() -> Iterator[None]:
             "the same command again in every process, which resumes the run from its last "
             "checkpoint, if it has one"
         ) from error
+
+
+def end_after_loss(error: LostProcessError) -> NoReturn:
+    """Ends this process at once, with exit code 2, after the message of an error.
+
+    An ordinary exit would wait for the lost process, and JAX would then abort with a stack trace.
+    """
+    print(f"bigbird: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(2)

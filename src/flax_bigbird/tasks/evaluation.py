@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +54,9 @@ def _lengths_of_windows(options: TaskOptions, max_windows: int) -> list[int]:
 
 
 def run_eval_step(
-    eval_step: Callable[[object, Arrays], Arrays],
+    eval_step: Callable[[Any, Any], Arrays],
     params: object,
-    batches: Iterable[tuple[np.ndarray, Arrays]],
-    device_put: Callable[[Arrays], Arrays] = lambda batch: batch,
+    batches: Iterable[tuple[np.ndarray, Any]],
 ) -> Arrays:
     """Runs a compiled `Task.eval_step` on all batches of a split.
 
@@ -65,14 +65,13 @@ def run_eval_step(
       params: The parameters of the model.
       batches: The indices of the examples and the arrays of each batch, from
         `flax_bigbird.data.batching.evaluation_batches`.
-      device_put: A function that puts a batch on the devices.
 
     Returns:
       The outputs of all examples in the order of the examples, `[num_examples, ...]` each.
     """
     indices, parts = [], []
     for batch_indices, batch in batches:
-        outputs = eval_step(params, device_put(batch))
+        outputs = eval_step(params, batch)
         count = len(batch_indices)  # the rest of the batch is copies of an example
         parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
         indices.append(batch_indices)

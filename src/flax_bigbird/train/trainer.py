@@ -15,6 +15,7 @@ from flax_bigbird.data.batching import (
     evaluation_batches,
     training_batches,
 )
+from flax_bigbird.parallel.lost_processes import explain_lost_process
 from flax_bigbird.parallel.processes import AgreedFlag, run_on_main
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
 from flax_bigbird.train.arguments import DEFAULT_LEARNING_RATE, TrainingArguments
@@ -72,6 +73,10 @@ class Trainer:
         self._steps = TrainingSteps(
             run.task, run.model, self._create_optimizer(), mesh, run.options.seed
         )
+        largest = max(run.train_data.buckets, key=lambda bucket: len(bucket.indices))
+        advice = self._steps.batch_sharding.advice(largest.batch_size, largest.length)
+        if advice is not None:
+            callback.on_message(advice)
         self._saver = RunSaver(directory, run.model, self.state, callback)
         self.params = run.model.params = self._steps.place_params(run.model.params)
         arrays = RunArrays(self.params, self._steps.init_optimizer(self.params))
@@ -112,7 +117,8 @@ class Trainer:
         """
         try:
             self.callback.on_train_begin(self.state)
-            with explain_full_memory(self.options, self._max_gradient_tokens, self.state):
+            full_memory = explain_full_memory(self.options, self._max_gradient_tokens, self.state)
+            with explain_lost_process(), full_memory:
                 self._train()
         finally:
             self.callback.on_train_end(self.state)

@@ -1,0 +1,288 @@
+"""Meshes and processes: memory per device, what devices send each other, and data-parallel speed.
+
+`python benchmarks/scale_mesh.py memory collectives processes` measures the sections that it names,
+and writes benchmarks/results/scale_mesh.json; `--report` writes the sections of scale.md from it.
+
+* memory: bytes of parameters and optimizer states per device, from the shardings that training
+  uses, for a base and a large model (nothing is allocated).
+* collectives: the collectives of a training step, from the compiled program on 8 simulated
+  devices, for a small model.
+* processes: tokens/s of two real processes, each pinned to a core, against one process pinned to
+  one core. It needs a quiet machine and two cores; it takes about 5 minutes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+JSON_FILE, REPORT = RESULTS / "scale_mesh.json", RESULTS / "scale.md"
+START, END = "<!-- scale_mesh -->", "<!-- end of scale_mesh -->"
+SECTIONS = ("memory", "collectives", "processes")
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096},
+}
+HEADS = {"base": 12, "large": 16}
+MESHES = ("data=8", "fsdp=2", "fsdp=4", "fsdp=8", "tensor=4", "fsdp=4,tensor=2")
+STEP_MODEL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "intermediate_size": 1024,
+    "vocab_size": 8000,
+    "block_size": 64,
+    "num_random_blocks": 3,
+}
+SPEED_MODEL = {
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
+SPEED_STEPS, SPEED_LENGTH, SPEED_ROWS = 30, 1024, 8
+
+
+def masked_lm(size: dict[str, Any], *, init: bool) -> Any:
+    from transformers import BigBirdConfig
+
+    import flax_bigbird
+
+    config = BigBirdConfig(**size)
+    return flax_bigbird.FlaxBigBirdForMaskedLM(config, _do_init=init)
+
+
+def measure_memory() -> list[dict[str, Any]]:
+    """Returns the bytes per device for each model, optimizer and mesh."""
+    import jax
+    import numpy as np
+
+    from flax_bigbird.parallel.mesh import create_mesh
+    from flax_bigbird.parallel.mesh_options import parse_mesh
+    from flax_bigbird.parallel.parameter_sharding import optimizer_shardings, parameter_shardings
+    from flax_bigbird.train import train_options
+    from flax_bigbird.train.optimizer import create_optimizer
+
+    rows = []
+    for name, size in SIZES.items():
+        model = masked_lm(
+            size | {"num_attention_heads": HEADS[name], "vocab_size": 50358}, init=False
+        )
+        shapes = model.params_shape_tree
+        for optim in ("adamw", "muon"):
+            options = train_options("masked-lm", train_files=["-"], output_dir="-", optim=optim)
+            optimizer = create_optimizer(options, 10)
+            state = jax.eval_shape(optimizer.init, shapes)
+            for text in MESHES:
+                sizes = parse_mesh(text)
+                count = int(np.prod([abs(value) for value in sizes.values()]))
+                mesh = create_mesh(text, jax.devices()[:count])
+                assert mesh is not None
+                shardings = [
+                    parameter_shardings(mesh, shapes),
+                    optimizer_shardings(mesh, optimizer, shapes),
+                ]
+                whole = per_device = 0
+                for tree, sharding in zip((shapes, state), shardings, strict=True):
+                    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(sharding), strict=True)
+                    for leaf, leaf_sharding in leaves:
+                        shard = leaf_sharding.shard_shape(leaf.shape)
+                        whole += leaf.size * leaf.dtype.itemsize
+                        per_device += int(np.prod(shard)) * leaf.dtype.itemsize
+                rows.append(
+                    {
+                        "model": name,
+                        "optimizer": optim,
+                        "mesh": text,
+                        "whole": whole,
+                        "per_device": per_device,
+                        "split_by": sizes["fsdp"] * sizes["tensor"],
+                    }
+                )
+    return rows
+
+
+def measure_collectives() -> list[dict[str, Any]]:
+    """Returns the collectives of a compiled training step for each mesh: kind, number, bytes."""
+    import jax
+    import numpy as np
+
+    from flax_bigbird.parallel.mesh import create_mesh, under
+    from flax_bigbird.tasks.registry import get_task
+    from flax_bigbird.train import train_options
+    from flax_bigbird.train.optimizer import create_optimizer
+    from flax_bigbird.train.steps import TrainingSteps
+
+    model = masked_lm(STEP_MODEL | {"attention_implementation": "xla"}, init=True)
+    options = train_options("masked-lm", train_files=["-"], output_dir="-")
+    task = object.__new__(get_task("masked-lm"))  # its loss needs no tokenizer
+    rows = []
+    for text in ("data=8", "fsdp=8", "fsdp=4,tensor=2"):
+        mesh = create_mesh(text)
+        steps = TrainingSteps(task, model, create_optimizer(options, 10), mesh, 0)
+        params = steps.place_params(model.params)
+        state = steps.init_optimizer(params)
+        zeros = np.zeros((8, 1024), np.int32)
+        targets = np.zeros((8, 160), np.int32)
+        batch = {"input_ids": zeros, "attention_mask": zeros + 1}
+        batch |= {"positions": targets, "labels": targets}
+        (part,) = steps.batch_sharding.parts(8)
+        with under(mesh):
+            placed = steps.batch_sharding.place(batch, part)
+            numbers = np.zeros(1, np.uint32)
+            lowered = steps._step.lower(params, state, placed, steps._key, numbers)
+        found = count_collectives(lowered.compile().as_text())
+        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+        rows.append({"mesh": text, "parameters": parameters, "collectives": found})
+    return rows
+
+
+def count_collectives(program: str) -> dict[str, list[int]]:
+    """Returns the number and the bytes of the results of each kind of collective in an HLO text."""
+    kinds = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    widths = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "f64": 8}
+    found: dict[str, list[int]] = {}
+    for result, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
+        total = 0
+        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
+            size = 1
+            for dimension in filter(None, shape.split(",")):
+                size *= int(dimension)
+            total += size * widths.get(dtype, 4)
+        entry = found.setdefault(kind, [0, 0])
+        entry[0] += 1
+        entry[1] += total
+    return found
+
+
+def measure_processes() -> dict[str, Any]:
+    """Returns the tokens/s of one and of two processes, each pinned to a core of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_texts(folder / "texts.jsonl")
+        speeds = {count: run_processes(folder, count) for count in (1, 2)}
+    ratio = speeds[2] / speeds[1]
+    return {"tokens_per_second": speeds, "ratio": ratio, "batch": [SPEED_ROWS, SPEED_LENGTH]}
+
+
+def write_texts(path: Path) -> None:
+    import random
+
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcdefghijklmnop", k=5)) for _ in range(3000)]
+    lines = [json.dumps({"text": " ".join(generator.choices(words, k=1500))}) for _ in range(200)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def run_processes(folder: Path, count: int) -> float:
+    """Returns the tokens/s of the last two thirds of a run of `count` processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-c", "from flax_bigbird.cli.main import run; run()"]
+    command += ["train", "masked-lm", "--train-files", str(folder / "texts.jsonl")]
+    command += ["-o", str(folder / f"run{count}"), "--validation-fraction", "0"]
+    command += ["--max-steps", str(SPEED_STEPS), "--max-length", str(SPEED_LENGTH)]
+    command += ["--min-bucket-length", str(SPEED_LENGTH), "--vocab-size", "4000"]
+    command += ["--tokens-per-batch", str(SPEED_ROWS * SPEED_LENGTH), "--logging-steps", "10"]
+    for key, value in SPEED_MODEL.items():
+        command += ["--config-overrides", f"{key}={value}"]
+    processes = []
+    for index in range(count):
+        more = ["--coordinator-address", f"127.0.0.1:{port}", "--num-processes", str(count)]
+        more += ["--process-id", str(index)]
+        pinned = ["taskset", "-c", str(index), *command, *(more if count > 1 else [])]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        processes.append(subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL))
+    for process in processes:
+        assert process.wait() == 0
+    lines = (folder / f"run{count}" / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line)["tokens_per_second"] for line in lines]
+    return sum(speeds[1:]) / len(speeds[1:])
+
+
+def report(results: dict[str, Any]) -> str:
+    """Returns the sections of scale.md."""
+    lines = [START, "## Meshes and processes", ""]
+    lines += ["`python benchmarks/scale_mesh.py memory collectives processes --report`", ""]
+    if rows := results.get("memory"):
+        lines += ["### Parameters and optimizer states per device", ""]
+        lines += ["| model | optimizer | mesh | all | per device | of 1/n |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            ratio = row["per_device"] * row["split_by"] / row["whole"]
+            lines.append(
+                f"| {row['model']} | {row['optimizer']} | `{row['mesh']}` "
+                f"| {row['whole'] / 2**20:,.0f} MiB | {row['per_device'] / 2**20:,.0f} MiB "
+                f"| {ratio:.3f} |"
+            )
+        lines += ["", "n is the product of `fsdp` and `tensor`. Figures follow from the shardings.", ""]
+    if rows := results.get("collectives"):
+        lines += ["### What devices send each other in a training step", ""]
+        size = rows[0]["parameters"] / 2**20
+        lines += [
+            f"A model of {STEP_MODEL['num_hidden_layers']} layers and width "
+            f"{STEP_MODEL['hidden_size']} ({size:.1f} MiB of parameters), 8 rows of 1,024 tokens, 8 "
+            "simulated devices; number of collectives in the compiled program, and the bytes of "
+            "their results on a device.",
+            "",
+            "| mesh | collective | number | MiB |",
+            "|---|---|---|---|",
+        ]
+        for row in rows:
+            for kind, (number, size) in sorted(row["collectives"].items()):
+                lines.append(f"| `{row['mesh']}` | {kind} | {number} | {size / 2**20:.2f} |")
+        lines.append("")
+    if row := results.get("processes"):
+        speeds = row["tokens_per_second"]
+        lines += ["### Two processes on one machine", ""]
+        lines += [
+            f"Masked language modeling, {SPEED_MODEL['num_hidden_layers']} layers of width "
+            f"{SPEED_MODEL['hidden_size']}, batches of {row['batch'][0]} rows of "
+            f"{row['batch'][1]:,} tokens; each process is pinned to one core "
+            f"({results['machine']}).",
+            "",
+            "| processes | tokens/s |",
+            "|---|---|",
+            *(f"| {count} | {speed:,.0f} |" for count, speed in speeds.items()),
+            "",
+            f"Two processes are {row['ratio']:.2f} times as fast as one.",
+            "",
+        ]
+    return "\n".join([*lines, END, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", choices=SECTIONS)
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    flags = os.environ.get("XLA_FLAGS", "")
+    results = json.loads(JSON_FILE.read_text()) if JSON_FILE.exists() else {}
+    results["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    if "processes" in arguments.sections:  # before this process has devices
+        results["processes"] = measure_processes()
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "memory" in arguments.sections:
+        results["memory"] = measure_memory()
+    if "collectives" in arguments.sections:
+        results["collectives"] = measure_collectives()
+    JSON_FILE.write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.report:
+        text = REPORT.read_text() if REPORT.exists() else "# Scale\n\n"
+        pattern = re.compile(f"{START}.*{END}\n", re.S)
+        section = report(results)
+        text = pattern.sub(lambda _: section, text) if START in text else f"{text}{section}"
+        REPORT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Runs of several real processes, with one device each, that talk over sockets."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY_MODEL, model_bytes, write_labeled_texts
+
+from flax_bigbird.checkpoint import lock_directory
+
+WORKER = Path(__file__).with_name("processes_worker.py")
+LONG_RUN = {
+    "config_overrides": TINY_MODEL | {"hidden_dropout_prob": 0.1},
+    "tokens_per_batch": 192,  # 12, 6 and 3 examples
+    "max_steps": 8,
+    "eval_steps": 4,
+    "save_steps": 2,
+}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_processes(folder, data, changes, count, kill=""):
+    """Starts the processes of a run; with a count of 1, one process without JAX's service."""
+    common = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+    if count > 1:
+        common["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
+        common["JAX_NUM_PROCESSES"] = str(count)
+    command = [sys.executable, str(WORKER), str(folder), data, json.dumps(changes), kill]
+    return [
+        subprocess.Popen(
+            command,
+            env=common | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes):
+    """Returns the exit status, the last line of output and the errors of each process."""
+    results = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=300)
+        results.append((process.returncode, (stdout.splitlines() or [""])[-1], stderr))
+    return results
+
+
+def run_to_the_end(folder, data, changes, count):
+    results = finish(start_processes(folder, data, changes, count))
+    assert [status for status, _, _ in results] == [0] * count, results
+    reports = [json.loads(line) for _, line, _ in results]
+    assert all(report == reports[0] for report in reports)
+    return reports[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_labeled_texts(tmp_path_factory.mktemp("data") / "a.jsonl", 40)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("one")
+    return folder / "run", run_to_the_end(folder, data, LONG_RUN, 1)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("two")
+    return folder / "run", run_to_the_end(folder, data, LONG_RUN, 2)
+
+
+def check_equal(report, want):
+    assert report["tokens"] == want["tokens"]
+    for (step, loss), (want_step, want_loss) in zip(report["losses"], want["losses"], strict=True):
+        assert step == want_step
+        assert loss == pytest.approx(want_loss, rel=1e-4)
+    assert report["metrics"]["loss"] == pytest.approx(want["metrics"]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(one_process, two_processes):
+    check_equal(two_processes[1], one_process[1])
+    files = [sorted(path.name for path in run.iterdir()) for run, _ in (one_process, two_processes)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_four_processes_with_sharded_parameters_train_like_one(tmp_path, data, one_process):
+    report = run_to_the_end(tmp_path, data, LONG_RUN | {"mesh": "fsdp=2,tensor=2"}, 4)
+    check_equal(report, one_process[1])
+
+
+@pytest.mark.slow
+def test_a_killed_process(tmp_path, data, one_process, two_processes):
+    """The other one ends with an error; the run resumes with the same bits, or with one process."""
+    results = finish(start_processes(tmp_path, data, LONG_RUN, 2, kill="1:5"))
+    assert results[1][0] == -signal.SIGKILL
+    assert results[0][0] == 2
+    assert "another one than process 0 is lost" in results[0][2]
+    assert "resumes the run" in results[0][2]
+    with lock_directory(tmp_path / "run"):  # no process holds it any more
+        pass
+    shutil.copytree(tmp_path / "run", tmp_path / "elastic" / "run")
+    run_to_the_end(tmp_path, data, LONG_RUN, 2)
+    assert model_bytes(tmp_path / "run") == model_bytes(two_processes[0])
+    check_equal(run_to_the_end(tmp_path / "elastic", data, LONG_RUN, 1), one_process[1])
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, data, two_processes):
+    results = finish(start_processes(tmp_path, data, LONG_RUN, 2, kill="1:3:SIGTERM"))
+    assert [status for status, _, _ in results] == [0, 0], results
+    stopped = [json.loads(line)["stopped"] for _, line, _ in results]
+    assert stopped[0] == stopped[1]
+    assert 3 < stopped[0] < 8
+    run_to_the_end(tmp_path, data, LONG_RUN, 2)
+    assert model_bytes(tmp_path / "run") == model_bytes(two_processes[0])
+
+
+@pytest.mark.slow
+def test_an_error_of_the_main_process_ends_all(tmp_path, data):
+    with lock_directory(tmp_path / "run"):
+        results = finish(start_processes(tmp_path, data, LONG_RUN, 2))
+    for status, _, stderr in results:
+        assert status == 1
+        assert "output_dir must not be in use by another run" in stderr
