@@ -32,7 +32,7 @@ if __name__ == "__main__":
     options = tiny_run_options(Path(folder), train_files=[data], **json.loads(changes))
     callbacks: list[TrainerCallback] = [StopOnSignal()]
     index, _, rest = kill.partition(":")
-    if index == os.environ.get("JAX_PROCESS_ID", ""):
+    if kill and index == os.environ["JAX_PROCESS_ID"]:
         step, _, name = rest.partition(":")
         callbacks.append(SignalAfterStep(int(step), signal.Signals[name or "SIGKILL"]))
     try:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from several_devices import run_with_devices
 from tiny_runs import TINY_MODEL, model_bytes, write_labeled_texts
 
 from flax_bigbird.checkpoint import lock_directory
@@ -133,6 +134,23 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, data, two_
     assert 3 < stopped[0] < 8
     run_to_the_end(tmp_path, data, LONG_RUN, 2)
     assert model_bytes(tmp_path / "run") == model_bytes(two_processes[0])
+
+
+@pytest.mark.slow
+def test_a_run_resumes_on_fewer_devices(tmp_path, data, one_process, monkeypatch):
+    """Four devices, then two, then one; parameters and optimizer states are split each time."""
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")  # whose signal it is
+    outputs = []
+    for count, mesh, kill in (
+        (4, "fsdp=4", "0:3:SIGTERM"),
+        (2, "fsdp=2", "0:6:SIGTERM"),
+        (1, "data=1", ""),
+    ):
+        changes = json.dumps(LONG_RUN | {"mesh": mesh})
+        arguments = [str(WORKER), str(tmp_path), data, changes, kill]
+        outputs.append(json.loads(run_with_devices(arguments, count).splitlines()[-1]))
+    assert outputs[:2] == [{"stopped": 3}, {"stopped": 6}]
+    check_equal(outputs[2], one_process[1])
 
 
 @pytest.mark.slow
