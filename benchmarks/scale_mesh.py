@@ -215,7 +215,10 @@ def report(results: dict[str, Any]) -> str:
     lines += ["`python benchmarks/scale_mesh.py memory collectives processes --report`", ""]
     if rows := results.get("memory"):
         lines += ["### Parameters and optimizer states per device", ""]
-        lines += ["| model | optimizer | mesh | all | per device | of 1/n |", "|---|---|---|---|---|---|"]
+        lines += [
+            "| model | optimizer | mesh | all | per device | of 1/n |",
+            "|---|---|---|---|---|---|",
+        ]
         for row in rows:
             ratio = row["per_device"] * row["split_by"] / row["whole"]
             lines.append(
@@ -223,14 +226,18 @@ def report(results: dict[str, Any]) -> str:
                 f"| {row['whole'] / 2**20:,.0f} MiB | {row['per_device'] / 2**20:,.0f} MiB "
                 f"| {ratio:.3f} |"
             )
-        lines += ["", "n is the product of `fsdp` and `tensor`. Figures follow from the shardings.", ""]
+        lines += [
+            "",
+            "n is the product of `fsdp` and `tensor`. Figures follow from the shardings.",
+            "",
+        ]
     if rows := results.get("collectives"):
         lines += ["### What devices send each other in a training step", ""]
         size = rows[0]["parameters"] / 2**20
         lines += [
             f"A model of {STEP_MODEL['num_hidden_layers']} layers and width "
-            f"{STEP_MODEL['hidden_size']} ({size:.1f} MiB of parameters), 8 rows of 1,024 tokens, 8 "
-            "simulated devices; number of collectives in the compiled program, and the bytes of "
+            f"{STEP_MODEL['hidden_size']} ({size:.1f} MiB of parameters), 8 rows of 1,024 tokens, "
+            "8 simulated devices; number of collectives in the compiled program, and the bytes of "
             "their results on a device.",
             "",
             "| mesh | collective | number | MiB |",

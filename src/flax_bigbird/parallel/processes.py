@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flax_bigbird.parallel.lost_processes import LostProcessError
 from flax_bigbird.parallel.mesh import replicated
 
 T = TypeVar("T")
@@ -52,8 +53,8 @@ def run_on_main(function: Callable[[], T]) -> T:
 def run_main_first(function: Callable[[], T]) -> T:
     """Returns what a function returns, which the main process calls before all others.
 
-    The others then find the files that it has written, such as caches. If it raises an exception,
-    every process raises it.
+    The others then find the files that it has written, such as caches. If it raises an exception in
+    one of them, all raise one.
     """
     if jax.process_count() == 1:
         return function()
@@ -63,8 +64,17 @@ def run_main_first(function: Callable[[], T]) -> T:
         results.append(function())
 
     run_on_main(call)
+    error: Exception | None = None
     if not is_main_process():
-        call()
+        try:
+            call()
+        except Exception as raised:
+            error = raised
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(error is not None)))
+    if error is not None:
+        raise error
+    if len(failed):
+        raise LostProcessError(f"process {failed[0]} has failed: see its own output")
     return results[0]
 
 

@@ -13,7 +13,12 @@ from flax_bigbird.data import files
 from flax_bigbird.data.batching import batches_per_epoch
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.mesh_options import check_mesh_fits_model
-from flax_bigbird.parallel.processes import broadcast_arrays, run_main_first, run_on_main
+from flax_bigbird.parallel.processes import (
+    broadcast_arrays,
+    is_main_process,
+    run_main_first,
+    run_on_main,
+)
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
@@ -144,7 +149,7 @@ def _load_run(
     task_config = task_class.infer_config(options, train_rows)
     if validation_rows is None:
         train_rows, validation_rows = hold_out_rows(options, task_class, train_rows)
-    directory.create(given_options)
+    _create_directory(directory, given_options)
 
     texts = task_class.iterate_texts(options, train_rows)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
@@ -185,6 +190,22 @@ def _load_run(
     )
     # A checkpoint of the run has its own head.
     return run, has_new_head and not directory.is_started()
+
+
+def _create_directory(directory: RunDirectory, options: TrainingArguments) -> None:
+    """Creates the run directory in the main process, and checks that the others see it.
+
+    Raises:
+      OptionError: if another process does not.
+    """
+    if is_main_process():
+        directory.create(options)
+    elif not directory.options.exists():
+        raise OptionError(
+            "output_dir must be on a file system that all processes share; process "
+            f"{jax.process_index()} does not see {directory.options}, which process 0 has "
+            "written: choose another directory"
+        )
 
 
 def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int, int]:
