@@ -17,6 +17,11 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 # Flags of commands that are no options of a task: of predict, embed, evaluate, train and demo.
 OTHER_FLAGS = {"output", "keep", "config", "task", "overwrite", "help"}
 DEMO_FLAGS = {"steps", "quick", "from_scratch"}
+# Flags of SLURM, gcloud and XLA on the page about several hosts.
+CLUSTER_FLAGS = {
+    *("job_name", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task", "time", "signal"),
+    *("requeue", "kill_on_bad_exit", "worker", "command", "xla"),
+}
 
 
 def flags(page: Path) -> set[str]:
@@ -41,6 +46,7 @@ def test_options_exist(page):
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= set(option_fields(ServerSettings)) if page.name == "serving.md" else set()
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
+    known |= CLUSTER_FLAGS if page.name == "scale.md" else set()
     known |= set(option_fields(AttentionArguments)) if page.name == "attention-maps.md" else set()
     assert flags(page) <= known
 
