@@ -139,7 +139,7 @@ def measure_collectives() -> list[dict[str, Any]]:
             placed = steps.batch_sharding.place(batch, part)
             numbers = np.zeros(1, np.uint32)
             lowered = steps._step.lower(params, state, placed, steps._key, numbers)
-        found = count_collectives(lowered.compile().as_text())
+        found = count_collectives(lowered.compile().as_text() or "")
         parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
         rows.append({"mesh": text, "parameters": parameters, "collectives": found})
     return rows
