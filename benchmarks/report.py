@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -69,3 +70,22 @@ def write_results(path: Path, result: Any, page: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(page, encoding="utf-8")
+
+
+def write_section(path: Path, name: str, result: Any, section: str) -> None:
+    """Replaces one section of a page that several scripts write, and writes its figures as JSON.
+
+    Args:
+      path: The page. The JSON is in a file beside it, `name.json`.
+      name: The name of the section, which a comment above it holds.
+      result: The figures.
+      section: The Markdown, from its heading on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figures = path.with_name(f"{name}.json")
+    figures.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    page = path.read_text(encoding="utf-8") if path.exists() else "# Scale\n"
+    head, *sections = re.split(r"^<!-- (\w+) -->\n", page, flags=re.MULTILINE)
+    texts = dict(zip(sections[::2], sections[1::2], strict=True)) | {name: f"{section.strip()}\n\n"}
+    body = "".join(f"<!-- {key} -->\n{text}" for key, text in texts.items())
+    path.write_text(f"{head.strip()}\n\n{body.rstrip()}\n", encoding="utf-8")

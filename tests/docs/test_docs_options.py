@@ -16,6 +16,7 @@ from flax_bigbird.train.arguments import TrainingArguments, train_options_class
 DOCS = Path(__file__).parent.parent.parent / "docs"
 # Flags of commands that are no options of a task: of predict, embed, evaluate, train and demo.
 OTHER_FLAGS = {"output", "keep", "config", "task", "overwrite", "help"}
+RAY_FLAGS = {"engine", "address", "concurrency", "head", "port"}  # and of `ray start`
 DEMO_FLAGS = {"steps", "quick", "from_scratch"}
 # Flags of SLURM, gcloud and XLA on the page about several hosts.
 CLUSTER_FLAGS = {
@@ -45,6 +46,7 @@ def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= set(option_fields(ServerSettings)) if page.name == "serving.md" else set()
+    known |= RAY_FLAGS
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     known |= CLUSTER_FLAGS if page.name == "scale.md" else set()
     known |= set(option_fields(AttentionArguments)) if page.name == "attention-maps.md" else set()
@@ -60,7 +62,7 @@ def test_the_page_of_a_task_lists_its_options(task):
     page = DOCS / "tasks" / f"{task}.md"
     own = options(task) - set(TaskOptions.model_fields) - set(TrainingArguments.model_fields)
     own -= set(EvaluationArguments.model_fields)
-    assert flags(page) <= options(task) | OTHER_FLAGS
+    assert flags(page) <= options(task) | OTHER_FLAGS | RAY_FLAGS
     assert own <= flags(page), f"{page.name} must list {sorted(own - flags(page))}"
 
 

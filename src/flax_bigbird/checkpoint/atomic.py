@@ -63,17 +63,22 @@ def atomic_directory(path: str | os.PathLike[str], *, replace: bool = False) -> 
     temporary.mkdir()
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            flush_to_disk(file)
-        flush_to_disk(temporary)
-        if replace and path.exists():
-            shutil.rmtree(_previous_directory(path), ignore_errors=True)
-            path.rename(_previous_directory(path))
-        temporary.rename(path)
-        shutil.rmtree(_previous_directory(path), ignore_errors=True)
+        publish_directory(temporary, path, replace=replace)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def publish_directory(temporary: Path, path: Path, *, replace: bool = False) -> None:
+    """Flushes a directory to disk and renames it to `path`; see `atomic_directory`."""
+    for file in temporary.rglob("*"):
+        flush_to_disk(file)
+    flush_to_disk(temporary)
+    if replace and path.exists():
+        shutil.rmtree(_previous_directory(path), ignore_errors=True)
+        path.rename(_previous_directory(path))
+    temporary.rename(path)
+    shutil.rmtree(_previous_directory(path), ignore_errors=True)
 
 
 def recover_directory(path: Path) -> None:

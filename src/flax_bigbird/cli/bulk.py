@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import flag
@@ -11,6 +12,7 @@ from flax_bigbird.tasks.options import DATA, DATA_FILES, RUN
 
 MODEL_HELP = "The directory, shipped name or Hub id of the model."
 FILES_HELP = f"{DATA_FILES}; - is standard input."
+ENGINES = ("local", "ray")
 SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
 
 
@@ -43,6 +45,59 @@ def file_flags(suffixes: str) -> list[inspect.Parameter]:
             metavar="COLUMN",
         ),
     ]
+
+
+def engine_flags() -> list[inspect.Parameter]:
+    """Returns the flags that say which engine answers the rows."""
+    help = (
+        "What answers the rows: this process (local), or the workers of a Ray cluster, which write "
+        "a directory of Parquet files (ray, of the extra ray)."
+    )
+    return [
+        flag("engine", str, help, RUN, metavar=f"[{'|'.join(ENGINES)}]"),
+        flag(
+            "address",
+            str,
+            "The address of a Ray cluster, or auto for that of this machine. By default, one is "
+            "started on this machine.",
+            RUN,
+            metavar="HOST:PORT",
+        ),
+        flag(
+            "concurrency",
+            str,
+            "The number of workers on Ray. By default, there is one for each GPU, or for each node "
+            "without GPUs.",
+            RUN,
+            metavar="INTEGER",
+        ),
+    ]
+
+
+def ray_options(
+    engine: str | None, address: str | None, concurrency: str | None
+) -> dict[str, Any] | None:
+    """Returns the options of the engine ray; None for the engine local.
+
+    Raises:
+      CommandError: if an engine does not exist or is not installed, or if an option is invalid.
+    """
+    if engine not in (None, *ENGINES):
+        raise CommandError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
+    if engine != "ray":
+        for name, value in {"address": address, "concurrency": concurrency}.items():
+            if value is not None:
+                raise CommandError(
+                    f"{name} belongs to the engine ray; got {value!r} for the engine local: add "
+                    "--engine ray, or leave it out"
+                )
+        return None
+    require("ray", "ray")
+    if concurrency is not None and not (concurrency.isdecimal() and int(concurrency)):
+        raise CommandError(
+            f"concurrency must be an integer of at least 1; got {concurrency!r}: change it"
+        )
+    return {"address": address, "concurrency": int(concurrency) if concurrency else None}
 
 
 def run_on_files(

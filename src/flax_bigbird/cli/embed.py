@@ -3,7 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from flax_bigbird.cli.bulk import FILES_HELP, MODEL_HELP, file_flags, run_on_files
+from flax_bigbird.cli.bulk import (
+    FILES_HELP,
+    MODEL_HELP,
+    engine_flags,
+    file_flags,
+    ray_options,
+    run_on_files,
+)
 from flax_bigbird.cli.flags import (
     argument,
     command_from_parameters,
@@ -21,7 +28,7 @@ def embed_command() -> Callable[..., None]:
     parameters = [
         argument("model", str, MODEL_HELP),
         argument("files", list[str], FILES_HELP),
-        *in_panel_order([*file_flags(".parquet or .npy"), *flags]),
+        *in_panel_order([*file_flags(".parquet or .npy"), *engine_flags(), *flags]),
     ]
     return command_from_parameters(run_embedding, parameters)
 
@@ -32,6 +39,9 @@ def run_embedding(
     output: str | None,
     overwrite: bool | None,
     keep: list[str] | None,
+    engine: str | None,
+    address: str | None,
+    concurrency: str | None,
     **flags: Any,
 ) -> None:
     """Writes the vectors to `output`, with a progress bar.
@@ -41,13 +51,19 @@ def run_embedding(
       InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the vectors so far are saved.
     """
 
-    def work(target: str, **events: Any) -> int:
-        from flax_bigbird.inference import embed_files, load_embedder
+    on_ray = ray_options(engine, address, concurrency)
 
-        fields = option_fields(command_options("embedding", "embed"))
-        embedder = load_embedder(model, **parse_flags(flags, fields))
-        return embed_files(
-            embedder, files, target, keep=keep or (), overwrite=bool(overwrite), **events
+    def work(target: str, **events: Any) -> int:
+        from flax_bigbird import inference
+
+        options = parse_flags(flags, option_fields(command_options("embedding", "embed")))
+        common = {"keep": keep or (), "overwrite": bool(overwrite), **events}
+        if on_ray is not None:
+            from flax_bigbird.inference import ray
+
+            return ray.embed_files(model, files, target, **on_ray, **common, **options)
+        return inference.embed_files(
+            inference.load_embedder(model, **options), files, target, **common
         )
 
     run_on_files(work, files, output, "FILE.parquet", "the embedding")

@@ -3,7 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from flax_bigbird.cli.bulk import FILES_HELP, MODEL_HELP, file_flags, run_on_files
+from flax_bigbird.cli.bulk import (
+    FILES_HELP,
+    MODEL_HELP,
+    engine_flags,
+    file_flags,
+    ray_options,
+    run_on_files,
+)
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
 from flax_bigbird.cli.inference_flags import inference_flags, task_fields
 from flax_bigbird.tasks.options import TASK
@@ -13,6 +20,7 @@ def predict_command() -> Callable[..., None]:
     """Returns the function of `bigbird predict`, with its flags."""
     flags = [
         *file_flags(".jsonl or .parquet"),
+        *engine_flags(),
         flag(
             "task",
             str,
@@ -36,6 +44,9 @@ def run_prediction(
     overwrite: bool | None,
     keep: list[str] | None,
     task: str | None,
+    engine: str | None,
+    address: str | None,
+    concurrency: str | None,
     **flags: Any,
 ) -> None:
     """Writes the answers to `output`, with a progress bar.
@@ -45,13 +56,19 @@ def run_prediction(
       InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the answers so far are saved.
     """
 
+    on_ray = ray_options(engine, address, concurrency)
+
     def work(target: str, **events: Any) -> int:
-        from flax_bigbird.inference import load_predictor, predict_files
+        from flax_bigbird import inference
 
         fields = {name: field for name, (field, _) in task_fields("predict").items()}
-        predictor = load_predictor(model, task=task, **parse_flags(flags, fields))
-        return predict_files(
-            predictor, files, target, keep=keep or (), overwrite=bool(overwrite), **events
-        )
+        options = parse_flags(flags, fields)
+        common = {"keep": keep or (), "overwrite": bool(overwrite), **events}
+        if on_ray is not None:
+            from flax_bigbird.inference import ray
+
+            return ray.predict_files(model, files, target, task=task, **on_ray, **common, **options)
+        predictor = inference.load_predictor(model, task=task, **options)
+        return inference.predict_files(predictor, files, target, **common)
 
     run_on_files(work, files, output, "FILE.jsonl", "the prediction")

@@ -66,7 +66,7 @@ def embed_files(
         keep,
         overwrite,
         events,
-        modules=_fingerprint(embedder.task),
+        modules=task_fingerprint(embedder.task),
     )
 
 
@@ -127,14 +127,7 @@ class ParquetVectors(VectorFile):
 
     def write(self, streams: Mapping[str, BinaryIO], row: FileRow, answer: Row, index: int) -> None:
         kept = kept_values(row, self.keep)
-        if "vector" in answer:
-            vectors, places = answer["vector"][None], [{"document": index}]
-        else:
-            vectors = answer["vectors"]
-            places = [
-                {"document": index, "chunk": chunk, "start": start, "end": end}
-                for chunk, (start, end) in enumerate(answer["chunks"])
-            ]
+        vectors, places = vectors_and_places(answer, index)
         for place in places:
             self.write_line(streams, without_clashes(place, kept) | kept)
         streams[VECTORS].write(vectors.astype("<f4").tobytes())
@@ -145,6 +138,21 @@ class ParquetVectors(VectorFile):
         jsonl_to_parquet(self.partial.lines, finished, vectors, name)
 
 
+def vectors_and_places(answer: Row, index: int) -> tuple[np.ndarray, list[Row]]:
+    """Returns the vectors of a document, `[C, D]`, and what the output says about each of them.
+
+    Args:
+      answer: The answer of the task.
+      index: The index of the document.
+    """
+    if "vector" in answer:
+        return answer["vector"][None], [{"document": index}]
+    return answer["vectors"], [
+        {"document": index, "chunk": chunk, "start": start, "end": end}
+        for chunk, (start, end) in enumerate(answer["chunks"])
+    ]
+
+
 def map_vectors(path: Path, dimension: int) -> np.ndarray:
     """Returns the vectors in a file of raw numbers, `[N, D]`, mapped to memory."""
     if not path.stat().st_size:  # which cannot be mapped
@@ -152,7 +160,7 @@ def map_vectors(path: Path, dimension: int) -> np.ndarray:
     return np.memmap(path, "<f4", "r").reshape(-1, dimension)
 
 
-def _fingerprint(task: Embedding) -> str:
+def task_fingerprint(task: Embedding) -> str:
     """Returns a hash of what the model's folder says about pooling, layers and prompts."""
     digest = hashlib.sha256(f"{task.pooling_mode} {task.prompt!r} {task.truncate_dim}".encode())
     digest.update(modules_fingerprint(task.modules).encode())

@@ -17,6 +17,7 @@ from flax_bigbird.inference.parquet import jsonl_to_parquet
 from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.pretrained import local_path
+from flax_bigbird.tasks.prediction_task import PredictionTask
 
 OUTPUT_FORMATS = (".jsonl", ".parquet")
 
@@ -180,14 +181,14 @@ def answer_files(
     """
     target = Path(output).expanduser()
     answer_file.check(target, keep, predictor)
-    _check_output(target, overwrite)
+    check_output(target, overwrite)
     with standard_input_as_file(files) as inputs:
         kind, paths = data_files.expand_paths(inputs, predictor.options.file_format)
         data_files.check_output_is_no_input(target, paths)
         separator = predictor.options.separator
         data_files.check_separator(separator, kind)
-        _check_keep(keep, paths, kind, separator)
-        columns = _needed_columns(predictor, paths, kind, separator, keep)
+        check_keep(keep, paths, kind, separator)
+        columns = needed_columns(predictor.task, paths, kind, separator, keep)
 
         def iterate_rows() -> Iterator[FileRow]:
             return data_files.iterate_rows(
@@ -197,13 +198,18 @@ def answer_files(
         # This reads all rows, so that wrong ones are reported before anything is written.
         num_rows = sum(1 for _ in iterate_rows())
         partial = PartialOutput.of(target)
-        job = _job_fingerprint(predictor, paths, keep, is_standard_input=inputs is not files)
-        job |= depends_on
+        name = STANDARD_INPUT if inputs is not files else None
+        job = {
+            **job_fingerprint(predictor.task, predictor.name, str(predictor.model.dtype)),
+            "inputs": [file_fingerprint(path, name) for path in paths],
+            "keep": list(keep),
+            **depends_on,
+        }
         counts_before = predictor.token_counts
         answers_so_far = answer_file(partial, target, keep, predictor)
         sizes = answer_file.sizes
         with partial.lock(target), partial.explain_missing(sizes):
-            _check_output(target, overwrite)  # another process may have written it since
+            check_output(target, overwrite)  # another process may have written it since
             done = partial.start_or_resume(job, overwrite, sizes)
             rows_done = done["rows"]
             events.on_start(rows_done, num_rows)
@@ -227,7 +233,8 @@ def answer_files(
     return rows_done
 
 
-def _check_output(target: Path, overwrite: bool) -> None:
+def check_output(target: Path, overwrite: bool) -> None:
+    """Raises `OptionError` if an output exists, unless it is overwritten, or cannot be written."""
     if target.exists() and not overwrite:
         PartialOutput.of(target).remove_published()
         raise OptionError(
@@ -239,7 +246,15 @@ def _check_output(target: Path, overwrite: bool) -> None:
         )
 
 
-def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
+def check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:
+    """Raises `DataError` if files lack a column that the output repeats.
+
+    Args:
+      keep: The names of the columns.
+      paths: The files.
+      kind: Their format.
+      separator: The character between the fields of CSV files; None detects it.
+    """
     if not keep:
         return
     if kind == "parquet":  # the first row may hold a value that cannot be read
@@ -253,43 +268,50 @@ def _check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: st
             )
 
 
-def _needed_columns(
-    predictor: Predictor, paths: list[Path], kind: str, separator: str | None, keep: Sequence[str]
+def needed_columns(
+    task: PredictionTask, paths: list[Path], kind: str, separator: str | None, keep: Sequence[str]
 ) -> set[str] | None:
     """Returns the columns that are read from Parquet files; None reads all of them.
 
     In CSV files, these are the columns whose names must differ from all others.
+
+    Args:
+      task: The task.
+      paths: The files.
+      kind: Their format.
+      separator: The character between the fields of CSV files; None detects it.
+      keep: The columns of the input that the output repeats.
     """
     if kind not in ("csv", "parquet"):
         return None
     names = set(data_files.column_names(paths, kind, separator=separator))
-    task = predictor.task
-    columns = task.columns(task.resolve_columns(predictor.options, names))
+    columns = task.columns(task.resolve_columns(task.options, names))
     if columns is None:
         return None
-    needed = {*columns, getattr(predictor.options, "text_column", "text")}
+    needed = {*columns, getattr(task.options, "text_column", "text")}
     # If all are missing, the error message lists the columns that exist.
     return needed.union(keep) if needed & names else None
 
 
-def _job_fingerprint(
-    predictor: Predictor, paths: list[Path], keep: Sequence[str], is_standard_input: bool
-) -> dict[str, Any]:
-    """Returns everything that the answers depend on."""
-    directory = Path(local_path(predictor.name))
+def job_fingerprint(task: PredictionTask, name: str, dtype: str) -> dict[str, Any]:
+    """Returns everything that the answers depend on, besides the rows.
+
+    Args:
+      task: The task, with its options.
+      name: The directory, shipped name or Hub id of the model.
+      dtype: The dtype that the model computes in.
+    """
+    directory = Path(local_path(name))
     weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
     return {
-        "task": predictor.task.name,
-        "model": predictor.name,
-        "weights": [_fingerprint(path) for path in weights],
-        "options": predictor.options.as_dict(),
-        "dtype": str(predictor.model.dtype),
-        "inputs": [
-            _fingerprint(path, STANDARD_INPUT if is_standard_input else None) for path in paths
-        ],
-        "keep": list(keep),
+        "task": task.name,
+        "model": name,
+        "weights": [file_fingerprint(path) for path in weights],
+        "options": task.options.as_dict(),
+        "dtype": dtype,
     }
 
 
-def _fingerprint(path: Path, name: str | None = None) -> list[Any]:
+def file_fingerprint(path: Path, name: str | None = None) -> list[Any]:
+    """Returns the name, the size and a hash of the content of a file."""
     return [name or str(path.resolve()), path.stat().st_size, data_files.content_hash(path)]

@@ -1,9 +1,13 @@
 """Loads embedders, from any checkpoint and from folders of sentence-transformers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
+from flax_bigbird.checkpoint.sentence_transformers import (
+    EmbeddingModules,
+    load_embedding_modules,
+)
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.inference.embedder import Embedder
@@ -13,6 +17,7 @@ from flax_bigbird.inference.resolve import resolve_name, resolve_options
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.embedding import Embedding
 from flax_bigbird.tasks.loading import load_config, load_files_beside, load_model
+from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
 
 
 def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder:
@@ -31,6 +36,26 @@ def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder
     Raises:
       OptionError: if the checkpoint or its tokenizer cannot be loaded, or if an option is unknown,
         invalid or belongs to another task.
+    """
+    name, resolved, tokenizer, _, modules = resolve_embedding(model, options)
+    loaded = load_model(name, Embedding.model_class, dtype=resolved.dtype, **Embedding.model_fields)
+    task = Embedding(resolved, tokenizer, loaded.config, modules)
+    return Embedder(Predictor(task, loaded, name).with_task(task, MAX_ROWS_PER_CHUNK))
+
+
+def resolve_embedding(
+    model: str | Path, options: Mapping[str, Any]
+) -> tuple[str, EmbeddingOptions, Any, Any, EmbeddingModules | None]:
+    """Returns everything that `load_embedder` follows from, without loading the parameters.
+
+    The arguments are those of `load_embedder`.
+
+    Returns:
+      The name of the checkpoint, the options, the tokenizer, the configuration, and what a folder
+      of sentence-transformers says about pooling, layers and prompts.
+
+    Raises:
+      OptionError: as `load_embedder` does, unless the parameters are the reason.
     """
     name = resolve_name(model)
     modules = load_files_beside(load_embedding_modules, name)
@@ -51,6 +76,4 @@ def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder
             max_length=length, tokens_per_batch=max(resolved.tokens_per_batch, length)
         )
     check_max_length(resolved.max_length, config)
-    loaded = load_model(name, Embedding.model_class, dtype=resolved.dtype, **Embedding.model_fields)
-    task = Embedding(resolved, tokenizer, loaded.config, modules)
-    return Embedder(Predictor(task, loaded, name).with_task(task, MAX_ROWS_PER_CHUNK))
+    return name, resolved, tokenizer, config, modules

@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from flax_bigbird.data.columns import ColumnBuilder
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.types import Row
 
 if TYPE_CHECKING:
     import pyarrow
@@ -71,28 +72,17 @@ def _write_parquet(source: Path, target: Path, vectors: np.ndarray | None, name:
 
     schema = None
     for table in _row_groups(source):
-        schema = (
-            pyarrow.unify_schemas([schema, table.schema], promote_options="permissive")
-            if schema
-            else table.schema
-        )
+        schema = unify_schemas(schema, table.schema) if schema else table.schema
     schema = schema or pyarrow.schema([])
     full_schema = schema
     if vectors is not None:
-        full_schema = schema.append(
-            pyarrow.field(name, pyarrow.list_(pyarrow.float32(), vectors.shape[1]))
-        )
+        full_schema = schema.append(_vector_field(name, vectors))
     first_row = 0
     with pyarrow.parquet.ParquetWriter(target, full_schema) as writer:
         for table in _row_groups(source):
-            missing = [f for f in schema if f.name not in table.column_names]
-            for field in missing:
-                table = table.append_column(field, pyarrow.nulls(len(table), field.type))
-            table = table.select(schema.names).cast(schema)
+            table = with_schema(table, schema)
             if vectors is not None:
-                rows = np.array(vectors[first_row : first_row + len(table)]).reshape(-1)
-                column = pyarrow.FixedSizeListArray.from_arrays(rows, vectors.shape[1])
-                table = table.append_column(full_schema.field(name), column)
+                table = with_vectors(table, vectors[first_row : first_row + len(table)], name)
             writer.write_table(table)
             first_row += len(table)
     with target.open("rb") as stream:
@@ -100,8 +90,46 @@ def _write_parquet(source: Path, target: Path, vectors: np.ndarray | None, name:
 
 
 def _row_groups(source: Path) -> Iterator["pyarrow.Table"]:
-    import pyarrow
-
     with source.open(encoding="utf-8") as stream:
         while group := list(itertools.islice(stream, ROWS_PER_GROUP)):
-            yield pyarrow.Table.from_pylist([json.loads(line) for line in group])
+            yield table_of_rows([json.loads(line) for line in group])
+
+
+def table_of_rows(rows: Sequence[Row]) -> "pyarrow.Table":
+    """Returns rows as a table that has the columns of all of them, also those that some lack."""
+    import pyarrow
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def with_vectors(table: "pyarrow.Table", vectors: np.ndarray, name: str) -> "pyarrow.Table":
+    """Returns a table with vectors `[N, D]` as a further column, a list of fixed size."""
+    import pyarrow
+
+    values = np.array(vectors).reshape(-1)
+    column = pyarrow.FixedSizeListArray.from_arrays(values, vectors.shape[1])
+    return table.append_column(_vector_field(name, vectors), column)
+
+
+def unify_schemas(*schemas: "pyarrow.Schema") -> "pyarrow.Schema":
+    """Returns a schema that holds the rows of all: nulls fit anywhere, and integers in floats."""
+    import pyarrow
+
+    return pyarrow.unify_schemas(schemas, promote_options="permissive")
+
+
+def with_schema(table: "pyarrow.Table", schema: "pyarrow.Schema") -> "pyarrow.Table":
+    """Returns a table with the columns and types of a schema that holds its rows."""
+    import pyarrow
+
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pyarrow.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
+
+def _vector_field(name: str, vectors: np.ndarray) -> "pyarrow.Field":
+    import pyarrow
+
+    return pyarrow.field(name, pyarrow.list_(pyarrow.float32(), vectors.shape[1]))

@@ -4,7 +4,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.inference.rows import is_single_row, iterate_rows
 from flax_bigbird.pretrained import DEFAULT_MODEL
-from flax_bigbird.tasks.base import PredictionTask, Window
+from flax_bigbird.tasks.base import PredictionTask, Task, Window
 from flax_bigbird.tasks.loading import load_config, load_model
+from flax_bigbird.tasks.options import TaskOptions
 
 # How many rows are encoded before any of them is predicted: windows of similar lengths then share a
 # batch. A chunk of rows ends when it has this many rows, or tokens for this many batches.
@@ -51,6 +52,27 @@ def load_predictor(
       OptionError: if the checkpoint or its tokenizer cannot be loaded, if the checkpoint has no
         head for the task, or if an option is unknown, invalid or belongs to another task.
     """
+    name, task_class, resolved, _ = resolve_prediction(model, task, options)
+    loaded = load_model(
+        name, task_class.model_class, dtype=resolved.dtype, **task_class.model_fields
+    )
+    tokenizer = load_tokenizer(name)
+    return Predictor(task_class.for_model(resolved, tokenizer, loaded.config, name), loaded, name)
+
+
+def resolve_prediction(
+    model: str | Path, task: str | None, options: Mapping[str, Any]
+) -> tuple[str, type[Task], TaskOptions, Any]:
+    """Returns everything that `load_predictor` follows from, without loading the parameters.
+
+    The arguments are those of `load_predictor`.
+
+    Returns:
+      The name of the model, the class of the task, the task's options, and the configuration.
+
+    Raises:
+      OptionError: as `load_predictor` does, unless the tokenizer or the parameters are the reason.
+    """
     name = resolve_name(model)
     config = load_config(name)
     task_class = resolve_task(task, config, name)
@@ -59,11 +81,7 @@ def load_predictor(
         task_class.name, **resolve_options(task_class.name, "predict", name, options)
     )
     check_max_length(resolved.max_length, config)
-    loaded = load_model(
-        name, task_class.model_class, dtype=resolved.dtype, **task_class.model_fields
-    )
-    tokenizer = load_tokenizer(name)
-    return Predictor(task_class.for_model(resolved, tokenizer, loaded.config, name), loaded, name)
+    return name, task_class, resolved, config
 
 
 def check_max_length(max_length: int | None, config: Any) -> None:

@@ -1,0 +1,206 @@
+"""Files that are named by URLs, on any file system that pyarrow or fsspec knows."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flax_bigbird.data import files
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.readers.lines import COMPRESSIONS
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+
+def is_url(path: str | Path) -> bool:
+    """Returns whether a path is a URL, such as `s3://bucket/file`, rather than a local path."""
+    return isinstance(path, str) and "://" in path
+
+
+@dataclasses.dataclass(frozen=True)
+class RemotePath:
+    """A place on a file system.
+
+    Attributes:
+      filesystem: The file system.
+      path: The path on it.
+      scheme: The part of the URL before the path.
+    """
+
+    filesystem: "pyarrow.fs.FileSystem"
+    path: str
+    scheme: str
+
+    @classmethod
+    def of(cls, url: str) -> "RemotePath":
+        """Returns what a URL stands for: by pyarrow's own file systems, or else those of fsspec.
+
+        Raises:
+          DataError: if no installed package knows the file system.
+        """
+        import pyarrow
+        from pyarrow import fs
+
+        scheme = url.partition("://")[0] + "://"
+        try:
+            filesystem, path = fs.FileSystem.from_uri(url)
+        except (pyarrow.ArrowException, ValueError):
+            try:
+                import fsspec
+
+                found, path = fsspec.core.url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise DataError(
+                    f"a URL must be that of a file system of pyarrow or fsspec; {url} is not "
+                    f"({error}): install the package of fsspec that opens {scheme}"
+                ) from error
+            filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
+        return cls(filesystem, path.rstrip("/"), scheme)
+
+    def url(self, path: str) -> str:
+        """Returns the URL of another path on the same file system."""
+        return self.scheme + path
+
+    def files(self) -> list["pyarrow.fs.FileInfo"]:
+        """Returns the file, or all files below a directory, sorted by their paths."""
+        from pyarrow import fs
+
+        info = self.filesystem.get_file_info(self.path)
+        if info.type == fs.FileType.File:
+            return [info]
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted((f for f in found if f.type == fs.FileType.File), key=lambda f: f.path)
+
+
+def expand_sources(
+    sources: Sequence[str | Path], file_format: str | None = None
+) -> tuple[str, list[str]]:
+    """Expands local paths and URLs to files, as `flax_bigbird.data.files.expand_paths` does.
+
+    A URL of a directory stands for the data files below it.
+
+    Args:
+      sources: The paths and URLs.
+      file_format: The format of the files; by default, it follows from their names.
+
+    Returns:
+      The format of the files, and their absolute paths and URLs.
+
+    Raises:
+      DataError: if a file is missing, or if the formats differ or are unknown.
+    """
+    expanded: list[str] = []
+    formats: set[str | None] = set()
+    for source in sources:
+        if is_url(source):
+            found = _expand_url(str(source), file_format)
+            expanded += found
+            formats |= {file_format or files.format_of_name(Path(url)) for url in found}
+        else:
+            kind, paths = files.expand_paths([source], file_format)
+            expanded += [str(path.absolute()) for path in paths]
+            formats.add(kind)
+    if None in formats or len(formats) != 1:
+        raise DataError(
+            f"data files must be of one kind among {', '.join(files.FORMATS)}, or of one of the "
+            f"text formats compressed as {', '.join(COMPRESSIONS)}; got "
+            f"{', '.join(expanded[:3]) or 'none'}: convert them, or name their format with "
+            "file_format"
+        )
+    return str(formats.pop()), expanded
+
+
+def _expand_url(url: str, file_format: str | None) -> list[str]:
+    root = RemotePath.of(url)
+    try:
+        found = root.files()
+    except OSError as error:
+        raise DataError(
+            f"data files must be readable; {url} is not ({_first_line(error)}): check the URL and "
+            "the credentials"
+        ) from error
+    if len(found) == 1 and found[0].path == root.path:
+        return [url]
+    # A directory may hold other files, such as _SUCCESS.
+    named = [f for f in found if file_format or files.format_of_name(Path(f.path))]
+    if not named:
+        raise DataError(f"data files must exist; {url} has none: check the URL")
+    return [root.url(f.path) for f in named]
+
+
+@contextlib.contextmanager
+def local_copy(source: str) -> Iterator[Path]:
+    """Yields the path of a local file, or of a temporary copy of a remote one.
+
+    Errors in the data name the URL instead of the copy.
+
+    Args:
+      source: A path or a URL.
+
+    Raises:
+      DataError: if the file cannot be copied.
+    """
+    if not is_url(source):
+        yield Path(source)
+        return
+    from pyarrow import fs
+
+    remote = RemotePath.of(source)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, Path(remote.path).name)
+        try:
+            fs.copy_files(
+                remote.path,
+                str(copy),
+                source_filesystem=remote.filesystem,
+                destination_filesystem=fs.LocalFileSystem(),
+            )
+        except OSError as error:
+            raise DataError(
+                f"data files must be readable; {source} is not ({_first_line(error)}): check the "
+                "URL and the credentials"
+            ) from error
+        try:
+            yield copy
+        except DataError as error:
+            raise DataError(str(error).replace(str(copy), source)) from error
+
+
+def parquet_num_rows(source: str) -> int:
+    """Returns the number of rows of a Parquet file, of which only the end is read.
+
+    Args:
+      source: A path or a URL.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    filesystem, path = None, source
+    if is_url(source):
+        remote = RemotePath.of(source)
+        filesystem, path = remote.filesystem, remote.path
+    try:
+        return pyarrow.parquet.read_metadata(path, filesystem=filesystem).num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"data files must be readable as parquet; {source} is not ({_first_line(error)}): "
+            "write it again"
+        ) from error
+
+
+def source_fingerprint(source: str) -> list[object]:
+    """Returns what shows that a remote file has changed: its URL, size and time."""
+    remote = RemotePath.of(source)
+    info = remote.filesystem.get_file_info(remote.path)
+    return [source, info.size, str(info.mtime)]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

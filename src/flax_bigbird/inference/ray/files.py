@@ -1,0 +1,325 @@
+"""Prediction and embedding for files on a Ray cluster, published at once and resumed if killed."""
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flax_bigbird.data import files as data_files
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.remote_files import (
+    expand_sources,
+    is_url,
+    local_copy,
+    source_fingerprint,
+)
+from flax_bigbird.data.standard_input import STANDARD_INPUT
+from flax_bigbird.data.tokenization import load_tokenizer, unknown_tokens_message
+from flax_bigbird.inference.bulk_embedding import task_fingerprint
+from flax_bigbird.inference.bulk_prediction import (
+    JobEvents,
+    PredictionInterrupted,
+    check_keep,
+    check_output,
+    file_fingerprint,
+    job_fingerprint,
+    needed_columns,
+)
+from flax_bigbird.inference.embedder_loading import resolve_embedding
+from flax_bigbird.inference.partial_output import PredictionError
+from flax_bigbird.inference.predictor import resolve_prediction
+from flax_bigbird.inference.ray import cluster
+from flax_bigbird.inference.ray.datasets import (
+    actor_arguments,
+    compilation_cache,
+    model_path,
+)
+from flax_bigbird.inference.ray.parts import LocalParts, Parts, RemoteParts, rows_of
+from flax_bigbird.inference.ray.slices import Input, count_all_rows, slices_dataset
+from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
+from flax_bigbird.tasks.embedding import Embedding
+from flax_bigbird.tasks.prediction_task import PredictionTask
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MAX_ATTEMPTS = 4
+"""How many workers may die with the same rows. Ray itself would try them forever."""
+
+
+def predict_files(
+    model: str | Path,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    task: str | None = None,
+    keep: Sequence[str] = (),
+    overwrite: bool = False,
+    address: str | None = None,
+    concurrency: int | None = None,
+    on_start: Callable[[int, int], None] = lambda rows_done, num_rows: None,
+    on_progress: Callable[[int], None] = lambda rows_done: None,
+    on_message: Callable[[str], None] = lambda message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> int:
+    """Writes one answer per row of `files` to a directory of Parquet files, on a Ray cluster.
+
+    The answers and their columns are those of `flax_bigbird.inference.predict_files`, and the names
+    of the files sort in the order of the rows. The directory appears when it is complete; until
+    then, the files are in `OUTPUT.part`. If this process is interrupted or killed, the same call
+    answers the rows that are left. If a worker is killed, another answers its rows.
+
+    Args:
+      model: A directory, the name of a shipped model, or a Hub id, which all nodes can read.
+      files: The files, see `flax_bigbird.inference.predict_files`, or URLs of files or of
+        directories with files, such as `s3://bucket/documents`. All nodes must be able to read
+        them.
+      output: The directory to write, on a file system that all nodes share; or a URL, where the
+        file `_SUCCESS` says that the output is complete, and an interrupted job is not resumed.
+      task: The name of the task. By default, it is the task that the model was trained for.
+      keep: The columns of the input that the output repeats.
+      overwrite: Whether to replace an existing output and discard an unfinished one.
+      address: The address of a cluster; by default, one is started on this machine.
+      concurrency: The number of workers, each of which holds the model. By default, there is one
+        for each GPU, or for each node if there are no GPUs; workers without a GPU share the CPUs.
+      on_start, on_progress, on_message, should_stop: See `flax_bigbird.inference.predict_files`.
+      **options: The options of `load_predictor`.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      OptionError, DataError: if an option, the output or the files cannot be used.
+      PredictionInterrupted: if `should_stop` returned True before the last row.
+      PredictionError: if the cluster fails, or the output is not on a shared file system.
+    """
+    name, task_class, resolved, config = resolve_prediction(model, task, options)
+    prepared: Any = task_class.for_model(resolved, load_tokenizer(name), config, name)
+    job = Job(prepared, name, model, RayPredictor, {"task": task, **options}, keep, {})
+    events = JobEvents(on_start, on_progress, on_message, should_stop)
+    return _run(job, files, output, overwrite, address, concurrency, events)
+
+
+def embed_files(
+    model: str | Path,
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    keep: Sequence[str] = (),
+    overwrite: bool = False,
+    address: str | None = None,
+    concurrency: int | None = None,
+    on_start: Callable[[int, int], None] = lambda rows_done, num_rows: None,
+    on_progress: Callable[[int], None] = lambda rows_done: None,
+    on_message: Callable[[str], None] = lambda message: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> int:
+    """Writes the vectors of the rows of `files` to a directory of Parquet files, on a Ray cluster.
+
+    The columns are those of the Parquet files of `flax_bigbird.inference.embed_files`.
+
+    Args:
+      model: The model; see `load_embedder`.
+      files, output, keep, overwrite, address, concurrency: See `predict_files`.
+      on_start, on_progress, on_message, should_stop: See `flax_bigbird.inference.predict_files`.
+      **options: The options of `load_embedder`.
+
+    Returns:
+      The number of rows of the files.
+
+    Raises:
+      OptionError, DataError, PredictionInterrupted, PredictionError: as `predict_files` does.
+    """
+    name, resolved, tokenizer, config, modules = resolve_embedding(model, options)
+    prepared = Embedding(resolved, tokenizer, config, modules)
+    depends_on = {"modules": task_fingerprint(prepared)}
+    job = Job(prepared, name, model, RayEmbedder, options, keep, depends_on)
+    events = JobEvents(on_start, on_progress, on_message, should_stop)
+    return _run(job, files, output, overwrite, address, concurrency, events)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a job computes.
+
+    Attributes:
+      task: The task, which has no model here.
+      name: The directory, shipped name or Hub id of the checkpoint.
+      model: The model as it was given.
+      worker: The class of the workers.
+      options: The arguments of the workers.
+      keep: The columns of the input that the output repeats.
+      depends_on: What the answers depend on besides the model, its options and the files.
+    """
+
+    task: PredictionTask
+    name: str
+    model: str | Path
+    worker: type[RayPredictor]
+    options: dict[str, Any]
+    keep: Sequence[str]
+    depends_on: dict[str, Any]
+
+    def fingerprint(self, inputs: Input) -> dict[str, Any]:
+        """Returns everything that the answers depend on."""
+        prints = [
+            source_fingerprint(source) if is_url(source) else file_fingerprint(Path(source))
+            for source in inputs.sources
+        ]
+        own = job_fingerprint(self.task, self.name, str(self.task.options.dtype))
+        return {**own, "inputs": prints, "keep": list(self.keep), **self.depends_on}
+
+
+class SliceWorker:
+    """Answers slices of rows in an actor of Ray, and writes each as a part of the output."""
+
+    def __init__(self, worker: type[RayPredictor], parts: Parts, *args: Any, **options: Any):
+        self.parts = parts
+        self.worker: RayPredictor | Exception
+        try:
+            self.worker = worker(*args, **options)
+        except cluster.OWN_ERRORS as error:
+            self.worker = error
+
+    def __call__(self, batch: "pyarrow.Table") -> dict[str, list[Any]]:
+        """Returns the numbers of rows, of unknown tokens and of tokens of a slice, or its error."""
+        (item,) = batch.to_pylist()
+        try:
+            rows, unknown, tokens = self._answer(item["first"], pickle.loads(item["rows"]))
+        except cluster.OWN_ERRORS as error:
+            return {"rows": [0], "unknown": [0], "tokens": [0], "error": [pickle.dumps(error)]}
+        return {"rows": [rows], "unknown": [unknown], "tokens": [tokens], "error": [b""]}
+
+    def _answer(self, first: int, rows: list[FileRow] | Exception) -> tuple[int, int, int]:
+        """Writes a part, and returns the numbers of its rows, of unknown tokens, and of tokens."""
+        for value in (self.worker, rows):
+            if isinstance(value, Exception):
+                raise value
+        assert isinstance(self.worker, RayPredictor)
+        assert isinstance(rows, list)
+        if self.parts.count_attempt(first) > MAX_ATTEMPTS:
+            raise PredictionError(
+                f"a worker must survive its rows; {MAX_ATTEMPTS} died with the rows from "
+                f"{rows[0].origin} to {rows[-1].origin}: give workers more memory with a lower "
+                "concurrency or tokens_per_batch, or leave these rows out"
+            )
+        unknown_before, tokens_before = self.worker.predictor.token_counts
+        self.parts.write(self.worker.answer(rows, first), first, first + len(rows))
+        unknown, tokens = self.worker.predictor.token_counts
+        return len(rows), unknown - unknown_before, tokens - tokens_before
+
+
+def _run(
+    job: Job,
+    files: Sequence[str | Path],
+    output: str | Path,
+    overwrite: bool,
+    address: str | None,
+    concurrency: int | None,
+    events: JobEvents,
+) -> int:
+    """Answers the rows of files on a cluster."""
+    parts = Parts.of(output)
+    inputs = _check(job, files, parts, overwrite)
+    with cluster.plain_errors(), cluster.connect(address):
+        workers = cluster.Workers.of_cluster(concurrency)
+        counts = count_all_rows(inputs)
+        if isinstance(parts, RemoteParts):
+            parts.start(overwrite)
+            _answer(job, inputs, counts, parts, workers, events)
+            parts.publish()
+        elif isinstance(parts, LocalParts):
+            with parts.partial.lock(parts.target):
+                check_output(parts.target, overwrite)  # another process may have written it since
+                parts.partial.start_or_resume(job.fingerprint(inputs), overwrite, {})
+                parts.start()
+                _answer(job, inputs, counts, parts, workers, events)
+                parts.publish(overwrite)
+    return sum(counts)
+
+
+def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool) -> Input:
+    """Returns the files, after all checks that need no cluster.
+
+    Raises:
+      OptionError, DataError: if something cannot be used.
+    """
+    if STANDARD_INPUT in map(str, files):
+        raise OptionError(
+            "the engine ray reads files; got -, standard input: write it to a file, or leave "
+            "engine out"
+        )
+    if isinstance(parts, LocalParts):
+        if parts.target.suffix in (".jsonl", ".npy"):
+            raise OptionError(
+                "the output of the engine ray is a directory of Parquet files; got "
+                f"{parts.target.name!r}: give the name of a directory"
+            )
+        check_output(parts.target, overwrite)
+    options = job.task.options
+    kind, sources = expand_sources(files, options.file_format)
+    if isinstance(parts, LocalParts):
+        local = [source for source in sources if not is_url(source)]
+        data_files.check_output_is_no_input(parts.target, local)
+    data_files.check_separator(options.separator, kind)
+    with local_copy(sources[0]) as path:
+        check_keep(job.keep, [path], kind, options.separator)
+        columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
+        inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
+        _check_first_row(job.task, inputs.iterate_rows(sources[0]))
+    return inputs
+
+
+def _check_first_row(task: PredictionTask, rows: Iterator[FileRow]) -> None:
+    """Raises `DataError` if the first row lacks what the task reads."""
+    for row in rows:
+        try:
+            task.encode(row)
+        except DataError as error:
+            raise DataError(f"{row.origin}: {error}") from error
+        return
+
+
+def _answer(
+    job: Job,
+    inputs: Input,
+    counts: Sequence[int],
+    parts: Parts,
+    workers: cluster.Workers,
+    events: JobEvents,
+) -> None:
+    """Writes the parts that are missing, and checks all of them."""
+    num_rows, done = sum(counts), parts.ranges()
+    rows_done = rows_of(done)
+    events.on_start(rows_done, num_rows)
+    unknown = tokens = 0
+    if rows_done < num_rows:
+        slices = slices_dataset(inputs, counts, done, workers.count)
+        answered = slices.map_batches(
+            SliceWorker,
+            fn_constructor_args=[job.worker, parts, model_path(job.model)],
+            fn_constructor_kwargs={
+                "keep": job.keep,
+                "compilation_cache": compilation_cache(),
+                **job.options,
+            },
+            batch_size=1,
+            batch_format="pyarrow",
+            **actor_arguments(workers),
+        )
+        for part in answered.iter_rows():
+            if part["error"]:
+                raise pickle.loads(part["error"])
+            rows_done += int(part["rows"])
+            unknown, tokens = unknown + int(part["unknown"]), tokens + int(part["tokens"])
+            events.on_progress(rows_done)
+            if events.should_stop() and rows_done < num_rows:
+                raise PredictionInterrupted(rows_done)
+    parts.finish(num_rows)
+    message = unknown_tokens_message(unknown, tokens, "input")
+    if message:
+        events.on_message(message)
