@@ -48,7 +48,7 @@ SPEED_MODEL = {
     "num_attention_heads": 4,
     "intermediate_size": 1024,
 }
-SPEED_STEPS, SPEED_LENGTH, SPEED_ROWS = 30, 1024, 8
+SPEED_STEPS, SPEED_LENGTH, SPEED_ROWS = 40, 1024, 8
 
 
 def masked_lm(size: dict[str, Any], *, init: bool) -> Any:
@@ -163,12 +163,12 @@ def count_collectives(program: str) -> dict[str, list[int]]:
     return found
 
 
-def measure_processes() -> dict[str, Any]:
+def measure_processes(steps: int = SPEED_STEPS) -> dict[str, Any]:
     """Returns the tokens/s of one and of two processes, each pinned to a core of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_texts(folder / "texts.jsonl")
-        speeds = {count: run_processes(folder, count) for count in (1, 2)}
+        speeds = {count: run_processes(folder, count, steps) for count in (1, 2)}
     ratio = speeds[2] / speeds[1]
     return {"tokens_per_second": speeds, "ratio": ratio, "batch": [SPEED_ROWS, SPEED_LENGTH]}
 
@@ -182,17 +182,22 @@ def write_texts(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def run_processes(folder: Path, count: int) -> float:
-    """Returns the tokens/s of the last two thirds of a run of `count` processes."""
+def run_processes(folder: Path, count: int, steps: int) -> float:
+    """Returns the tokens/s of a run of `count` processes, without its first quarter."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-c", "from flax_bigbird.cli.main import run; run()"]
     command += ["train", "masked-lm", "--train-files", str(folder / "texts.jsonl")]
     command += ["-o", str(folder / f"run{count}"), "--validation-fraction", "0"]
-    command += ["--max-steps", str(SPEED_STEPS), "--max-length", str(SPEED_LENGTH)]
+    command += ["--max-steps", str(steps), "--max-length", str(SPEED_LENGTH)]
     command += ["--min-bucket-length", str(SPEED_LENGTH), "--vocab-size", "4000"]
-    command += ["--tokens-per-batch", str(SPEED_ROWS * SPEED_LENGTH), "--logging-steps", "10"]
+    command += [
+        "--tokens-per-batch",
+        str(SPEED_ROWS * SPEED_LENGTH),
+        "--logging-steps",
+        str(steps // 4),
+    ]
     for key, value in SPEED_MODEL.items():
         command += ["--config-overrides", f"{key}={value}"]
     processes = []
@@ -270,12 +275,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", choices=SECTIONS)
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--steps", type=int, default=SPEED_STEPS, help="of the timed runs")
     arguments = parser.parse_args()
     flags = os.environ.get("XLA_FLAGS", "")
     results = json.loads(JSON_FILE.read_text()) if JSON_FILE.exists() else {}
     results["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     if "processes" in arguments.sections:  # before this process has devices
-        results["processes"] = measure_processes()
+        results["processes"] = measure_processes(arguments.steps)
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8"
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "memory" in arguments.sections:

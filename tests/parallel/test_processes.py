@@ -149,7 +149,7 @@ def test_a_run_resumes_on_fewer_devices(tmp_path, data, one_process, monkeypatch
         changes = json.dumps(LONG_RUN | {"mesh": mesh})
         arguments = [str(WORKER), str(tmp_path), data, changes, kill]
         outputs.append(json.loads(run_with_devices(arguments, count).splitlines()[-1]))
-    assert outputs[:2] == [{"stopped": 3}, {"stopped": 6}]
+    assert outputs[:2] == [{"stopped": 4}, {"stopped": 7}]
     check_equal(outputs[2], one_process[1])
 
 
