@@ -15,6 +15,7 @@ from flax_bigbird import _lazy
 if TYPE_CHECKING:
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
+    from flax_bigbird.parallel.lost_processes import LostProcessError as LostProcessError
     from flax_bigbird.train.arguments import TrainingArguments as TrainingArguments
     from flax_bigbird.train.arguments import train_options as train_options
     from flax_bigbird.train.arguments import train_options_class as train_options_class

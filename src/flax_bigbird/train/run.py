@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 import flax_bigbird
 from flax_bigbird.checkpoint import CHECKSUM_FILE, find_damage
 from flax_bigbird.parallel.initialization import initialize_processes
+from flax_bigbird.parallel.lost_processes import explain_lost_process
 from flax_bigbird.parallel.mesh import create_mesh
 from flax_bigbird.parallel.processes import is_main_process, run_on_main, to_host
 from flax_bigbird.train.arguments import TrainingArguments
@@ -57,6 +58,7 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       DataError: if the data cannot be used. Nothing was trained.
       TrainingInterrupted: if a callback stopped the run, which is saved.
       TrainingError: if the loss is not finite, or if all checkpoints of the run are damaged.
+      LostProcessError: if another process of the run was lost.
       OSError: if the disk is full. The last checkpoint is complete.
     """
     initialize_processes(options)
@@ -69,8 +71,9 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
             lock.enter_context(directory.lock())
             open_run_directory(options)  # another run may have ended here since
 
-        run_on_main(open_directory)
-        return _train_in(directory, options, callbacks, mesh)
+        with explain_lost_process():
+            run_on_main(open_directory)
+            return _train_in(directory, options, callbacks, mesh)
 
 
 def _train_in(

@@ -15,7 +15,6 @@ from flax_bigbird.data.batching import (
     evaluation_batches,
     training_batches,
 )
-from flax_bigbird.parallel.lost_processes import explain_lost_process
 from flax_bigbird.parallel.processes import AgreedFlag, run_on_main
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
 from flax_bigbird.train.arguments import DEFAULT_LEARNING_RATE, TrainingArguments
@@ -117,8 +116,7 @@ class Trainer:
         """
         try:
             self.callback.on_train_begin(self.state)
-            full_memory = explain_full_memory(self.options, self._max_gradient_tokens, self.state)
-            with explain_lost_process(), full_memory:
+            with explain_full_memory(self.options, self._max_gradient_tokens, self.state):
                 self._train()
         finally:
             self.callback.on_train_end(self.state)
