@@ -62,6 +62,12 @@ def collective_bytes(text: str) -> dict[str, int]:
     return {kind: count for kind, count in total(entry).items() if count}
 
 
+def largest_collective(text: str, kind: str) -> int:
+    """Returns the bytes that the largest collective of a kind leaves on a device, or 0."""
+    operations = (_OPERATION.search(_COMMENT.sub("", line)) for line in text.splitlines())
+    return max((_array_bytes(x["shape"]) for x in operations if x and x["name"] == kind), default=0)
+
+
 def _array_bytes(shape: str) -> int:
     return sum(
         math.prod(int(size) for size in sizes.split(",") if size) * _BYTES[dtype]

@@ -21,7 +21,7 @@ from flax_bigbird.attention import (
     sharded_full_attention,
 )
 from flax_bigbird.attention.backends import mosaic_tpu, triton
-from flax_bigbird.attention.mesh_axes import mesh_axes
+from flax_bigbird.attention.mesh_axes import current_mesh_axes
 
 FOLDER = Path(__file__).parent
 BENCHMARKS = FOLDER.parents[1] / "benchmarks"
@@ -137,7 +137,7 @@ def test_nothing_changes_without_a_mesh(rng):
     shape = Shape(B=1, T=13, N=2, H=4, W=4, R=1)
     pattern = make_pattern(shape, "random")
     x = jnp.asarray(rng.standard_normal((shape.B, shape.T, shape.N, shape.H)), "float32")
-    assert mesh_axes() is None
+    assert current_mesh_axes() is None
     np.testing.assert_array_equal(
         sharded_block_sparse_attention(x, x, x, pattern), block_sparse_attention(x, x, x, pattern)
     )
@@ -149,7 +149,7 @@ def test_axes_that_count():
     kinds = (AxisType.Auto, AxisType.Manual, AxisType.Auto, AxisType.Auto)
     mesh = jax.sharding.AbstractMesh((2, 2, 3, 1), ("data", "sequence", "other", "tensor"), kinds)
     with jax.sharding.use_abstract_mesh(mesh):
-        axes = mesh_axes()
+        axes = current_mesh_axes()
     assert axes is not None
     assert axes.names == {"data", "tensor"}
     assert (axes.examples, axes.tokens, axes.heads) == (("data",), None, None)

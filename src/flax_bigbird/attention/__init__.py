@@ -12,6 +12,9 @@ from flax_bigbird.attention.full import (
 from flax_bigbird.attention.full import full_attention as full_attention
 from flax_bigbird.attention.inspection import attention_probabilities as attention_probabilities
 from flax_bigbird.attention.manual_axes import vary_together as vary_together
+from flax_bigbird.attention.mesh_axes import current_mesh_axes as current_mesh_axes
+from flax_bigbird.attention.mesh_axes import num_token_shards as num_token_shards
+from flax_bigbird.attention.mesh_axes import pad_axis as pad_axis
 from flax_bigbird.attention.numerics import masked_softmax as masked_softmax
 from flax_bigbird.attention.numerics import zero_masked as zero_masked
 from flax_bigbird.attention.patterns import BlockPattern as BlockPattern

@@ -16,11 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
-EXAMPLE_AXES = ("data", "fsdp")
-TOKEN_AXIS = "sequence"
-HEAD_AXIS = "tensor"
+from flax_bigbird._mesh_axes import MESH_AXES, ROW_AXES, SEQUENCE, TENSOR
 
 
 class MeshAxes(NamedTuple):
@@ -43,7 +40,7 @@ class MeshAxes(NamedTuple):
     num_head_shards: int
 
 
-def mesh_axes() -> MeshAxes | None:
+def current_mesh_axes() -> MeshAxes | None:
     """Returns the axes of the current mesh, or None if they have a single device together.
 
     Axes that are manual, because the caller is inside `jax.shard_map`, do not count: the arrays are
@@ -53,41 +50,27 @@ def mesh_axes() -> MeshAxes | None:
     sizes = {
         name: size
         for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
-        if kind == AxisType.Auto and name in (*EXAMPLE_AXES, TOKEN_AXIS, HEAD_AXIS)
+        if kind == AxisType.Auto and name in MESH_AXES
     }
     if all(size == 1 for size in sizes.values()):
         return None
     split = {name: size for name, size in sizes.items() if size > 1}
-    examples = tuple(name for name in EXAMPLE_AXES if name in split)
+    examples = tuple(name for name in ROW_AXES if name in split)
     return MeshAxes(
         names=frozenset(sizes),
         examples=examples or None,
-        tokens=TOKEN_AXIS if TOKEN_AXIS in split else None,
-        heads=HEAD_AXIS if HEAD_AXIS in split else None,
+        tokens=SEQUENCE if SEQUENCE in split else None,
+        heads=TENSOR if TENSOR in split else None,
         num_example_shards=int(np.prod([split[name] for name in examples], dtype=int)),
-        num_token_shards=split.get(TOKEN_AXIS, 1),
-        num_head_shards=split.get(HEAD_AXIS, 1),
+        num_token_shards=split.get(SEQUENCE, 1),
+        num_head_shards=split.get(TENSOR, 1),
     )
 
 
 def num_token_shards() -> int:
     """Returns over how many devices the current mesh splits the tokens of an example."""
-    axes = mesh_axes()
+    axes = current_mesh_axes()
     return 1 if axes is None else axes.num_token_shards
-
-
-def constrain_tokens(x: Any) -> Any:
-    """Splits hidden states `[B, T, D]` by examples and tokens, if there is a mesh.
-
-    Axes that do not divide their size stay as XLA chooses.
-    """
-    axes = mesh_axes()
-    if axes is None or x.ndim != 3 or not isinstance(x.shape[0], int):
-        return x
-    unconstrained = P.UNCONSTRAINED
-    examples = axes.examples if x.shape[0] % axes.num_example_shards == 0 else unconstrained
-    tokens = axes.tokens if x.shape[1] % axes.num_token_shards == 0 else unconstrained
-    return jax.lax.with_sharding_constraint(x, P(examples, tokens, unconstrained))
 
 
 def pad_axis(x: Any, axis: int, multiple: int) -> Any:

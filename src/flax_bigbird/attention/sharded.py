@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.api import block_sparse_attention, check_block_sparse_call
 from flax_bigbird.attention.full import full_attention
-from flax_bigbird.attention.mesh_axes import MeshAxes, mesh_axes, pad_axis
+from flax_bigbird.attention.mesh_axes import MeshAxes, current_mesh_axes, pad_axis
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.sequence_parallel import (
     Lists,
@@ -53,7 +53,7 @@ def sharded_block_sparse_attention(
     Raises:
       ValueError, NotImplementedError: As in `block_sparse_attention`.
     """
-    axes = mesh_axes()
+    axes = current_mesh_axes()
     if axes is None:
         return block_sparse_attention(
             q, k, v, pattern, mask=mask, scale=scale, implementation=implementation
@@ -94,7 +94,7 @@ def sharded_full_attention(
       The attended values, split as q is.
     """
     options: Any = {"causal": causal, "scale": scale, "implementation": implementation}
-    axes = mesh_axes()
+    axes = current_mesh_axes()
     if axes is None:
         return full_attention(q, k, v, mask=mask, **options)
     batch, length, heads, _ = q.shape

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention import (
     BlockPattern,
     attention_probabilities,
-    block_sparse_attention,
-    full_attention,
     masked_softmax,
+    num_token_shards,
+    sharded_block_sparse_attention,
+    sharded_full_attention,
 )
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.nn import decoding
@@ -130,7 +131,9 @@ class BigBirdSelfAttention(nn.Module):
 
     def _full_attention(self, q, k, v, *, mask, causal: bool = False):
         implementation = self.sparsity.full_implementation
-        return full_attention(q, k, v, mask=mask, causal=causal, implementation=implementation)
+        return sharded_full_attention(
+            q, k, v, mask=mask, causal=causal, implementation=implementation
+        )
 
     def _drops_probabilities(self, options: CallOptions) -> bool:
         return bool(self.config.attention_probs_dropout_prob) and not options.deterministic
@@ -176,7 +179,9 @@ class BigBirdSelfAttention(nn.Module):
 
     def _sparse_attention(self, q, k, v, pattern: BlockPattern, mask):
         implementation = self.sparsity.block_sparse_implementation
-        return block_sparse_attention(q, k, v, pattern, mask=mask, implementation=implementation)
+        return sharded_block_sparse_attention(
+            q, k, v, pattern, mask=mask, implementation=implementation
+        )
 
     def _causal_pattern(self, length: int, options: CallOptions) -> BlockPattern:
         key = self._indices_key(options)
@@ -214,6 +219,12 @@ class BigBirdSelfAttention(nn.Module):
             raise ValueError(
                 "a key-value cache needs a causal model: set config.is_decoder=True "
                 "(got is_decoder=False)"
+            )
+        if num_token_shards() > 1:
+            raise ValueError(
+                "a key-value cache cannot be split by tokens; got a mesh whose axis 'sequence' has "
+                f"size {num_token_shards()}: generate under a mesh without that axis, with 'data' "
+                "for the examples and 'tensor' for the heads"
             )
         updated = decoding.append(self, k, v)
         if updated is None:  # the call only creates the cache

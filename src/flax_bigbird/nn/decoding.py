@@ -23,7 +23,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from flax_bigbird.attention import BlockPattern, masked_softmax, vary_together
+from flax_bigbird.attention import (
+    BlockPattern,
+    masked_softmax,
+    num_token_shards,
+    vary_together,
+)
 
 
 def leading_padding(mask: Bool[Array, "B S"] | None) -> Int[Array, "#B"]:
@@ -70,11 +75,15 @@ def attend_left_aligned(
       mask: True at real tokens.
 
     Returns:
-      The attended values, which are 0 at masked queries.
+      The attended values, which are 0 at masked queries. Where a mesh splits tokens, examples are
+      not moved, and the values of those with padding on the left are NaN.
     """
     if mask is None:
         return attention(q, k, v, pattern, None)
     left = leading_padding(mask)
+    if num_token_shards() > 1:
+        out = attention(q, k, v, pattern, mask)
+        return jnp.where((left > 0)[:, None, None, None], jnp.nan, out)
     q, k, v, mask = (shift(x, left) for x in (q, k, v, mask))
     return shift(attention(q, k, v, pattern, mask), -left)
 

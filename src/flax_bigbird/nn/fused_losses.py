@@ -12,10 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from flax_bigbird.attention import vary_together
+from flax_bigbird.attention import (
+    current_mesh_axes,
+    pad_axis,
+    vary_together,
+)
 from flax_bigbird.nn.losses import IGNORED_LABEL
+from flax_bigbird.nn.sharding import constrain_states
 
 CHUNK_SIZE = 1024
 """The default number of tokens whose logits are held: 206 MB for a vocabulary of 50,358."""
@@ -63,8 +69,41 @@ def fused_cross_entropy(
     labels = labels.reshape(hidden.shape[:-1])
     no_bias = bias is None
     bias = jnp.zeros(embedding.shape[0], embedding.dtype) if no_bias else jnp.asarray(bias)
-    arrays = vary_together(hidden, embedding, bias, labels)
-    return _loss(-(-chunk_size // hidden.shape[0]), *arrays)
+    return _sharded_loss(chunk_size, hidden, embedding, bias, labels)
+
+
+def _sharded_loss(chunk_size: int, *arrays: Array) -> Array:
+    """Computes the loss of the tokens of each device, and their mean.
+
+    The tokens are split over all axes of the mesh of `jax.set_mesh`, those of heads included: the
+    head of a language model takes more time than a layer, and would otherwise be computed by all
+    devices that share the heads of an example.
+    """
+    axes = current_mesh_axes()
+    if axes is None:
+        hidden, *rest = vary_together(*arrays)
+        return _loss(-(-chunk_size // hidden.shape[0]), hidden, *rest)
+    hidden, embedding, bias, labels = arrays
+    hidden = constrain_states(hidden)  # or XLA gathers all tokens for the gradient of its source
+    token_axes = tuple(axis for axis in (axes.tokens, axes.heads) if axis)
+    hidden = pad_axis(hidden, 0, axes.num_example_shards)
+    hidden = pad_axis(hidden, 1, axes.num_token_shards * axes.num_head_shards)
+    padding = [(0, n - m) for n, m in zip(hidden.shape[:2], labels.shape, strict=True)]
+    labels = jnp.pad(labels, padding, constant_values=IGNORED_LABEL)
+
+    def mean(hidden, embedding, bias, labels):
+        hidden, embedding, bias, labels = vary_together(hidden, embedding, bias, labels)
+        loss: Array = _loss(-(-chunk_size // hidden.shape[0]), hidden, embedding, bias, labels)
+        count = (labels != IGNORED_LABEL).sum().astype(loss.dtype)
+        split = (*(axes.examples or ()), *token_axes)
+        total, count = jax.lax.psum((loss * count, count), split)
+        return total / jnp.maximum(count, 1)
+
+    tokens = P(axes.examples, token_axes or None)
+    mapped = jax.shard_map(
+        mean, in_specs=(tokens, P(), P(), tokens), out_specs=P(), axis_names=axes.names
+    )
+    return mapped(hidden, embedding, bias, labels)
 
 
 class _Sorted(NamedTuple):

@@ -1,0 +1,128 @@
+"""Compares whole models under meshes with one device: the loss and the gradients.
+
+`test_mesh_models.py` runs it with eight devices: `mesh_models_program.py SEED BENCHMARKS
+[NAME...]`, where BENCHMARKS is their folder. It prints, as JSON, the largest difference of each
+model, and the bytes of the largest array that a device gathers.
+"""
+
+import importlib
+import json
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny_models
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from meshes import make_mesh
+
+from flax_bigbird.nn.losses import cross_entropy
+
+jax.config.update("jax_default_matmul_precision", "highest")
+B, T = 4, 64
+SEQUENCE = {"sequence": 4}
+MIXED = {"data": 2, "sequence": 2, "tensor": 2}
+FIXED = {"random_attention": "fixed"}
+CASES: dict[str, tuple[str, dict[str, int], dict[str, Any], dict[str, Any]]] = {
+    "masked language model": ("ForMaskedLM", MIXED, FIXED, {}),
+    "padding invariance": (
+        "ForMaskedLM",
+        {"fsdp": 2, "sequence": 4},
+        FIXED | {"padding_invariant": True},
+        {},
+    ),
+    "decoder": ("ForCausalLM", {"data": 2, "sequence": 2}, {"is_decoder": True}, {}),
+    "rematerialization": ("ForMaskedLM", SEQUENCE, {}, {"gradient_checkpointing": "attention"}),
+    "full attention": ("ForMaskedLM", MIXED, {"attention_type": "original_full"}, {}),
+    "packed rows": ("ForMaskedLM", SEQUENCE, {}, {}),
+    "user-global tokens": ("ForSequenceClassification", SEQUENCE, {}, {}),
+    "redrawn blocks": ("ForTokenClassification", SEQUENCE, {}, {}),
+    "heads alone": ("ForQuestionAnswering", {"data": 2, "tensor": 2}, {}, {}),
+}
+
+
+def make_inputs(name: str, task: str, rng: np.random.Generator) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "input_ids": rng.integers(4, tiny_models.V, (B, T)).astype(np.int32),
+        "attention_mask": (np.arange(T) < rng.integers(50, T + 1, (B, 1))).astype(np.int32),
+    }
+    if name == "packed rows":
+        segments = np.repeat([[1, 1, 2, 2, 2, 3, 3, 4]], T // 8, axis=-1)
+        inputs["segment_ids"] = segments * inputs["attention_mask"]
+    if name == "user-global tokens":
+        inputs["global_attention_mask"] = np.zeros((B, T), np.int32)
+        inputs["global_attention_mask"][:, [0, 37]] = 1
+    return inputs
+
+
+def compare(name: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Returns the largest difference, and what is gathered on a device."""
+    task, sizes, changes, options = CASES[name]
+    changes = {"max_position_embeddings": T} | changes
+    model = tiny_models.task_class(task)(tiny_models.config(**changes), _do_init=False, **options)
+    params = tiny_models.random_params(model)
+    inputs = make_inputs(name, task, rng)
+    labels = rng.integers(0, tiny_models.LABELS, (B, T)).astype(np.int32)
+    call: dict[str, Any] = {}
+    if name == "redrawn blocks":
+        call = {"train": True, "indices_rng": jax.random.key(3)}
+
+    def loss(params, inputs, labels):
+        if task in ("ForMaskedLM", "ForCausalLM"):
+            return model.loss(**inputs, labels=labels, params=params)
+        out = model(**inputs, params=params, **call)
+        if task == "ForQuestionAnswering":
+            return cross_entropy(out.start_logits, labels[:, 0])
+        if task == "ForSequenceClassification":
+            return cross_entropy(out.logits, labels[:, 0])
+        return cross_entropy(out.logits, labels)
+
+    step = jax.value_and_grad(loss)
+    want = jax.jit(step)(params, inputs, labels)
+    mesh = make_mesh(sizes)
+    examples = tuple(axis for axis in ("data", "fsdp") if axis in sizes)
+    tokens = NamedSharding(mesh, P(examples or None, "sequence" if "sequence" in sizes else None))
+    with jax.set_mesh(mesh):
+        inputs, labels = jax.device_put((inputs, labels), tokens)
+        program = jax.jit(step).lower(params, inputs, labels).compile()
+        got = program(params, inputs, labels)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    differences = [float(jnp.abs(a - b).max() / jnp.maximum(1, jnp.abs(b).max())) for a, b in pairs]
+    largest = importlib.import_module("collectives").largest_collective
+    return {
+        "name": name,
+        "difference": max(differences) if np.isfinite(differences).all() else None,
+        "gathered": largest(program.as_text(), "all-gather"),
+        "hidden": B * T * tiny_models.D * 4 // math.prod(sizes.get(x, 1) for x in examples),
+    }
+
+
+def left_padding(rng: np.random.Generator) -> dict[str, Any]:
+    """A decoder's examples with padding on the left are NaN; the others are as ever."""
+    model = tiny_models.model("ForCausalLM", max_position_embeddings=T)
+    ids = rng.integers(4, tiny_models.V, (B, T)).astype(np.int32)
+    mask = np.ones((B, T), np.int32)
+    mask[0, :5] = 0
+    want = jax.jit(lambda: model(ids, mask).logits)()
+    with jax.set_mesh(make_mesh(SEQUENCE)):
+        got = jax.jit(lambda: model(ids, mask).logits)()
+    return {
+        "nan": bool(jnp.isnan(got[0, 5:]).all()),
+        "difference": float(jnp.abs(got[1:] - want[1:]).max()),
+    }
+
+
+def main() -> None:
+    rng = np.random.default_rng(int(sys.argv[1]))
+    sys.path.insert(0, sys.argv[2])
+    for name in sys.argv[3:] or CASES:
+        print(json.dumps(compare(name, rng)), flush=True)
+    if not sys.argv[3:]:
+        print(json.dumps(left_padding(rng)))
+
+
+if __name__ == "__main__":
+    main()
