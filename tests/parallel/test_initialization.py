@@ -55,7 +55,9 @@ def test_an_environment_variable_that_is_no_number(monkeypatch):
     ("values", "message"),
     [
         ({"mesh": "model=8"}, "the axes of mesh must be among data, fsdp, sequence, tensor"),
-        ({"coordinator_address": "node1"}, "must be a host and a port; got 'node1'"),
+        ({"coordinator_address": "node1"}, "must be a host and a port in 1..65535; got 'node1'"),
+        ({"coordinator_address": ":12345"}, "must be a host and a port in 1..65535; got ':12345'"),
+        ({"coordinator_address": "a:99999"}, "must be a host and a port in 1..65535; got 'a:9999"),
         ({"num_processes": 2, "process_id": 2}, "process_id must be less than num_processes"),
         ({"num_processes": 0}, "num_processes must be at least 1"),
         ({"distributed": False, "process_id": 0}, "process_id belongs to several processes"),

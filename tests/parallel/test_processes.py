@@ -31,8 +31,11 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_processes(folder, data, changes, count, kill=""):
-    """Starts the processes of a run; with a count of 1, one process without JAX's service."""
+def start_processes(folder, data, changes, count, kill="", last=()):
+    """Starts the processes of a run; with a count of 1, one process without JAX's service.
+
+    The last process has the options `last`, too.
+    """
     common = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_PLATFORMS": "cpu",
@@ -41,10 +44,11 @@ def start_processes(folder, data, changes, count, kill=""):
     if count > 1:
         common["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
         common["JAX_NUM_PROCESSES"] = str(count)
-    command = [sys.executable, str(WORKER), str(folder), data, json.dumps(changes), kill]
+    command = [sys.executable, str(WORKER), str(folder)]
+    all_changes = [changes] * (count - 1) + [changes | dict(last)]
     return [
         subprocess.Popen(
-            command,
+            [*command, data, json.dumps(all_changes[index]), kill],
             env=common | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
             text=True,
             stdout=subprocess.PIPE,
@@ -160,3 +164,15 @@ def test_an_error_of_the_main_process_ends_all(tmp_path, data):
     for status, _, stderr in results:
         assert status == 1
         assert "output_dir must not be in use by another run" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [{"seed": 1}, {"mesh": "fsdp=2"}])
+def test_processes_with_different_options_end_with_the_same_message(tmp_path, data, last):
+    results = finish(start_processes(tmp_path, data, LONG_RUN, 2, last=last))
+    ((name, value),) = last.items()
+    message = f"all processes of a run must have the same options; process 1 has {name} {value!r}"
+    for status, _, stderr in results:
+        assert status == 1
+        assert message in stderr
+    assert not (tmp_path / "run").exists()

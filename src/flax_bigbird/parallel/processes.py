@@ -6,7 +6,7 @@ they do nothing but call their argument.
 
 import collections
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.lost_processes import LostProcessError
 from flax_bigbird.parallel.mesh import replicated
 
@@ -78,6 +79,36 @@ def run_main_first(function: Callable[[], T]) -> T:
     return results[0]
 
 
+def check_same_as_main(values: Mapping[str, Any], what: str) -> None:
+    """Checks that the values of every process are those of the main process.
+
+    Otherwise, processes would wait for each other at different places, or mix up two runs.
+
+    Args:
+      values: The values by name; they can be pickled.
+      what: What the values are, in the plural, for the message.
+
+    Raises:
+      OptionError: in all processes, if a value of one of them differs.
+    """
+    if jax.process_count() == 1:
+        return
+    main = run_on_main(lambda: dict(values))
+    shown = "; ".join(
+        f"{name} {values.get(name)!r}, process 0 {main.get(name)!r}"
+        for name in main | dict(values)
+        if values.get(name) != main.get(name)
+    )
+    differing = np.flatnonzero(multihost_utils.process_allgather(np.int32(bool(shown))))
+    if len(differing):
+        first = int(differing[0])
+        shown = _broadcast_bytes(shown.encode(), first).decode()
+        raise OptionError(
+            f"all processes of a run must have the same {what}; process {first} has {shown}: "
+            "give every process the same"
+        )
+
+
 def broadcast_arrays(tree: Any) -> Any:
     """Returns a pytree of the main process's arrays, which has the same shapes in all of them."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
@@ -134,10 +165,17 @@ class AgreedFlag:
         return len(self._pending) > 1 and int(self._pending.popleft()) > 0
 
 
-def _broadcast_bytes(data: bytes) -> bytes:
-    """Returns the bytes of the main process."""
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+def _broadcast_bytes(data: bytes, source: int = 0) -> bytes:
+    """Returns the bytes of a process, by default of the main one.
+
+    Args:
+      data: The bytes; those of other processes do not matter.
+      source: The index of the process.
+    """
+    is_source = jax.process_index() == source
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data)), is_source=is_source))
     padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
-    if is_main_process():
+    if is_source:
         padded[:size] = np.frombuffer(data, np.uint8)
-    return multihost_utils.broadcast_one_to_all(padded)[:size].tobytes()
+    everywhere = multihost_utils.broadcast_one_to_all(padded, is_source=is_source)
+    return everywhere[:size].tobytes()

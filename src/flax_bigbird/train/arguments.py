@@ -368,10 +368,11 @@ class TrainingArguments(TaskOptions):
                 "processes from 0"
             )
         address = self.coordinator_address
-        if address is not None and not address.rpartition(":")[2].isdecimal():
+        host, _, port = (address or "").rpartition(":")
+        if address is not None and not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise OptionError(
-                f"coordinator_address must be a host and a port; got {address!r}: write it as in "
-                "node1:12345"
+                "coordinator_address must be a host and a port in 1..65535; got "
+                f"{address!r}: write it as in node1:12345"
             )
         return self
 

@@ -14,7 +14,12 @@ from flax_bigbird.checkpoint import CHECKSUM_FILE, find_damage
 from flax_bigbird.parallel.initialization import initialize_processes
 from flax_bigbird.parallel.lost_processes import explain_lost_process
 from flax_bigbird.parallel.mesh import create_mesh
-from flax_bigbird.parallel.processes import is_main_process, run_on_main, to_host
+from flax_bigbird.parallel.processes import (
+    check_same_as_main,
+    is_main_process,
+    run_on_main,
+    to_host,
+)
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import (
     CallbackList,
@@ -62,6 +67,8 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       OSError: if the disk is full. The last checkpoint is complete.
     """
     initialize_processes(options)
+    with explain_lost_process():
+        check_same_as_main(_common_options(options), "options")
     mesh = create_mesh(options.mesh)
     directory = RunDirectory(Path(options.output_dir).expanduser())
     with contextlib.ExitStack() as lock:
@@ -74,6 +81,15 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
         with explain_lost_process():
             run_on_main(open_directory)
             return _train_in(directory, options, callbacks, mesh)
+
+
+def _common_options(options: TrainingArguments) -> dict[str, Any]:
+    """Returns the options that all processes of a run must have in common."""
+    return {
+        name: value
+        for name, value in options.as_dict().items()
+        if name not in {"coordinator_address", "distributed", "num_processes", "process_id"}
+    }
 
 
 def _train_in(

@@ -15,6 +15,7 @@ from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.mesh_options import check_mesh_fits_model
 from flax_bigbird.parallel.processes import (
     broadcast_arrays,
+    check_same_as_main,
     is_main_process,
     run_main_first,
     run_on_main,
@@ -96,6 +97,9 @@ def prepare_run(
       DataError: if the data cannot be used.
     """
     run, fits_head = run_main_first(lambda: _load_run(options, directory, callback, mesh))
+    check_same_as_main(
+        {"the content hash": run.data_fingerprint, "tokens": run.train_data.num_tokens}, "data"
+    )
 
     def fit_head() -> bool:
         data, seed = run.train_data, run.options.seed
