@@ -1,0 +1,55 @@
+"""The formulas of the plans, beside compiled programs of eight simulated devices.
+
+The figures of the programs are those of `benchmarks/results/scale_sequence.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "scale_sequence.json"
+SMALL = {"V": 8192, "D": 256, "layers": 4, "N": 4, "F": 1024}
+BASE = {"V": 8192, "D": 768, "layers": 1, "N": 12, "F": 3072}
+
+
+def rows(model: str, rule: str) -> list[dict[str, Any]]:
+    figures = json.loads(FIGURES.read_text())
+    return [row for row in figures if (row["model"], row["rule"]) == (model, rule)]
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+def test_memory_of_activations(benchmark, devices):
+    """What the layers keep is most of the memory of a step, and never more."""
+    plan = benchmark("scale_plan")
+    model = plan.Model(**SMALL)
+    (row,) = (row for row in rows("small, training step", "fixed") if row["devices"] == devices)
+    tokens = row["length"] / devices
+    kept = plan.activation_bytes(model, tokens, width=4) / 2**20
+    assert 0.75 <= kept / row["temporary_mib"] <= 1.0
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("name", ["small, training step", "base, one layer"])
+def test_key_blocks_that_are_sent(benchmark, name, devices):
+    plan = benchmark("scale_plan")
+    model = plan.Model(**(SMALL if name.startswith("small") else BASE))
+    (row,) = (row for row in rows(name, "fixed") if row["devices"] == devices)
+    mesh = plan.Mesh(1, 1, devices, 1)
+    expected = plan.sent_bytes(model, row["length"], 1, mesh, width=4)["sequence"] / 2**20
+    sent = row["sent_mib"]["all-to-all"] + row["sent_mib"]["collective-permute"]
+    assert expected == pytest.approx(sent, rel=0.12)
+
+
+def test_parameters_of_the_base_model(benchmark):
+    """128 million, of which 1% are the pooler, biases and norms, which the formula leaves out."""
+    plan = benchmark("scale_plan")
+    assert plan.num_parameters(plan.MODELS["base"], 4096) == pytest.approx(128.1e6, rel=0.01)
+
+
+def test_every_plan_fits(benchmark):
+    plan = benchmark("scale_plan")
+    for row in plan.table():
+        if row["plan"]:
+            assert row["plan"]["memory"] <= 0.85 * plan.CHIPS[row["chip"]].memory
