@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,15 @@ def test_configurations_name_the_services_of_compose(name):
     hosts = re.findall(r"(\w+):\d{4}", (DEPLOY / name).read_text())
     assert hosts
     assert set(hosts) <= services.keys()
+
+
+def test_prometheus_uses_the_first_of_several_keys(tmp_path):
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    (command,) = compose["services"]["prometheus"]["command"]
+    written = command.replace("$$", "$").split(" && ")[0].replace("/tmp/key", f"{tmp_path}/key")
+    keys = {API_KEY_VARIABLE: "first-key,second-key"}
+    subprocess.run(["/bin/sh", "-c", written], env=keys, check=True)
+    configuration = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
+    (job,) = configuration["scrape_configs"]
+    assert job["authorization"]["credentials_file"] == "/tmp/key"
+    assert (tmp_path / "key").read_text() == "first-key"

@@ -278,30 +278,25 @@ def test_beyond_its_limits_a_server_asks_to_try_again(limited):
     assert embed(limited, "a").status == 200
 
 
-def test_the_request_of_a_client_that_left_is_not_computed(checkpoints, tmp_path_factory):
+def test_the_request_of_a_client_that_left_is_not_computed(server):
     """The queue is empty soon after all clients left, although much work was accepted."""
-    process = ServerProcess(checkpoints["embedding"], *FLAGS, env=cache(tmp_path_factory))
-    try:
-        process.wait_for("ready")
-        body = json.dumps({"inputs": [sentence(n, 3000) for n in range(20)]}).encode()
-        head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        head += f"Content-Length: {len(body)}\r\n\r\n"
-        connections = []
-        for _ in range(10):
-            connections.append(socket.create_connection(("127.0.0.1", process.port)))
-            connections[-1].sendall(head.encode() + body)
-        while gauge(process, "bigbird_requests_in_progress") < 10:
-            time.sleep(0.01)
-        before = counted_windows(process)
-        for connection in connections:
-            connection.close()
-        while gauge(process, "bigbird_requests_in_progress") > 0:
-            time.sleep(0.01)
-        assert gauge(process, "bigbird_queue_tokens") == 0
-        # 20 texts of 3,000 words have more than 60 windows each.
-        assert counted_windows(process) - before < 10 * 20 * 60 / 2
-    finally:
-        process.close()
+    body = json.dumps({"inputs": [sentence(n, 3000) for n in range(20)]}).encode()
+    head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n\r\n"
+    connections = []
+    for _ in range(10):
+        connections.append(socket.create_connection(("127.0.0.1", server.port)))
+        connections[-1].sendall(head.encode() + body)
+    while gauge(server, "bigbird_requests_in_progress") < 10:
+        time.sleep(0.01)
+    before = counted_windows(server)
+    for connection in connections:
+        connection.close()
+    while gauge(server, "bigbird_requests_in_progress") > 0:
+        time.sleep(0.01)
+    assert gauge(server, "bigbird_queue_tokens") == 0
+    # 20 texts of 3,000 words have more than 60 windows each.
+    assert counted_windows(server) - before < 10 * 20 * 60 / 2
 
 
 def gauge(process: ServerProcess, name: str, **options) -> float:

@@ -65,7 +65,7 @@ async function rank(text, query, score) {
     return { start, end, score: scores[index], label: "Score", kind: 0 };
   });
   spans.sort((a, b) => b.score - a.score);
-  const headline = `${counted(spans.length, "passage")}, the best first.`;
+  const headline = `${counted(spans.length, "passage")}${spans.length > 1 ? ", the best first" : ""}.`;
   return { tokens, windows, headline, spans };
 }
 
