@@ -239,16 +239,25 @@ def overload(server: Server, arguments: argparse.Namespace, capacity: float) -> 
     texts = [t for length in MIXED for t in make_texts(length, 3, length)]
     rate = 2 * capacity
     users = min(700, math.ceil(rate * USER_SECONDS))
-    before = server.memory()
+    memory = [server.memory()]
     user = {"name": "mixed", "count": users, "interval": users / rate}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(arguments.overload_seconds / 10):
+            memory.append(server.memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     requests = load(server, arguments, {"mixed": texts}, [user], arguments.overload_seconds, rate)
+    is_over.set()
+    watcher.join()
     statuses = collections.Counter(r["status"] for r in requests)
     return {
         "offered_per_second": rate,
         "seconds": arguments.overload_seconds,
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
-        "memory_before_mb": before,
-        "memory_after_mb": server.memory(),
+        "memory_mb": [round(value) for value in memory],
         "answers_afterwards": server.predict("the union"),
     }
 
@@ -342,8 +351,8 @@ def as_markdown(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
         ),
         (
             f"twice the capacity for {over['seconds']} s",
-            f"answers by status: {over['statuses']}; memory {over['memory_before_mb']:.0f} to "
-            f"{over['memory_after_mb']:.0f} MB",
+            f"{over['offered_per_second']:.1f} requests/s; answers by status: {over['statuses']}; "
+            f"MB of memory at ten times: {', '.join(map(str, over['memory_mb']))}",
             "only 200, 429, 503",
         ),
         (
