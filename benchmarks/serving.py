@@ -83,6 +83,16 @@ def make_texts(length: int, count: int, seed: int) -> list[str]:
     return texts
 
 
+def mixed_texts(arguments: argparse.Namespace) -> list[str]:
+    """Returns texts of all lengths in random order, with as many tokens of each length.
+
+    Offline, a batch of `--tokens-per-batch` is computed whole, even if few documents are in it.
+    """
+    texts = [t for n in MIXED for t in make_texts(n, arguments.tokens // max(n, 128), n)]
+    np.random.default_rng(0).shuffle(texts)
+    return texts
+
+
 class Server:
     """A server process on a free port."""
 
@@ -163,9 +173,7 @@ def load(
 
 def throughput(server: Server, model: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compares documents of mixed lengths, each sent once, with the same documents offline."""
-    # Offline, a batch of `--tokens-per-batch` is computed whole, even if few documents are in it.
-    texts = [t for n in MIXED for t in make_texts(n, arguments.tokens // max(n, 128), n)]
-    np.random.default_rng(0).shuffle(texts)
+    texts = mixed_texts(arguments)
     offline_seconds, server_seconds, answered, wrong = np.zeros(2), np.zeros(2), 0, 0
     client_seconds = 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +244,7 @@ def latency(server: Server, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def overload(server: Server, arguments: argparse.Namespace, capacity: float) -> dict[str, Any]:
     """Sends twice as many documents per second as the server can answer."""
-    texts = [t for length in MIXED for t in make_texts(length, 3, length)]
+    texts = mixed_texts(arguments)
     rate = 2 * capacity
     users = min(700, math.ceil(rate * USER_SECONDS))
     memory = [server.memory()]

@@ -105,7 +105,7 @@ def test_times_and_limits():
     async def work():
         with pytest.raises(RequestError, match="at most 100 tokens") as large:
             await device.engine.compute([device.unit("large", 101)])
-        with pytest.raises(RequestError, match="waited for the device") as late:
+        with pytest.raises(RequestError, match="the device was busy") as late:
             await device.engine.compute([device.unit("late", 60)])
         assert (large.value.status, late.value.status) == (413, 503)
         assert late.value.retry_after
@@ -120,6 +120,23 @@ def test_times_and_limits():
         await work()
 
     asyncio.run(without_device())
+
+
+@pytest.mark.parametrize(("seconds_of_computation", "status"), [(0.05, 503), (0.8, 504)])
+def test_a_late_request_says_whether_it_waited_or_was_computed(seconds_of_computation, status):
+    device = Device(request_timeout=1)
+    unit = device.unit("late", 8, steps=1000)
+
+    async def work():
+        computed = asyncio.ensure_future(device.engine.compute([unit]))
+        await asyncio.sleep(1 - seconds_of_computation)
+        batch = device.engine.queue.take()
+        batch.entries[0].receiver.start()  # and never delivers
+        with pytest.raises(RequestError) as caught:
+            await computed
+        assert caught.value.status == status
+
+    asyncio.run(work())
 
 
 def test_a_request_that_would_wait_too_long_is_refused_at_once():

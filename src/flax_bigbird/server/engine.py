@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -131,11 +132,12 @@ class Engine:
 
     def _timed_out(self, ticket: Ticket) -> RequestError:
         seconds = self._settings.request_timeout
-        if ticket.is_started:
+        begun = ticket.started_at
+        if begun is not None and time.monotonic() - begun > seconds / 2:  # it waited for less
             return RequestError("timeout", f"the computation took more than {seconds:g} s")
         return RequestError(
             "overloaded",
-            f"the request waited for the device for more than {seconds:g} s",
+            f"the device was busy: the request was not finished within {seconds:g} s",
             status=503,
             retry_after=self.retry_after(),
         )

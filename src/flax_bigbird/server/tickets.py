@@ -1,6 +1,7 @@
 """`Ticket`: collects the outputs of one request from the device's thread for the event loop."""
 
 import asyncio
+import time
 from typing import Any
 
 
@@ -12,12 +13,12 @@ class Ticket:
 
     Attributes:
       is_cancelled: Whether nobody waits any longer, so that nothing more is to be computed.
-      is_started: Whether the device has begun to work on it.
+      started_at: When the device began to work on it, by `time.monotonic`; None before.
     """
 
     def __init__(self, num_outputs: int):
         self.is_cancelled = False
-        self.is_started = False
+        self.started_at: float | None = None
         self._outputs: list[Any] = [None] * num_outputs
         self._num_missing = num_outputs
         self._loop = asyncio.get_running_loop()
@@ -35,7 +36,8 @@ class Ticket:
 
     def start(self) -> None:
         """Called when the device begins with a part of the request."""
-        self.is_started = True
+        if self.started_at is None:
+            self.started_at = time.monotonic()
 
     def deliver(self, slot: int, output: Any) -> None:
         """Takes one output."""
