@@ -378,7 +378,8 @@ def as_markdown(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
     ]
     lines = ["| what | measured | target |", "|---|---|---|"]
     lines += [f"| {what} | {value} | {target} |" for what, value, target in rows]
-    command = "python " + " ".join(sys.argv)
+    words = [word for word in sys.argv if word not in ("--locust", arguments.locust)]
+    command = "python " + " ".join(["benchmarks/serving.py", *words[1:]])
     size = f"{arguments.layers} layers, width {arguments.width}"
     machine = f"{processor()}, {os.cpu_count()} cores"
     head = f"# Serving\n\n`{command}` on {machine}; {size}, 4,096 positions, float32.\n\n"

@@ -131,6 +131,7 @@ def test_a_late_request_says_whether_it_waited_or_was_computed(seconds_of_comput
         computed = asyncio.ensure_future(device.engine.compute([unit]))
         await asyncio.sleep(1 - seconds_of_computation)
         batch = device.engine.queue.take()
+        assert batch is not None
         batch.entries[0].receiver.start()  # and never delivers
         with pytest.raises(RequestError) as caught:
             await computed
