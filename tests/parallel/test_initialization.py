@@ -1,5 +1,9 @@
 """When a run has several processes: what options and environment variables say."""
 
+import os
+import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -66,3 +70,33 @@ def test_an_environment_variable_that_is_no_number(monkeypatch):
 def test_options_of_a_run(values, message):
     with pytest.raises(OptionError, match=message):
         train_options("masked-lm", train_files=["a.jsonl"], output_dir="run", **values)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_stays_alone_ends_with_a_message(index, tmp_path):
+    """The other one never starts, or has the same index, or another address."""
+    program = (
+        "import sys\n"
+        "from flax_bigbird.parallel import initialization\n"
+        "initialization.CONNECTION_TIMEOUT = 1\n"
+        "from flax_bigbird.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    arguments = ["train", "masked-lm", "--train-files", "a.jsonl", "-o", str(tmp_path / "run")]
+    arguments += ["--coordinator-address", address, "--num-processes", "2"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--process-id", str(index)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("bigbird: the processes of a run must find each other; got coordinator")
+    assert f"process_id={index}, and not all of them were there after 1 seconds" in line
+    assert not (tmp_path / "run").exists()

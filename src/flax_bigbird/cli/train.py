@@ -110,6 +110,8 @@ def run_training(options: TrainingArguments) -> None:
 
     try:
         initialize_processes(options)
+    except LostProcessError as error:
+        end_after_loss(error)
     except OptionError as error:
         raise CommandError(str(error)) from error
     console = Console(quiet=not is_main_process())

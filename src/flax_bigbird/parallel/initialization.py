@@ -1,12 +1,14 @@
 """Connects the processes of a run, before JAX looks for devices."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.parallel.lost_processes import LostProcessError
 
 HEARTBEAT_TIMEOUT = 60
 """Seconds without a sign of life after which a process counts as lost."""
@@ -14,6 +16,9 @@ SHUTDOWN_TIMEOUT = 60
 """Seconds that a process which ends waits for the others."""
 CONNECTION_TIMEOUT = 300
 """Seconds that a process waits for the others to start."""
+
+_NO_TIMEOUT = 10**6
+"""Seconds after which JAX gives up: it would abort the process with a trace of C++."""
 
 
 def initialize_processes(options: Any) -> None:
@@ -28,6 +33,7 @@ def initialize_processes(options: Any) -> None:
 
     Raises:
       OptionError: if the processes cannot be connected.
+      LostProcessError: if not all of them are there after `CONNECTION_TIMEOUT` seconds.
     """
     environment = os.environ
     if jax.distributed.is_initialized() or not is_distributed(options, environment):
@@ -38,14 +44,23 @@ def initialize_processes(options: Any) -> None:
     # Its handler of SIGTERM would replace the one that saves the run.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(
-            address,
-            count,
-            index,
-            initialization_timeout=CONNECTION_TIMEOUT,
-            heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
-            shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+        _run_with_timeout(
+            lambda: jax.distributed.initialize(
+                address,
+                count,
+                index,
+                initialization_timeout=_NO_TIMEOUT,
+                heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+                shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
+            )
         )
+    except TimeoutError as error:
+        raise LostProcessError(
+            "the processes of a run must find each other; got coordinator_address="
+            f"{address!r}, num_processes={count}, process_id={index}, and not all of them were "
+            f"there after {CONNECTION_TIMEOUT} seconds: check that all run, that the address is "
+            "that of process 0, and that each has another process_id"
+        ) from error
     except (ValueError, TypeError, RuntimeError) as error:
         raise OptionError(
             "the processes of a run must find each other; got coordinator_address="
@@ -77,6 +92,32 @@ def is_distributed(options: Any, environment: Mapping[str, str]) -> bool:
     if "OMPI_COMM_WORLD_SIZE" in environment:
         return int(environment["OMPI_COMM_WORLD_SIZE"]) > 1
     return "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _run_with_timeout(connect: Callable[[], None]) -> None:
+    """Calls a function in a thread, so that Ctrl-C ends the wait for it.
+
+    Args:
+      connect: A function that waits for other processes in C++, where Python handles no signals.
+
+    Raises:
+      TimeoutError: if it does not return within `CONNECTION_TIMEOUT` seconds.
+    """
+    errors: list[Exception] = []
+    is_done = threading.Event()
+
+    def run() -> None:
+        try:
+            connect()
+        except Exception as error:
+            errors.append(error)
+        is_done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    if not is_done.wait(CONNECTION_TIMEOUT):
+        raise TimeoutError
+    if errors:
+        raise errors[0]
 
 
 def _number(given: int | None, environment: Mapping[str, str], name: str) -> int | None:
