@@ -17,7 +17,7 @@ from flax_bigbird.data.tokenization import (
     tokenize,
     tokenizer_fingerprint,
 )
-from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
+from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import split_windows
 from flax_bigbird.data.word_boundaries import token_lengths
 from flax_bigbird.nn.losses import IGNORED_LABEL, negative_log_likelihood
@@ -113,6 +113,10 @@ class LanguageModeling(Task):
             examples = examples.select(np.flatnonzero(lengths))
         return EncodedDataset(examples, messages)
 
+    def window_encoder(self) -> "WindowEncoder":
+        """Returns the function from texts to the windows that `encode_dataset` makes of them."""
+        return WindowEncoder(self.tokenizer, self.options.length)
+
     def collate(self, example: Row, length: int, generator: np.random.Generator) -> Arrays:
         if "documents" in example:
             return self._collate_packed(example["documents"], length, generator)
@@ -187,6 +191,21 @@ class LanguageModeling(Task):
             joined = np.concatenate([part[name] for part in parts])
             packed[name][: len(joined)] = joined
         return packed
+
+
+class WindowEncoder:
+    """Returns the windows of texts; it is pickled, as other processes tokenize, too."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int):
+        self._tokenizer, self._length = tokenizer, length
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        return [
+            np.asarray(ids, np.int32)
+            for text in tokenize(self._tokenizer, texts)
+            for ids, _ in split_windows(text, self._tokenizer, self._length, min_tokens=MIN_TOKENS)
+            if ids
+        ]
 
 
 def model_inputs(batch: Arrays) -> Arrays:

@@ -72,6 +72,36 @@ def _whole_word_mask() -> Any:
     )
 
 
+def _streaming() -> Any:
+    return option(
+        False,
+        help="Read the training data while training, from files, patterns, URLs or a dataset, "
+        "without loading or copying them. max_steps is required.",
+        panel=DATA,
+        commands=("train",),
+    )
+
+
+def _shuffle_buffer_size() -> Any:
+    return option(
+        10_000,
+        help="The number of windows of documents that are shuffled together with streaming.",
+        panel=DATA,
+        ge=1,
+        commands=("train",),
+    )
+
+
+def _preprocessing_num_workers() -> Any:
+    return option(
+        0,
+        help="The number of processes that tokenize with streaming; with 0, a thread does.",
+        panel=DATA,
+        ge=0,
+        commands=("train",),
+    )
+
+
 def _packing() -> Any:
     return option(
         False,
@@ -91,6 +121,9 @@ class MaskedLMOptions(TaskOptions):
     whole_word_mask: bool | None = _whole_word_mask()
     random_position_offset: bool = _random_position_offset()
     packing: bool = _packing()
+    streaming: bool = _streaming()
+    shuffle_buffer_size: int = _shuffle_buffer_size()
+    preprocessing_num_workers: int = _preprocessing_num_workers()
 
 
 class NextSentenceOptions(TaskOptions):
@@ -112,6 +145,9 @@ class CausalLMOptions(TaskOptions):
     text_column: str = _text_column()
     random_position_offset: bool = _random_position_offset()
     packing: bool = _packing()
+    streaming: bool = _streaming()
+    shuffle_buffer_size: int = _shuffle_buffer_size()
+    preprocessing_num_workers: int = _preprocessing_num_workers()
     max_new_tokens: int = option(
         64, help="The maximum number of new tokens.", panel=TASK, ge=1, commands=("predict",)
     )

@@ -291,7 +291,12 @@ class TrainingArguments(TaskOptions):
     def has_validation_data(self) -> bool:
         """Whether the run has validation data, and therefore evaluates."""
         given = bool(self.validation_files) or self.validation_split is not None
-        return given or self.validation_fraction > 0
+        return given or (self.validation_fraction > 0 and not self.is_streaming)
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether the training data are read while training."""
+        return getattr(self, "streaming", False)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the options as plain values, starting with the name of the task."""
@@ -326,13 +331,39 @@ class TrainingArguments(TaskOptions):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _check_streaming(self) -> "TrainingArguments":
+        if not self.is_streaming:
+            for name in ("shuffle_buffer_size", "preprocessing_num_workers"):
+                if name in type(self).model_fields and self._is_changed(name):
+                    raise OptionError(
+                        f"{name} belongs to streaming; got {getattr(self, name)} without it: add "
+                        "streaming, or leave it out"
+                    )
+            return self
+        if not self.max_steps:
+            raise OptionError(
+                f"streaming needs max_steps, as it has no last row; got {self.max_steps}: give the "
+                "number of steps"
+            )
+        for name in ("validation_fraction", "packing", "separator"):
+            if self._is_changed(name):
+                remedy = (
+                    "leave it out, or give validation_files" if "val" in name else "leave it out"
+                )
+                raise OptionError(
+                    f"{name} needs all rows at once; got {getattr(self, name)} with streaming: "
+                    f"{remedy}"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _check_evaluation(self) -> "TrainingArguments":
         for name in ("eval_steps", "early_stopping_patience", "metric_for_best_model"):
             value = getattr(self, name)
             if value is not None and not self.has_validation_data:
                 raise OptionError(
                     f"{name} needs validation data; got {value!r} and none: give validation_files, "
-                    "or a validation_fraction above 0"
+                    "or a validation_fraction above 0 without streaming"
                 )
         return self
 

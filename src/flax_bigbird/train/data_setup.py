@@ -10,10 +10,18 @@ import numpy as np
 
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data import files
-from flax_bigbird.data.batching import Bucket, Examples, padding_fraction
+from flax_bigbird.data.batching import (
+    BatchRows,
+    Bucket,
+    CollateFn,
+    Examples,
+    padding_fraction,
+    training_batches,
+)
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.splitting import train_validation_split, train_validation_split_of_groups
+from flax_bigbird.data.streaming import Corpus
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.tasks.evaluation import assign_example_buckets, unknown_tokens_messages
@@ -50,6 +58,25 @@ class SplitData:
         """The fraction of the tokens of all padded rows that is padding."""
         return padding_fraction(self.lengths, self.buckets)
 
+    @property
+    def main_bucket(self) -> Bucket:
+        """The bucket with the most rows."""
+        return max(self.buckets, key=lambda bucket: len(bucket.indices))
+
+    @property
+    def description(self) -> str:
+        """What the run trains on, for messages."""
+        return (
+            f"{self.num_rows:,} rows of {self.num_tokens:,} tokens, padding "
+            f"{self.padding_fraction:.0%}"
+        )
+
+    def iterate_batches(
+        self, collate: CollateFn, seed: int, batch_rows: Callable[[Bucket], BatchRows]
+    ) -> Any:
+        """Returns an iterator of training batches; see `training_batches`."""
+        return iter(training_batches(self.rows, self.buckets, collate, seed, batch_rows))
+
     def summary(self) -> dict[str, int | float]:
         """Returns the entry of report.json."""
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding_fraction}
@@ -80,34 +107,47 @@ def load_rows(
         options = task.resolve_columns(options, file_columns(options.train_files, **reading))
         reading["content_hash"] = content_hash
         rows = load_files(options.train_files, task.columns(options), **reading)
+    return options, rows, load_validation_rows(options, task, content_hash)
+
+
+def load_validation_rows(
+    options: TrainingArguments, task: type[Task], content_hash: Callable[[Path], str]
+) -> Dataset | None:
+    """Returns the rows of the validation data if they are given; see `load_rows`."""
     if options.validation_files:
-        columns = task.columns(options)
-        return options, rows, load_files(options.validation_files, columns, "validation", **reading)
-    if options.dataset and options.validation_split:
-        return (
-            options,
-            rows,
-            load_dataset_split(options.dataset, options.dataset_config, options.validation_split),
+        return load_files(
+            options.validation_files,
+            task.columns(options),
+            "validation",
+            separator=options.separator,
+            file_format=options.file_format,
+            content_hash=content_hash,
         )
-    return options, rows, None
+    if options.dataset and options.validation_split:
+        return load_dataset_split(options.dataset, options.dataset_config, options.validation_split)
+    return None
 
 
-def content_fingerprint(options: TrainingArguments, content_hash: Callable[[Path], str]) -> str:
+def content_fingerprint(
+    options: TrainingArguments, content_hash: Callable[[Path], str], corpus: Corpus | None = None
+) -> str:
     """Returns a hash of the content of the files of a run; "" for a dataset, which has none.
 
     Args:
       options: The options of the run.
       content_hash: The function that hashes a file.
+      corpus: The corpus that is streamed; its files are not read for the hash.
     """
     if options.dataset:
         return ""
-    paths = (options.train_files, options.validation_files)
+    paths = (options.train_files if corpus is None else [], options.validation_files)
     hashes = [
         [content_hash(file) for file in files.expand_paths(names, options.file_format)[1]]
         for names in paths
         if names
     ]
-    return hashlib.sha256(repr(hashes).encode()).hexdigest()[:32]
+    known = hashes if corpus is None else (corpus.fingerprint, hashes)
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:32]
 
 
 def hold_out_rows(

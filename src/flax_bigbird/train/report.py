@@ -117,10 +117,11 @@ def model_card(run: PreparedRun, report: dict[str, Any], has_figures: bool) -> s
 def _data_sentence(run: PreparedRun, report: dict[str, Any]) -> str:
     training, validation = report["training"], report["validation"]
     files = ", ".join(Path(path).name for path in run.options.train_files)
-    sentence = (
-        f"{run.options.dataset or files}: {training['rows']:,} rows with {training['tokens']:,} "
-        "tokens for training"
-    )
+    name = run.options.dataset or files
+    sentence = f"{name}: a stream for training"
+    if "rows" in training:
+        rows, tokens = training["rows"], training["tokens"]
+        sentence = f"{name}: {rows:,} rows with {tokens:,} tokens for training"
     return sentence + (f", {validation['rows']:,} for validation." if validation else ".")
 
 

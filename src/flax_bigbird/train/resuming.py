@@ -23,6 +23,7 @@ CHANGEABLE = frozenset(
         "num_processes",
         "output_dir",
         "overwrite_output_dir",
+        "preprocessing_num_workers",
         "process_id",
         "save_steps",
     }

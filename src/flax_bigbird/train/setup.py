@@ -29,6 +29,7 @@ from flax_bigbird.train.data_setup import (
     content_fingerprint,
     hold_out_rows,
     load_rows,
+    load_validation_rows,
     pack_split,
     setup_split,
 )
@@ -40,6 +41,7 @@ from flax_bigbird.train.model_setup import (
 )
 from flax_bigbird.train.resuming import original_batches
 from flax_bigbird.train.run_directory import RunDirectory, load_saved_options
+from flax_bigbird.train.stream_setup import TOKENIZER_DOCUMENTS, StreamData, open_corpus
 from flax_bigbird.train.tokenizer_setup import setup_tokenizer
 
 
@@ -66,7 +68,7 @@ class PreparedRun:
     initial_model: str | None
     task: Task
     model: Any
-    train_data: SplitData
+    train_data: SplitData | StreamData
     validation_data: SplitData | None
     max_steps: int
     eval_steps: int
@@ -115,10 +117,7 @@ def prepare_run(
         run.model.params = broadcast_arrays(run.model.params)
     if run.max_steps:
         data = run.train_data
-        callback.on_message(
-            f"Training on {data.num_rows:,} rows of {data.num_tokens:,} tokens, "
-            f"padding {data.padding_fraction:.0%}, for {run.max_steps:,} steps."
-        )
+        callback.on_message(f"Training on {data.description}, for {run.max_steps:,} steps.")
     return dataclasses.replace(run, eval_on_start=is_fitted)
 
 
@@ -148,14 +147,22 @@ def _load_run(
         options = original_batches(load_saved_options(directory.options), options)
 
     content_hash = functools.cache(files.content_hash)  # large files are read for it once
-    options, train_rows, validation_rows = load_rows(options, task_class, content_hash)
+    corpus = None
+    if options.is_streaming:
+        corpus = open_corpus(options)
+        train_rows = corpus.sample()
+        validation_rows = load_validation_rows(options, task_class, content_hash)
+    else:
+        options, train_rows, validation_rows = load_rows(options, task_class, content_hash)
     # The labels are those of all rows, so that rows held out have no unknown ones.
     task_config = task_class.infer_config(options, train_rows)
-    if validation_rows is None:
+    if validation_rows is None and corpus is None:
         train_rows, validation_rows = hold_out_rows(options, task_class, train_rows)
     _create_directory(directory, given_options)
 
     texts = task_class.iterate_texts(options, train_rows)
+    if corpus is not None:
+        texts = corpus.iterate_texts(TOKENIZER_DOCUMENTS)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
     model, messages, has_new_head = setup_model(
         options, initial_model, task_class, task_config, tokenizer
@@ -167,8 +174,13 @@ def _load_run(
         )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
     task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
-    train_data = setup_split(options, task, train_rows, "train", callback)
-    if task.packing:
+    train_data: SplitData | StreamData
+    if corpus is not None:
+        task.check_rows(options, train_rows, "train")
+        train_data = StreamData(corpus, options, task)
+    else:
+        train_data = setup_split(options, task, train_rows, "train", callback)
+    if task.packing and isinstance(train_data, SplitData):
         train_data = pack_split(options, train_data, model.config, callback)
     validation_data = None
     if validation_rows is not None:
@@ -190,7 +202,7 @@ def _load_run(
         max_steps,
         eval_steps,
         max_gradient_tokens,
-        content_fingerprint(options, content_hash),
+        content_fingerprint(options, content_hash, corpus),
     )
     # A checkpoint of the run has its own head.
     return run, has_new_head and not directory.is_started()
@@ -212,8 +224,11 @@ def _create_directory(directory: RunDirectory, options: TrainingArguments) -> No
         )
 
 
-def count_steps(options: TrainingArguments, train_data: SplitData) -> tuple[int, int]:
+def count_steps(options: TrainingArguments, train_data: SplitData | StreamData) -> tuple[int, int]:
     """Returns the number of optimizer steps of a run, and the number between two evaluations."""
+    if isinstance(train_data, StreamData):
+        assert options.max_steps is not None
+        return options.max_steps, options.eval_steps or min(options.max_steps, options.save_steps)
     batches = batches_per_epoch(train_data.buckets)
     steps_per_epoch = batches / options.gradient_accumulation_steps
     max_steps = options.max_steps

@@ -13,7 +13,6 @@ from flax_bigbird.data.batching import (
     BatchRows,
     Bucket,
     evaluation_batches,
-    training_batches,
 )
 from flax_bigbird.parallel.processes import AgreedFlag, run_on_main
 from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
@@ -72,7 +71,7 @@ class Trainer:
         self._steps = TrainingSteps(
             run.task, run.model, self._create_optimizer(), mesh, run.options.seed
         )
-        largest = max(run.train_data.buckets, key=lambda bucket: len(bucket.indices))
+        largest = run.train_data.main_bucket
         advice = self._steps.batch_sharding.advice(largest.batch_size, largest.length)
         if advice is not None:
             callback.on_message(advice)
@@ -226,11 +225,7 @@ class Trainer:
             splits = self.task.splits_batches
             return sharding.batch_rows(bucket.batch_size, max_rows if splits else None)
 
-        return iter(
-            training_batches(
-                data.rows, data.buckets, self.task.collate, self.options.seed, batch_rows
-            )
-        )
+        return data.iterate_batches(self.task.collate, self.options.seed, batch_rows)
 
     def _save(self) -> None:
         """Writes a checkpoint of the current step."""
