@@ -69,7 +69,7 @@ def measure(folder: Path, model: str, sources: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--words", type=int, default=1000, help="the longest document")
     parser.add_argument("--rounds", type=int, default=3)

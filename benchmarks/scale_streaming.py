@@ -79,7 +79,7 @@ def read_once(folder: Path, buffer_size: int, num_workers: int) -> dict[str, Any
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, nargs="+", default=[50, 400])
     parser.add_argument("--buffer", type=int, default=2000, help="windows that are shuffled")
     parser.add_argument("--workers", type=int, default=1)
