@@ -100,7 +100,7 @@ def prepare_run(
     """
     run, fits_head = run_main_first(lambda: _load_run(options, directory, callback, mesh))
     check_same_as_main(
-        {"the content hash": run.data_fingerprint, "tokens": run.train_data.num_tokens}, "data"
+        {"the content hash": run.data_fingerprint, **run.train_data.summary()}, "data"
     )
 
     def fit_head() -> bool:
