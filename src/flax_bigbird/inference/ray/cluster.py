@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from flax_bigbird.inference.partial_output import PredictionError
 
 CPUS_FOR_TASKS = 0.1
 """The part of a CPU that every worker leaves to the tasks that read files."""
+
+CONNECTION_TIMEOUT = 10
+"""Seconds that the head of a cluster has for its first answer."""
 
 ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -65,11 +69,12 @@ def _start(address: str) -> None:
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
     try:
+        _check_reachable(address)
         with _kept_handlers(), _silent_stderr(), warnings.catch_warnings():
             # Ray forks to start its processes, of which JAX warns; they do not use JAX's threads.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise OptionError(
             f"address must be that of a running Ray cluster; got {address!r} "
             f"({_first_line(error)}): start one with ray start --head, or leave address out"
@@ -78,6 +83,14 @@ def _start(address: str) -> None:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
+
+
+def _check_reachable(address: str) -> None:
+    """Raises `OSError` if no program listens at an address HOST:PORT: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "//" not in host:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECTION_TIMEOUT):
+            pass
 
 
 @contextlib.contextmanager
