@@ -275,6 +275,7 @@ def test_clusters_that_are_not_there_are_reported(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(cluster, "_check_reachable", lambda address: None)
     with (
         pytest.raises(OptionError, match=r"running Ray cluster; got '10.0.0.1:6379' \(no GCS\)"),
         cluster.connect("10.0.0.1:6379"),
