@@ -21,6 +21,7 @@ from flax_bigbird.tasks import linear_probing
 from flax_bigbird.tasks.linear_classifiers import fit_linear
 from flax_bigbird.tasks.sequence_encoding import SingleWindows
 from flax_bigbird.train import TrainerCallback, TrainingInterrupted, train
+from flax_bigbird.train.data_setup import SplitData
 from flax_bigbird.train.run_directory import open_run_directory
 from flax_bigbird.train.setup import prepare_run
 
@@ -80,7 +81,9 @@ def test_sets_of_labels_and_values(tmp_path, label):
     run, messages = prepare(tmp_path, label, max_length=64, whole_documents=False)
     name = {"list": "C", "number": "alpha"}[label]
     assert any(f"40 documents ({name} = " in message for message in messages)
-    batch = [run.task.collate(e, 64, np.random.default_rng(0)) for e in run.train_data.rows]
+    data = run.train_data
+    assert isinstance(data, SplitData)
+    batch = [run.task.collate(e, 64, np.random.default_rng(0)) for e in data.rows]
     batch = {key: np.stack([arrays[key] for arrays in batch]) for key in batch[0]}
     logits = np.asarray(run.model(batch["input_ids"], batch["attention_mask"]).logits)
     if label == "list":

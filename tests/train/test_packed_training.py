@@ -19,6 +19,7 @@ from tiny_runs import (
 
 from flax_bigbird.nn.losses import IGNORED_LABEL
 from flax_bigbird.train import train
+from flax_bigbird.train.data_setup import SplitData
 from flax_bigbird.train.run_directory import open_run_directory
 from flax_bigbird.train.setup import prepare_run
 
@@ -49,6 +50,7 @@ def prepare_packed_run(folder, task, data, **changes):
 def test_loss_and_gradient_equal_those_of_the_documents_alone(task, changes, data, tmp_path):
     run, messages = prepare_packed_run(tmp_path, task, data, **changes)
     assert any("are packed into" in text for text in messages)
+    assert isinstance(run.train_data, SplitData)
     assert run.train_data.padding_fraction < 0.25
     examples: Any = run.train_data.encoded.examples
     rows = run.train_data.rows

@@ -17,6 +17,7 @@ from tiny_runs import (
 from flax_bigbird.tasks.evaluation import assign_example_buckets
 from flax_bigbird.tasks.sequence_encoding import SingleWindows, group_windows
 from flax_bigbird.train import train
+from flax_bigbird.train.data_setup import SplitData
 from flax_bigbird.train.run_directory import open_run_directory
 from flax_bigbird.train.setup import prepare_run
 
@@ -75,6 +76,7 @@ def test_a_batch_has_several_documents(tmp_path, data, pooling, tokens_per_batch
     changes = {"classifier_pooling": pooling, "linear_probing": False}
     options = options_of(tmp_path, data, tokens_per_batch=tokens_per_batch, **changes)
     run = prepare_run(options, open_run_directory(options), RecordingCallback())
+    assert isinstance(run.train_data, SplitData)
     encoded = run.train_data.encoded
     assert encoded.max_windows == expected
     assert expected * 8 < run.train_data.lengths.max() <= expected * 16
