@@ -3,6 +3,7 @@
 import pytest
 import sentencepiece
 
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.vocabulary import save_vocabulary, train_vocabulary
 from flax_bigbird.examples.state_of_the_union.speeches import load_speeches
@@ -51,3 +52,18 @@ def test_the_same_texts_give_the_same_vocabulary(model, texts):
 def test_too_few_words_are_refused():
     with pytest.raises(ValueError, match="must support a vocabulary of 5000 tokens; they do not"):
         train_vocabulary(["a few words only"], size=5000)
+
+
+@pytest.mark.parametrize("texts", [[], ["", " \n"]])
+def test_empty_texts_are_refused(texts):
+    with pytest.raises(DataError, match=r"must hold words; all are empty: name the column"):
+        train_vocabulary(texts, size=60)
+
+
+def test_errors_of_the_texts_are_not_changed():
+    def texts():
+        yield "a few words"
+        raise DataError("the second text is damaged")
+
+    with pytest.raises(DataError, match=r"^the second text is damaged$"):
+        train_vocabulary(texts(), size=60)

@@ -10,10 +10,11 @@ from tiny_runs import (
     RecordingCallback,
     model_bytes,
     tiny_run_options,
+    write_jsonl,
     write_labeled_texts,
 )
 
-from flax_bigbird.inference import OptionError
+from flax_bigbird.inference import DataError, OptionError
 from flax_bigbird.train import train
 
 STREAMING = {"streaming": True, "shuffle_buffer_size": 8, "eval_steps": None}
@@ -62,3 +63,12 @@ def test_causal_models_are_trained_and_validated(tmp_path, data):
 def test_options_that_need_all_rows_are_refused(tmp_path, data, changes, message):
     with pytest.raises(OptionError, match=message):
         tiny_run_options(tmp_path, "masked-lm", train_files=[data], **STREAMING | changes)
+
+
+@pytest.mark.parametrize("vocabulary", ["subwords", "characters"])
+def test_a_row_without_text_is_reported_as_such(tmp_path, vocabulary):
+    rows = [{"text": "a ship"}, {"text": None}]
+    changes = STREAMING | {"train_files": [write_jsonl(tmp_path / "a.jsonl", rows)]}
+    options = tiny_run_options(tmp_path, "masked-lm", vocabulary=vocabulary, **changes)
+    with pytest.raises(DataError, match=r"^column 'text' of the training data must hold a text"):
+        train(options)

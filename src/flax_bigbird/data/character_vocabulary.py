@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird._transformers import quiet
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Tokenizer
 
 SPECIAL_TOKENS = ("<pad>", "</s>", "<s>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
@@ -37,13 +38,13 @@ def find_characters(texts: Iterable[str], size: int) -> list[str]:
         more characters, the most frequent ones are returned.
 
     Raises:
-      ValueError: if the texts have no characters.
+      DataError: if the texts have no characters.
     """
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(unicodedata.normalize("NFC", " ".join(text.split())))
     if not counts:
-        raise ValueError("the texts must have characters for a vocabulary; all are empty")
+        raise DataError("the texts must have characters for a vocabulary; all are empty")
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
     return sorted(by_frequency[: size - len(SPECIAL_TOKENS)])
 

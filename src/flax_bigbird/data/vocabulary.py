@@ -4,11 +4,12 @@ import functools
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from flax_bigbird._transformers import quiet
 from flax_bigbird.data.character_vocabulary import find_characters, save_character_vocabulary
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.types import Tokenizer
 
@@ -29,17 +30,32 @@ def train_vocabulary(
       allow_fewer: Whether the vocabulary may be smaller if the texts do not support `size` tokens.
 
     Raises:
+      DataError: if all texts are empty.
       ValueError: if the texts have too few different words for `size` tokens.
+      Exception: what the iterator of the texts raises.
     """
     import sentencepiece
 
     model = io.BytesIO()
+    num_sentences = 0
+    failure: Exception | None = None
     # The composed form, which `flax_bigbird.data.normalization` gives to all texts afterwards.
     composed = (unicodedata.normalize("NFC", text) for text in texts)
-    sentences = (part for text in composed for part in _SENTENCE_END.split(text) if part)
+
+    def sentences() -> Iterator[str]:
+        nonlocal num_sentences, failure
+        try:
+            for text in composed:
+                for sentence in filter(None, _SENTENCE_END.split(text)):
+                    num_sentences += not sentence.isspace()
+                    yield sentence
+        except Exception as error:
+            failure = error  # SentencePiece replaces it by a RuntimeError
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences,
+            sentence_iterator=sentences(),
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
@@ -57,6 +73,13 @@ def train_vocabulary(
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failure is not None:
+            raise failure from None
+        if not num_sentences:
+            raise DataError(
+                "the texts to train a vocabulary on must hold words; all are empty: name the "
+                "column that holds them with text_column"
+            ) from error
         raise ValueError(
             f"the texts must support a vocabulary of {size} tokens; they do not ({error}): ask for "
             "fewer"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flax_bigbird.checkpoint import atomic_directory, find_damage, write_checksums
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.data.vocabulary import prepare_vocabulary
@@ -61,6 +61,8 @@ def setup_tokenizer(
         return tokenizer
     try:
         save = prepare_vocabulary(options.vocabulary, texts, options.vocab_size)
+    except DataError:  # of the texts
+        raise
     except ValueError as error:
         raise OptionError(f"vocab_size: {error}") from error
     with atomic_directory(directory) as partial:
