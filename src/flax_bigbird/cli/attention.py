@@ -77,6 +77,8 @@ def _check_output(output: str | None, overwrite: bool) -> Path:
     Raises:
       CommandError: if it is missing, has another suffix, exists, or has no directory.
     """
+    from flax_bigbird.data.files import check_output_directory
+
     if output is None:
         raise CommandError("output must be given; got none: add --output map.html")
     target = Path(output).expanduser()
@@ -86,8 +88,8 @@ def _check_output(output: str | None, overwrite: bool) -> Path:
         raise CommandError(
             f"output must be new; {target} exists: choose another name, or add --overwrite"
         )
-    if not target.parent.is_dir():
-        raise CommandError(
-            f"output must be in a directory that exists; got {target}: create the directory"
-        )
+    try:
+        check_output_directory(target)
+    except OptionError as error:
+        raise CommandError(str(error)) from error
     return target

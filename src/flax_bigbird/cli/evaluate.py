@@ -51,7 +51,7 @@ def run_evaluation(
 
     from flax_bigbird.checkpoint import atomic_write_text
     from flax_bigbird.cli.compilation import enable_compilation_cache
-    from flax_bigbird.data.files import check_output_is_no_input
+    from flax_bigbird.data.files import check_output_directory, check_output_is_no_input
     from flax_bigbird.inference import evaluate
 
     for module in ("datasets", "sklearn"):
@@ -62,11 +62,8 @@ def run_evaluation(
         fields = {name: field for name, (field, _) in task_fields("evaluate").items()}
         options = parse_flags(flags, EvaluationArguments.model_fields | fields)
         target = Path(output).expanduser() if output else None
-        if target and not target.absolute().parent.is_dir():
-            raise OptionError(
-                f"output must be in a directory that exists; got {target}: create the directory"
-            )
         if target:
+            check_output_directory(target)
             check_output_is_no_input(target, files or ())
         result = evaluate(model, files or (), task=task, **options)
     except (OptionError, DataError) as error:

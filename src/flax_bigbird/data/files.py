@@ -73,6 +73,14 @@ def expand_paths(
     return str(formats.pop()), files
 
 
+def check_output_directory(output: Path) -> None:
+    """Raises `OptionError` if the directory that an output is to be written to does not exist."""
+    if not output.parent.is_dir():
+        raise OptionError(
+            f"output must be in a directory that exists; got {output}: create the directory"
+        )
+
+
 def check_output_is_no_input(output: Path, files: Iterable[str | Path]) -> None:
     """Raises `OptionError` if an output file is one of the input files, by whatever name."""
     for file in files:

@@ -240,10 +240,7 @@ def check_output(target: Path, overwrite: bool) -> None:
         raise OptionError(
             f"output must be new; {target} exists: choose another name, or set overwrite"
         )
-    if not target.parent.is_dir():
-        raise OptionError(
-            f"output must be in a directory that exists; got {target}: create the directory"
-        )
+    data_files.check_output_directory(target)
 
 
 def check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str | None) -> None:

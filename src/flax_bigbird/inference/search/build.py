@@ -8,6 +8,7 @@ from typing import Any
 
 from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.files import check_output_directory
 from flax_bigbird.inference.bulk_prediction import JobEvents
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.partial_output import PartialOutput
@@ -242,10 +243,7 @@ def _load_previous(folder: Path, index: Path, overwrite: bool) -> Manifest | Non
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"a folder to index must be a directory; {folder} {what}: check the path")
-    if not index.parent.is_dir():
-        raise OptionError(
-            f"output must be in a directory that exists; got {index}: create the directory"
-        )
+    check_output_directory(index)
     if not index.exists() or (index.is_dir() and not any(index.iterdir())):
         return None
     is_ours = index.is_dir() and holds_only_own_files(index)
