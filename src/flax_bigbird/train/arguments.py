@@ -32,8 +32,8 @@ OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
 
-
 PROCESS_OPTIONS = ("coordinator_address", "num_processes", "process_id")
+"""The options that say how the processes of a run meet."""
 
 
 class TrainingArguments(TaskOptions):

@@ -11,21 +11,19 @@ from typing import Any
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.registry import get_task
-from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.arguments import PROCESS_OPTIONS, TrainingArguments
 
 CHANGEABLE = frozenset(
     {
-        "coordinator_address",
         "distributed",
         "gradient_checkpointing",
         "logging_steps",
         "mesh",
-        "num_processes",
         "output_dir",
         "overwrite_output_dir",
         "preprocessing_num_workers",
-        "process_id",
         "save_steps",
+        *PROCESS_OPTIONS,
     }
 )
 """The options that may always change. With early stopping, `eval_steps` decides when a run ends, so

@@ -20,7 +20,7 @@ from flax_bigbird.parallel.processes import (
     run_on_main,
     to_host,
 )
-from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.arguments import PROCESS_OPTIONS, TrainingArguments
 from flax_bigbird.train.callbacks import (
     CallbackList,
     MetricsFileCallback,
@@ -88,7 +88,7 @@ def _common_options(options: TrainingArguments) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.as_dict().items()
-        if name not in {"coordinator_address", "distributed", "num_processes", "process_id"}
+        if name not in ("distributed", *PROCESS_OPTIONS)
     }
 
 
