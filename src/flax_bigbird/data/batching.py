@@ -86,13 +86,23 @@ class BatchRows(NamedTuple):
     rows: np.ndarray
     finish: Callable[[Arrays], Any]
 
+    @classmethod
+    def all(cls, batch_size: int) -> "BatchRows":
+        """Returns all rows of a batch, whose arrays stay as they are."""
+        return cls(np.arange(batch_size), lambda arrays: arrays)
+
+    @classmethod
+    def all_of_bucket(cls, bucket: Bucket) -> "BatchRows":
+        """Returns all rows of a batch of a bucket."""
+        return cls.all(bucket.batch_size)
+
 
 def training_batches(
     examples: Examples,
     buckets: Sequence[Bucket],
     collate: CollateFn,
     seed: int,
-    batch_rows: Callable[[Bucket], BatchRows] | None = None,
+    batch_rows: Callable[[Bucket], BatchRows] = BatchRows.all_of_bucket,
 ) -> Any:
     """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 
@@ -123,13 +133,10 @@ def training_batches(
         )
         dataset = dataset.shuffle().repeat(_REPEATED_EXAMPLES // len(bucket.indices))
         dataset = dataset.random_map(collate_example)
-        selection = None if batch_rows is None else batch_rows(bucket)
-        if selection is None:
-            datasets.append(dataset.batch(bucket.batch_size))
-            continue
-        if not np.array_equal(selection.rows, np.arange(bucket.batch_size)):
-            dataset = _select_rows(dataset, bucket.batch_size, selection.rows)
-        datasets.append(dataset.batch(len(selection.rows)).map(selection.finish))
+        rows, finish = batch_rows(bucket)
+        if not np.array_equal(rows, np.arange(bucket.batch_size)):
+            dataset = _select_rows(dataset, bucket.batch_size, rows)
+        datasets.append(dataset.batch(len(rows)).map(finish))
     counts = [len(bucket.indices) / bucket.batch_size for bucket in buckets]
     mixed = grain.MapDataset.mix(datasets, [count / sum(counts) for count in counts])
     return mixed.to_iter_dataset(
@@ -142,7 +149,7 @@ def evaluation_batches(
     buckets: Sequence[Bucket],
     collate: CollateFn,
     seed: int,
-    batch_rows: Callable[[int], BatchRows] | None = None,
+    batch_rows: Callable[[int], BatchRows] = BatchRows.all,
 ) -> Iterator[tuple[np.ndarray, Any]]:
     """Yields every example once, in batches of constant shape per bucket.
 
@@ -162,9 +169,7 @@ def evaluation_batches(
     """
     for bucket in buckets:
         batch_size = min(bucket.batch_size, max(len(bucket.indices), MAX_FILLED_ROWS))
-        rows, finish = BatchRows(np.arange(batch_size), lambda batch: batch)
-        if batch_rows is not None:
-            rows, finish = batch_rows(batch_size)
+        rows, finish = batch_rows(batch_size)
         for start in range(0, len(bucket.indices), batch_size):
             indices = bucket.indices[start : start + batch_size]
             wanted = [int(indices[row]) if row < len(indices) else int(indices[0]) for row in rows]

@@ -86,7 +86,7 @@ class BatchSource:
         *,
         shuffle_buffer_size: int,
         num_workers: int = 0,
-        batch_rows: Callable[[Bucket], BatchRows] | None = None,
+        batch_rows: Callable[[Bucket], BatchRows] = BatchRows.all_of_bucket,
     ):
         """Prepares the source; nothing is read yet.
 
@@ -104,7 +104,7 @@ class BatchSource:
         self._corpus, self._encode, self._buckets = corpus, encode, list(buckets)
         self._collate, self._seed = collate, seed
         self._block_size, self._num_workers = shuffle_buffer_size, num_workers
-        self._selections = [None if batch_rows is None else batch_rows(b) for b in buckets]
+        self._selections = [batch_rows(bucket) for bucket in buckets]
 
     @property
     def start_state(self) -> State:
@@ -165,8 +165,7 @@ class BatchSource:
 
     def _batch(self, index: int, windows: list[np.ndarray], number: int) -> Any:
         """Returns a batch, of which only the rows are collated that this process needs."""
-        selection, length = self._selections[index], self._buckets[index].length
-        rows = range(len(windows)) if selection is None else map(int, selection.rows)
+        (rows, finish), length = self._selections[index], self._buckets[index].length
         arrays = stack(
             [
                 self._collate(
@@ -174,10 +173,10 @@ class BatchSource:
                     length,
                     np.random.default_rng([self._seed, 2, number, row]),
                 )
-                for row in rows
+                for row in map(int, rows)
             ]
         )
-        return arrays if selection is None else selection.finish(arrays)
+        return finish(arrays)
 
     def _iterate_blocks(self, position: Position, number: int) -> Iterator[Block]:
         """Yields blocks from a position on. Each of them ends with a document."""

@@ -16,8 +16,8 @@ from flax_bigbird.data.remote_files import is_url
 from flax_bigbird.data.types import Dataset
 
 SAMPLE_SIZE = 64
-BUILDERS: Mapping[str, str] = {"json": "json", "csv": "csv", "parquet": "parquet", "text": "text"}
-"""The builders of `datasets` by the format of files."""
+BUILDERS = ("json", "csv", "parquet", "text")
+"""The formats of files for which `datasets` has a builder, under the same name."""
 
 
 class Position(NamedTuple):
@@ -109,11 +109,7 @@ class Corpus:
         try:
             yield from dataset
         except Exception as error:  # many libraries may raise here
-            cause = error.__cause__ or error
-            raise DataError(
-                f"the training data must be readable by `datasets`; {self.name} is not "
-                f"({type(cause).__name__}: {' '.join(str(cause).split())[:200]}): check the files"
-            ) from error
+            raise _unreadable(self.name, error, "files") from error
 
     def _text(self, row: Mapping[str, Any]) -> str:
         text = row.get(self.text_column)
@@ -152,7 +148,7 @@ def stream_files(
         )
     options = {"sample_by": "document"} if kind == "text" else {}
     sizes = [(file, 0 if is_url(file) else Path(file).stat().st_size) for file in found]
-    dataset = _load(BUILDERS[kind], found[0], data_files=found, split="train", **options)
+    dataset = _load(kind, found[0], data_files=found, split="train", **options)
     return Corpus(dataset, text_column, ", ".join(map(str, paths)), _hash(sizes), seed)
 
 
@@ -182,11 +178,17 @@ def _load(path: str, shown: str, **options: Any) -> Any:
     try:
         return datasets.load_dataset(path, streaming=True, **options)
     except Exception as error:  # many libraries may raise here
-        cause = error.__cause__ or error
-        raise DataError(
-            f"the training data must be readable by `datasets`; {shown} is not "
-            f"({type(cause).__name__}: {' '.join(str(cause).split())[:200]}): check the name"
-        ) from error
+        raise _unreadable(shown, error, "name") from error
+
+
+def _unreadable(name: str, error: Exception, to_check: str) -> DataError:
+    """Returns the error of data that `datasets` cannot read, with its reason."""
+    cause = error.__cause__ or error
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+    return DataError(
+        f"the training data must be readable by `datasets`; {name} is not ({reason}): check the "
+        f"{to_check}"
+    )
 
 
 def _expand(path: str, file_format: str | None) -> list[str]:
