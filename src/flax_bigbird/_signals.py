@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 # Ctrl-C; what schedulers, containers and `kill` send; and what SLURM's --signal usually sends.
 STOP_SIGNALS = tuple(
@@ -77,15 +78,23 @@ def deferred_signals(message: str = "") -> Iterator[SignalDeferral]:
       which.
     """
     deferral = SignalDeferral(message)
-    if threading.current_thread() is not threading.main_thread():
+    with kept_handlers() as previous:
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:  # such as SIGINT of a process in the background
+                signal.signal(number, deferral._defer)
         yield deferral
-        return
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:  # such as SIGINT of a process that runs in the background
-            signal.signal(number, deferral._defer)
+
+
+@contextlib.contextmanager
+def kept_handlers() -> Iterator[dict[int, Any]]:
+    """Yields the handlers of `STOP_SIGNALS`, and restores them at the end, also in C.
+
+    In another thread than the main one, where Python allows no handlers, there are none.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS if is_main}
     try:
-        yield deferral
+        yield previous
     finally:
         for number, handler in previous.items():
             if handler is not None:  # None is a handler that was not set from Python

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flax_bigbird.data import files
-from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.errors import DataError, first_line
 from flax_bigbird.data.readers.lines import COMPRESSIONS
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _expand_url(url: str, file_format: str | None) -> list[str]:
         found = root.files()
     except OSError as error:
         raise DataError(
-            f"data files must be readable; {url} is not ({_first_line(error)}): check the URL and "
+            f"data files must be readable; {url} is not ({first_line(error)}): check the URL and "
             "the credentials"
         ) from error
     if len(found) == 1 and found[0].path == root.path:
@@ -161,7 +161,7 @@ def local_copy(source: str) -> Iterator[Path]:
             )
         except OSError as error:
             raise DataError(
-                f"data files must be readable; {source} is not ({_first_line(error)}): check the "
+                f"data files must be readable; {source} is not ({first_line(error)}): check the "
                 "URL and the credentials"
             ) from error
         try:
@@ -190,7 +190,7 @@ def parquet_num_rows(source: str) -> int:
         return pyarrow.parquet.read_metadata(path, filesystem=filesystem).num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            f"data files must be readable as parquet; {source} is not ({_first_line(error)}): "
+            f"data files must be readable as parquet; {source} is not ({first_line(error)}): "
             "write it again"
         ) from error
 
@@ -200,7 +200,3 @@ def source_fingerprint(source: str) -> list[object]:
     remote = RemotePath.of(source)
     info = remote.filesystem.get_file_info(remote.path)
     return [source, info.size, str(info.mtime)]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

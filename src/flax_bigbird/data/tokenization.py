@@ -13,13 +13,12 @@ import numpy as np
 
 from flax_bigbird._transformers import quiet
 from flax_bigbird.data.character_vocabulary import encode_characters
-from flax_bigbird.data.errors import OptionError, TokenizerWarning
+from flax_bigbird.data.errors import OptionError, TokenizerWarning, first_line
 from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.tokenizer_checks import (
     find_contradiction,
     find_disagreement,
     find_malformed_file,
-    first_line,
     is_tokenizer_error,
 )
 from flax_bigbird.data.types import Batch, Dataset, Features, Tokenizer

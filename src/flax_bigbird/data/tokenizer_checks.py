@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird.data.errors import first_line
 from flax_bigbird.data.types import Tokenizer
 
 _MAX_SCORE_DIFFERENCE = 1e-3  # of a token; the files hold rounded decimals and float32
@@ -85,11 +86,6 @@ def _find_malformed_backend(path: Path) -> str | None:
 def is_tokenizer_error(error: BaseException) -> bool:
     """Returns whether an exception comes from malformed files: any error, or a panic of Rust."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of a message, or the name of an exception without one."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def find_contradiction(tokenizer: Tokenizer) -> str | None:

@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +13,9 @@ import ray
 import ray.exceptions
 from ray.data import DataContext
 
-from flax_bigbird._signals import STOP_SIGNALS
+from flax_bigbird._signals import kept_handlers
 from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.errors import DataError, OptionError, first_line
 from flax_bigbird.inference.partial_output import PredictionError
 
 CPUS_FOR_TASKS = 0.1
@@ -70,14 +68,15 @@ def _start(address: str) -> None:
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if before[name] is None})
     try:
         _check_reachable(address)
-        with _kept_handlers(), _silent_stderr(), warnings.catch_warnings():
+        # `ray.init` replaces handlers of signals, also those in C.
+        with kept_handlers(), _silent_stderr(), warnings.catch_warnings():
             # Ray forks to start its processes, of which JAX warns; they do not use JAX's threads.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise OptionError(
             f"address must be that of a running Ray cluster; got {address!r} "
-            f"({_first_line(error)}): start one with ray start --head, or leave address out"
+            f"({first_line(error)}): start one with ray start --head, or leave address out"
         ) from error
     finally:
         for name, value in before.items():
@@ -91,17 +90,6 @@ def _check_reachable(address: str) -> None:
     if host and port.isdecimal() and "//" not in host:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECTION_TIMEOUT):
             pass
-
-
-@contextlib.contextmanager
-def _kept_handlers() -> Iterator[None]:
-    """Restores the handlers of signals at the end, which `ray.init` replaces, also those in C."""
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    yield
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in before.items():
-            if handler is not None:  # None is a handler that was not set from Python
-                signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -193,10 +181,6 @@ def plain_errors() -> Iterator[None]:
             f"could not ({_last_line(error)}): look for the cause in the logs of Ray (by default "
             "in /tmp/ray/session_latest/logs), and run the same command again"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _last_line(error: BaseException) -> str:

@@ -36,8 +36,8 @@ from flax_bigbird.inference.ray.datasets import (
     compilation_cache,
     model_path,
 )
-from flax_bigbird.inference.ray.parts import LocalParts, Parts, RemoteParts, rows_of
-from flax_bigbird.inference.ray.slices import Input, count_all_rows, slices_dataset
+from flax_bigbird.inference.ray.parts import LocalParts, Parts, RemoteParts
+from flax_bigbird.inference.ray.slices import Input, count_all_rows, rows_of, slices_dataset
 from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
 from flax_bigbird.tasks.embedding import Embedding
 from flax_bigbird.tasks.prediction_task import PredictionTask
@@ -270,7 +270,7 @@ def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool)
         check_keep(job.keep, [path], kind, options.separator)
         columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
         inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
-        _check_first_row(job.task, inputs.iterate_rows(sources[0]))
+        _check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
     return inputs
 
 

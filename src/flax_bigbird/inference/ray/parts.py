@@ -4,12 +4,11 @@ import abc
 import io
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flax_bigbird.checkpoint.atomic import atomic_write_bytes, publish_directory
-from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.errors import DataError, OptionError, first_line
 from flax_bigbird.data.remote_files import RemotePath, is_url
 from flax_bigbird.inference.parquet import unify_schemas, with_schema
 from flax_bigbird.inference.partial_output import PartialOutput, PredictionError
@@ -98,7 +97,7 @@ class Parts(abc.ABC):
         except pyarrow.ArrowException as error:
             raise DataError(
                 "the values of a column must have one type in all rows, because the output is "
-                f"Parquet; they do not ({str(error).splitlines()[0]}): leave the column out of "
+                f"Parquet; they do not ({first_line(error)}): leave the column out of "
                 "keep"
             ) from error
         for name, before in zip(names, schemas, strict=True):
@@ -198,8 +197,3 @@ class RemoteParts(Parts):
     def publish(self) -> None:
         """Says that all parts are there."""
         self.write_bytes(SUCCESS, b"")
-
-
-def rows_of(ranges: Sequence[Range]) -> int:
-    """Returns the number of rows in ranges."""
-    return sum(stop - first for first, stop in ranges)

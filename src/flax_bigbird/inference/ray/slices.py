@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import pickle
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -43,10 +44,14 @@ class Input:
     def iterate_rows(self, source: str) -> Iterator[FileRow]:
         """Yields the rows of one file, whose origins are as users named the file."""
         with local_copy(source) as path:
-            for row in data_files.iterate_rows(
-                [path], self.kind, columns=self.columns, separator=self.separator, missing=""
-            ):
-                yield FileRow(row, row.origin.replace(str(path), source, 1))
+            yield from self.iterate_rows_of_copy(source, path)
+
+    def iterate_rows_of_copy(self, source: str, path: Path) -> Iterator[FileRow]:
+        """Yields the rows of one file whose local copy (see `local_copy`) is at `path`."""
+        for row in data_files.iterate_rows(
+            [path], self.kind, columns=self.columns, separator=self.separator, missing=""
+        ):
+            yield FileRow(row, row.origin.replace(str(path), source, 1))
 
     def count_rows(self, source: str) -> int:
         """Returns the number of rows of one file.
@@ -97,8 +102,7 @@ def slices_dataset(
       done: The ranges of rows that are answered already, sorted.
       num_workers: The number of workers that the slices are divided among.
     """
-    num_rows = sum(counts)
-    remaining = num_rows - sum(stop - first for first, stop in done)
+    remaining = sum(counts) - rows_of(done)
     num_slices = -(-remaining // MAX_ROWS_PER_SLICE)
     num_slices = max(1, -(-num_slices // num_workers) * num_workers)
     max_rows = max(1, -(-remaining // num_slices))
@@ -155,6 +159,11 @@ def _slices(
         if is_full:
             yield {"first": [start], "rows": [pickle.dumps(waiting)]}
             waiting, num_characters = [], 0
+
+
+def rows_of(ranges: Sequence[Range]) -> int:
+    """Returns the number of rows in ranges."""
+    return sum(stop - first for first, stop in ranges)
 
 
 def _gaps(done: Sequence[Range], first: int, stop: int) -> list[Range]:
