@@ -5,6 +5,7 @@ after its oldest entry arrived, so that short requests pass long ones, but no re
 that arrive after a long one is due run after it.
 """
 
+import bisect
 import collections
 import dataclasses
 import threading
@@ -170,7 +171,7 @@ class BatchQueue:
 
     def seconds_of_work(self) -> float:
         """Returns in about how many seconds everything that waits is computed."""
-        return self.tokens / max(self.tokens_per_second, 1.0)
+        return self._seconds(self.tokens)
 
     def seconds_before(self, group: Group) -> float:
         """Returns after about how many seconds the device would begin with a new entry.
@@ -182,12 +183,17 @@ class BatchQueue:
             tokens = 0
             for other, waiting in self._waiting.values():
                 latest = due - self._patience(other, other.sizes[-1])
-                tokens += other.tokens * sum(entry.queued_at <= latest for entry in waiting)
-        return tokens / max(self.tokens_per_second, 1.0)
+                count = bisect.bisect_right(waiting, latest, key=lambda entry: entry.queued_at)
+                tokens += other.tokens * count
+        return self._seconds(tokens)
 
     def _patience(self, group: Group, size: int) -> float:
         """Returns after how many seconds in the queue a batch is due."""
-        return PATIENCE * group.tokens * size / max(self.tokens_per_second, 1.0)
+        return PATIENCE * self._seconds(group.tokens * size)
+
+    def _seconds(self, tokens: int) -> float:
+        """Returns in about how many seconds the device computes tokens."""
+        return tokens / max(self.tokens_per_second, 1.0)
 
     def _seconds_to_wait(self) -> float | None:
         if not self._waiting:
