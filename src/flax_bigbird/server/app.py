@@ -21,7 +21,7 @@ from flax_bigbird.server import (
     ranking_endpoints,
     text_endpoints,
 )
-from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.errors import RequestError, not_found
 from flax_bigbird.server.openapi import description
 from flax_bigbird.server.requests import parse_body, read_body, run_while_connected
 from flax_bigbird.server.security import SecurityMiddleware
@@ -48,6 +48,13 @@ OPERATIONS: dict[str, Callable[[Service], Response]] = {
     "/metrics": operations.metrics,
 }
 OPENAPI = "/openapi.json"
+METHODS: dict[str, str] = (
+    dict.fromkeys((endpoint.path for endpoint in ENDPOINTS), "POST")
+    | dict.fromkeys((*OPERATIONS, OPENAPI, *PAGE_FILES), "GET, HEAD")
+    | {"/": "GET, HEAD, POST"}
+)
+"""The methods of every path."""
+
 NEEDS_NO_KEY = frozenset({"/health"})
 
 
@@ -66,27 +73,13 @@ class Application:
         if PAGE.is_dir():
             routes.append(Mount("/", StaticFiles(directory=PAGE, html=True)))
         self._router = Router(routes, default=_no_such_path)
-        self._methods = dict.fromkeys(endpoints, "POST") | dict.fromkeys(
-            (*OPERATIONS, OPENAPI), "GET, HEAD"
-        )
-        self._methods["/"] = "GET, HEAD, POST"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # then the router raises its errors instead of answering them
         try:
             await self._router(scope, receive, send)
         except HTTPException as error:
-            raise self._refusal(scope["path"], error.status_code) from error
-
-    def _refusal(self, path: str, status: int) -> RequestError:
-        """Returns the error of a request that no endpoint and no file of the page answers."""
-        if status not in (404, 405):
-            return RequestError("validation", "the request cannot be answered", status=status)
-        allowed = self._methods.get(path) or ("GET, HEAD" if path in PAGE_FILES else None)
-        if allowed is None:
-            return RequestError("validation", "there is no such path", status=404)
-        message = f"the method of {path} must be {allowed}"
-        return RequestError("validation", message, status=405, allow=allowed)
+            raise _refusal(scope["path"], error.status_code) from error
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -95,12 +88,11 @@ def create_app(service: Service) -> ASGIApp:
     Args:
       service: Its models and its engine.
     """
-    paths = {endpoint.path for endpoint in ENDPOINTS} | {*OPERATIONS, OPENAPI, "/"}
     return SecurityMiddleware(
         Application(service),
         service.settings,
         service.metrics,
-        frozenset(paths),
+        frozenset(METHODS.keys() - PAGE_FILES),
         NEEDS_NO_KEY,
         PAGE_FILES | {"/"},
     )
@@ -180,3 +172,14 @@ class RootEndpoint:
 
 async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
     raise HTTPException(404)
+
+
+def _refusal(path: str, status: int) -> RequestError:
+    """Returns the error of a request that no endpoint and no file of the page answers."""
+    if status not in (404, 405):
+        return RequestError("validation", "the request cannot be answered", status=status)
+    if path not in METHODS:
+        return not_found("there is no such path")
+    allowed = METHODS[path]
+    message = f"the method of {path} must be {allowed}"
+    return RequestError("validation", message, status=405, allow=allowed)

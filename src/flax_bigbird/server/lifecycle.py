@@ -82,18 +82,24 @@ def serve(names: list[str], settings: ServerSettings) -> None:
     """
     logs.configure(settings.log_format)
     raise_file_limit()
-    listener = _listen(settings)
-    try:
+    with _listen(settings) as listener:
         sources = resolve_models(names)
-    except BaseException:
-        listener.close()
-        raise
-    service = create_service(settings)
-    host, port = listener.getsockname()[:2]
-    logger.info("listening", extra={"fields": {"host": host, "port": port}})
-    if settings.host not in LOOPBACK and not settings.api_key:
-        logger.warning(f"others can use the server without a key: set {API_KEY_VARIABLE}")
-    config = uvicorn.Config(
+        service = create_service(settings)
+        host, port = listener.getsockname()[:2]
+        logger.info("listening", extra={"fields": {"host": host, "port": port}})
+        if settings.host not in LOOPBACK and not settings.api_key:
+            logger.warning(f"others can use the server without a key: set {API_KEY_VARIABLE}")
+        server = _Server(_server_config(service))
+        asyncio.run(_run(server, service, sources, listener))
+    if not server.is_aborted:
+        service.engine.stop()
+    logger.info("ended")
+
+
+def _server_config(service: Service) -> uvicorn.Config:
+    """Returns the options of uvicorn, whose limits are those of the settings."""
+    settings = service.settings
+    return uvicorn.Config(
         create_app(service),
         http=limited_protocol(settings.header_timeout, settings.body_timeout),
         ws="none",
@@ -107,14 +113,6 @@ def serve(names: list[str], settings: ServerSettings) -> None:
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
-    server = _Server(config)
-    try:
-        asyncio.run(_run(server, service, sources, listener))
-    finally:
-        listener.close()
-    if not server.is_aborted:
-        service.engine.stop()
-    logger.info("ended")
 
 
 class _Server(uvicorn.Server):

@@ -49,7 +49,6 @@ class Program:
         self._slices = split_program(self._program, num_slices)
         self._compiled = [_compile(part.program) for part in self._slices]
         self._finished = last_uses(self._slices, self._program.jaxpr.outvars)
-        self._num_params = len(jax.tree.leaves(params))
 
     def __len__(self) -> int:
         return len(self._slices)

@@ -117,12 +117,9 @@ def _field(schema: Any, location: Sequence[int | str]) -> str:
         names.append(str(part)[:40])
         field = schema.model_fields.get(part)
         kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        schema = next((k for k in kinds if isinstance(k, type) and _is_schema(k)), None)
+        classes = (kind for kind in kinds if isinstance(kind, type))
+        schema = next((c for c in classes if issubclass(c, pydantic.BaseModel)), None)
     return ".".join(names)
-
-
-def _is_schema(kind: type) -> bool:
-    return issubclass(kind, pydantic.BaseModel)
 
 
 async def run_while_connected(request: Request, work: Awaitable[T]) -> T:

@@ -3,7 +3,7 @@
 
 import { Offsets, countBefore } from "./offsets.js";
 
-export const LEVELS = 5;
+const LEVELS = 5;
 const SELECTED = "token-selected";
 
 /** The text of one window of a document. */
