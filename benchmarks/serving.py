@@ -272,10 +272,9 @@ def overload(server: Server, arguments: argparse.Namespace, capacity: float) -> 
 
 def idle_connections(server: Server, count: int = 1000) -> dict[str, Any]:
     """Opens connections that send nothing, and measures a request beside them."""
-    import resource
+    from flax_bigbird.server.lifecycle import raise_file_limit
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 200)), hard))
+    raise_file_limit()
     connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(count)]
     begun = time.monotonic()
     status = server.predict("the union " * 20)

@@ -16,12 +16,12 @@ from flax_bigbird.train.arguments import TrainingArguments, train_options_class
 DOCS = Path(__file__).parent.parent.parent / "docs"
 # Flags of commands that are no options of a task: of predict, embed, evaluate, train and demo.
 OTHER_FLAGS = {"output", "keep", "config", "task", "overwrite", "help"}
-RAY_FLAGS = {"engine", "address", "concurrency", "head", "port"}  # and of `ray start`
+OTHER_FLAGS |= {"engine", "address", "concurrency"}
 DEMO_FLAGS = {"steps", "quick", "from_scratch"}
-# Flags of SLURM, gcloud and XLA on the page about several hosts.
+# Flags of SLURM, gcloud, Ray and XLA on the page about several hosts.
 CLUSTER_FLAGS = {
     *("job_name", "nodes", "ntasks_per_node", "gpus_per_node", "cpus_per_task", "time", "signal"),
-    *("requeue", "kill_on_bad_exit", "worker", "command", "xla"),
+    *("requeue", "kill_on_bad_exit", "worker", "command", "xla", "head", "port"),
 }
 
 
@@ -46,7 +46,6 @@ def test_options_exist(page):
     known = OTHER_FLAGS.union(*map(options, task_names()))
     known |= {*option_fields(IndexArguments), *option_fields(SearchArguments)}
     known |= set(option_fields(ServerSettings)) if page.name == "serving.md" else set()
-    known |= RAY_FLAGS
     known |= DEMO_FLAGS if page.name == "demo.md" else set()
     known |= CLUSTER_FLAGS if page.name == "scale.md" else set()
     known |= set(option_fields(AttentionArguments)) if page.name == "attention-maps.md" else set()
@@ -62,7 +61,7 @@ def test_the_page_of_a_task_lists_its_options(task):
     page = DOCS / "tasks" / f"{task}.md"
     own = options(task) - set(TaskOptions.model_fields) - set(TrainingArguments.model_fields)
     own -= set(EvaluationArguments.model_fields)
-    assert flags(page) <= options(task) | OTHER_FLAGS | RAY_FLAGS
+    assert flags(page) <= options(task) | OTHER_FLAGS
     assert own <= flags(page), f"{page.name} must list {sorted(own - flags(page))}"
 
 
