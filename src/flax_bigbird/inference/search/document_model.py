@@ -98,8 +98,8 @@ def check_same_model(manifest: Manifest, previous: Manifest, index: Path) -> Non
     if previous.fingerprint != manifest.fingerprint:
         raise OptionError(
             f"an index must be updated with the model that it was built with; {index} was built "
-            f"with {previous.model} as it was then, and {manifest.model} has other parameters: "
-            "give that model, or build the index again with overwrite"
+            f"with {previous.model} as it was then, and {manifest.model}, or its tokenizer, has "
+            "other parameters: give that model, or build the index again with overwrite"
         )
     now, then = dict(manifest.options), dict(previous.options)
     if manifest.query_prompt is not None:

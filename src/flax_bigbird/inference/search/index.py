@@ -236,9 +236,9 @@ class SearchIndex:
         if model_fingerprint(model) != manifest.fingerprint:
             raise OptionError(
                 f"an index needs the model that it was built with; {self.path} was built with "
-                f"{manifest.model} as it was then, and {model.predictor.name} has other "
-                "parameters: name the right one with model, or build the index again with "
-                "overwrite"
+                f"{manifest.model} as it was then, and {model.predictor.name}, or its "
+                "tokenizer, has other parameters: name the right one with model, or build the "
+                "index again with overwrite"
             )
         return model
 

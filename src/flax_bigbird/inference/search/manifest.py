@@ -37,7 +37,7 @@ class Manifest(pydantic.BaseModel):
     Attributes:
       library_version: The version of flax-bigbird that wrote the index.
       model: The directory, shipped name or Hub id of the model.
-      fingerprint: A hash of the model's parameters, of its vocabulary, and of the layers behind it.
+      fingerprint: A hash of the model's parameters, of its tokenizer, and of the layers behind it.
       options: The options of embedding that the vectors depend on.
       query_prompt: The text to put before each query; None stands for that of the model's folder.
       dimension: The number of dimensions of a vector.
