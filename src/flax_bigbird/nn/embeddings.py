@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flax_bigbird.attention import current_mesh_axes
 from flax_bigbird.nn.dropout import Dropout
-from flax_bigbird.nn.sharding import automatic_axes, constrain_states, replicate
+from flax_bigbird.nn.sharding import constrain_states, replicate
 
 
 def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
@@ -26,7 +27,7 @@ def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
 
 def look_up(table: nn.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
     """Returns the rows of a table at `ids`; a table that a mesh splits is gathered first."""
-    if not automatic_axes():
+    if current_mesh_axes() is None:
         return table(ids)
     return jnp.take(jnp.asarray(replicate(table.embedding), table.dtype), ids, axis=0)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from flax_bigbird._mesh_axes import TENSOR
 from flax_bigbird.attention import RESIDUALS
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
@@ -33,7 +32,7 @@ class Intermediate(nn.Module):
         """Returns the wide states of the feed-forward block."""
         # The backward pass recomputes the activation: saving its intermediate values would take
         # more time than it saves, and more memory.
-        wide = constrain_states(self.dense(x), TENSOR)
+        wide = constrain_states(self.dense(x), splits_last=True)
         return jax.checkpoint(activation(self.config.hidden_act))(wide)
 
 
