@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird.nn.losses import mean_where
+
 _MASKED = -1e9  # a score that no exponential sees
 
 
@@ -60,10 +62,7 @@ def multiple_negatives_ranking_loss(
 
 def _mean(losses: Float[Array, " B"], mask: Bool[Array, " B"] | None) -> Float[Array, ""]:
     """Returns the mean of the losses that count."""
-    if mask is None:
-        return losses.mean()
-    count = jnp.maximum(mask.sum(), 1).astype(losses.dtype)
-    return jnp.where(mask, losses, 0).sum() / count
+    return losses.mean() if mask is None else mean_where(losses, mask)
 
 
 def cosent_loss(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_bigbird.attention import vary_together
 
@@ -92,7 +92,13 @@ def cross_entropy(
       labels: `[...]`, token ids or `IGNORED_LABEL`.
     """
     used = labels != IGNORED_LABEL
-    losses = negative_log_likelihood(logits, jnp.where(used, labels, 0))
+    return mean_where(negative_log_likelihood(logits, jnp.where(used, labels, 0)), used)
+
+
+def mean_where(
+    losses: Float[Array, "*B"], used: Bool[Array | np.ndarray, "*B"]
+) -> Float[Array, ""]:
+    """Returns the mean of the losses that count, or 0 if there are none."""
     count = jnp.maximum(used.sum(), 1).astype(losses.dtype)
     return jnp.where(used, losses, 0).sum() / count
 
