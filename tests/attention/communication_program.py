@@ -18,7 +18,7 @@ from meshes import make_mesh
 from named_shapes import Shape
 
 from flax_bigbird.attention import sharded_block_sparse_attention
-from flax_bigbird.attention.exchange_plan import plan_exchange
+from flax_bigbird.attention.sequence_parallel import prepare_lists
 
 DEVICES = 8
 
@@ -51,10 +51,7 @@ def main() -> None:
         for length in (1024,) if kind == "traced" else (1024, 4096):
             shape = Shape(B=1, T=length, N=2, H=8, W=8, R=2)
             pattern: Any = make_pattern(shape, "random" if kind == "traced" else kind)
-            lead = (-1, *pattern.blocks.shape[2:])
-            is_middle = (pattern.counts > 0).any(-1, keepdims=True)
-            counts = pattern.counts * is_middle
-            plan = plan_exchange(pattern.blocks.reshape(lead), counts.reshape(lead), DEVICES)
+            plan: Any = prepare_lists(pattern, DEVICES)[1]
             if kind == "traced":
                 pattern = jax.tree.map(jnp.asarray, pattern)
             program = compiled(shape, pattern, "xla")

@@ -96,8 +96,7 @@ def prepare_lists(pattern: BlockPattern, num_devices: int) -> tuple[Lists, Excha
       num_devices: n.
     """
     rows = pattern.num_blocks
-    is_static = all(isinstance(x, np.ndarray) for x in (pattern.blocks, pattern.counts))
-    is_static = is_static and isinstance(pattern.global_rows, np.ndarray)
+    is_static = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(pattern))
     xp: Any = np if is_static else jnp
     row = np.arange(rows)[:, None]
     is_global = (pattern.global_rows[:, None, :] == row).any(-1)[:, None, :, None]
@@ -257,17 +256,14 @@ def _fold_heads(config: SequenceConfig, lists: Lists, batch: int, heads: int) ->
     send = None if lists.send is None else lists.send[:, :, 0]
     arrays = (lists.blocks, lists.counts, send)
     if not config.per_head:
-        blocks, counts, send = (None if x is None else x[:, 0] for x in arrays)
+        blocks, counts, send = jax.tree.map(lambda x: x[:, 0], arrays)
         return Lists(blocks, counts, rows, send)
 
-    def fold(x: Array | None) -> Array | None:
-        if x is None:
-            return None
-        return jnp.broadcast_to(x, (batch, heads, *x.shape[2:])).reshape(
-            batch * heads, *x.shape[2:]
-        )
+    def fold(x: Array) -> Array:
+        rest = x.shape[2:]
+        return jnp.broadcast_to(x, (batch, heads, *rest)).reshape(batch * heads, *rest)
 
-    blocks, counts, send = map(fold, arrays)
+    blocks, counts, send = jax.tree.map(fold, arrays)
     if rows.shape[0] > 1:
         rows = jnp.repeat(rows, heads, axis=0)
     return Lists(blocks, counts, rows, send)

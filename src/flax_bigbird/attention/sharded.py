@@ -18,7 +18,6 @@ from flax_bigbird.attention.full import full_attention
 from flax_bigbird.attention.mesh_axes import MeshAxes, current_mesh_axes, pad_axis
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.sequence_parallel import (
-    Lists,
     SequenceConfig,
     attend_on_device,
     buffer_capacity,
@@ -194,7 +193,7 @@ def _split_tokens(axes, q, k, v, mask, pattern: BlockPattern, scale, implementat
         num_remote=plan.num_remote if plan else buffer_capacity(pattern, devices),
     )
     split = P(axes.examples, axes.tokens, axes.heads)
-    specs = Lists(*(None if x is None else _spec(x, axes, axes.tokens) for x in lists))
+    specs = jax.tree.map(lambda x: _spec(x, axes, axes.tokens), lists)
     mapped = jax.shard_map(
         lambda *arrays: attend_on_device(config, *arrays),
         in_specs=(split, split, split, P(axes.examples, axes.tokens), specs),
