@@ -3,6 +3,7 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 COLLECTIVES = (
     "all-gather",
@@ -64,8 +65,28 @@ def collective_bytes(text: str) -> dict[str, int]:
 
 def largest_collective(text: str, kind: str) -> int:
     """Returns the bytes that the largest collective of a kind leaves on a device, or 0."""
-    operations = (_OPERATION.search(_COMMENT.sub("", line)) for line in text.splitlines())
-    return max((_array_bytes(x["shape"]) for x in operations if x and x["name"] == kind), default=0)
+    return max((size for name, size in _collectives(text) if name == kind), default=0)
+
+
+def count_collectives(text: str) -> dict[str, list[int]]:
+    """Returns the number of collectives of each kind, and the bytes that they leave on a device.
+
+    Unlike in `collective_bytes`, what a loop sends counts once.
+    """
+    found: dict[str, list[int]] = {}
+    for name, size in _collectives(text):
+        entry = found.setdefault(name, [0, 0])
+        entry[0] += 1
+        entry[1] += size
+    return found
+
+
+def _collectives(text: str) -> Iterator[tuple[str, int]]:
+    """Yields the kind and the bytes of each collective in the text of a program."""
+    for line in text.splitlines():
+        operation = _OPERATION.search(_COMMENT.sub("", line))
+        if operation:
+            yield operation["name"], _array_bytes(operation["shape"])
 
 
 def _array_bytes(shape: str) -> int:

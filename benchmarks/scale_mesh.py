@@ -1,7 +1,7 @@
 """Meshes and processes: memory per device, what devices send each other, and data-parallel speed.
 
 `python benchmarks/scale_mesh.py memory collectives processes` measures the sections that it names,
-and writes benchmarks/results/scale_mesh.json; `--report` writes the sections of scale.md from it.
+and writes their section of benchmarks/results/scale.md; the others keep their figures.
 
 * memory: bytes of parameters and optimizer states per device, from the shardings that training
   uses, for a base and a large model (nothing is allocated).
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -23,9 +22,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from collectives import count_collectives
+from report import write_section
+
 RESULTS = Path(__file__).parent / "results"
 JSON_FILE, REPORT = RESULTS / "scale_mesh.json", RESULTS / "scale.md"
-START, END = "<!-- scale_mesh -->", "<!-- end of scale_mesh -->"
 SECTIONS = ("memory", "collectives", "processes")
 SIZES = {
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072},
@@ -145,24 +146,6 @@ def measure_collectives() -> list[dict[str, Any]]:
     return rows
 
 
-def count_collectives(program: str) -> dict[str, list[int]]:
-    """Returns the number and the bytes of the results of each kind of collective in an HLO text."""
-    kinds = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-    widths = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "f64": 8}
-    found: dict[str, list[int]] = {}
-    for result, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
-        total = 0
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            size = 1
-            for dimension in filter(None, shape.split(",")):
-                size *= int(dimension)
-            total += size * widths.get(dtype, 4)
-        entry = found.setdefault(kind, [0, 0])
-        entry[0] += 1
-        entry[1] += total
-    return found
-
-
 def measure_processes(steps: int = SPEED_STEPS) -> dict[str, Any]:
     """Returns the tokens/s of one and of two processes, each pinned to a core of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -216,8 +199,8 @@ def run_processes(folder: Path, count: int, steps: int) -> float:
 
 def report(results: dict[str, Any]) -> str:
     """Returns the sections of scale.md."""
-    lines = [START, "## Meshes and processes", ""]
-    lines += ["`python benchmarks/scale_mesh.py memory collectives processes --report`", ""]
+    lines = ["## Meshes and processes", ""]
+    lines += ["`python benchmarks/scale_mesh.py memory collectives processes`", ""]
     if rows := results.get("memory"):
         lines += ["### Parameters and optimizer states per device", ""]
         lines += [
@@ -268,13 +251,12 @@ def report(results: dict[str, Any]) -> str:
             f"Two processes are {row['ratio']:.2f} times as fast as one.",
             "",
         ]
-    return "\n".join([*lines, END, ""])
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", choices=SECTIONS)
-    parser.add_argument("--report", action="store_true")
+    parser.add_argument("sections", nargs="+", choices=SECTIONS)
     parser.add_argument("--steps", type=int, default=SPEED_STEPS, help="of the timed runs")
     arguments = parser.parse_args()
     flags = os.environ.get("XLA_FLAGS", "")
@@ -288,13 +270,7 @@ def main() -> None:
         results["memory"] = measure_memory()
     if "collectives" in arguments.sections:
         results["collectives"] = measure_collectives()
-    JSON_FILE.write_text(json.dumps(results, indent=1) + "\n")
-    if arguments.report:
-        text = REPORT.read_text() if REPORT.exists() else "# Scale\n\n"
-        pattern = re.compile(f"{START}.*{END}\n", re.S)
-        section = report(results)
-        text = pattern.sub(lambda _: section, text) if START in text else f"{text}{section}"
-        REPORT.write_text(text)
+    write_section(REPORT, "scale_mesh", results, report(results))
 
 
 if __name__ == "__main__":
