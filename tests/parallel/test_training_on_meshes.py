@@ -5,21 +5,16 @@ import random
 from pathlib import Path
 
 import pytest
+from meshes import all_sizes
 from several_devices import run_with_devices
 from tiny_runs import speech_text, write_jsonl
 
 PROGRAM = Path(__file__).with_name("meshes_program.py")
-AXES = ("data", "fsdp", "sequence", "tensor")
 
 
-def meshes_of(count, axes=AXES):
-    """Yields all meshes of `count` devices as texts."""
-    if len(axes) == 1:
-        yield f"{axes[0]}={count}"
-        return
-    for size in (s for s in (1, 2, 4, 8) if count % s == 0):
-        for rest in meshes_of(count // size, axes[1:]):
-            yield f"{axes[0]}={size},{rest}"
+def meshes_of(count):
+    """Returns all meshes of `count` devices as texts."""
+    return [",".join(f"{axis}={n}" for axis, n in sizes.items()) for sizes in all_sizes(count)]
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +31,9 @@ def test_meshes_train_like_one_device(tmp_path, data, request):
     print(f"random.Random({seed})")
     generator = random.Random(seed)
     meshes = [(2, mesh) for mesh in meshes_of(2)]
-    meshes += [(count, m) for count in (4, 8) for m in generator.sample([*meshes_of(count)], 2)]
+    meshes += [(count, m) for count in (4, 8) for m in generator.sample(meshes_of(count), 2)]
     lines = [f"adamw:{mesh}:{count}" for count, mesh in meshes]
-    lines.append(f"muon:{generator.choice([*meshes_of(8)])}:8")
+    lines.append(f"muon:{generator.choice(meshes_of(8))}:8")
     output = run_with_devices([str(PROGRAM), str(tmp_path), data, *lines], count=8)
     results = [json.loads(line) for line in output.splitlines()]
     assert [result["mesh"] for result in results] == lines

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from flax_bigbird._mesh_axes import MESH_AXES
 from flax_bigbird.parallel.mesh_options import resolve_mesh
@@ -40,6 +40,6 @@ def under(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Returns the sharding of an array that every device has as a whole."""
     return NamedSharding(mesh, PartitionSpec())

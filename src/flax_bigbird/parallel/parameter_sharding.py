@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from flax_bigbird._mesh_axes import FSDP, TENSOR
 from flax_bigbird.parallel.mesh import replicated
@@ -52,7 +52,7 @@ def parameter_spec(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> 
     return PartitionSpec(*axes)
 
 
-def parameter_shardings(mesh: Mesh, params: Any) -> Any:
+def parameter_shardings(mesh: Mesh | AbstractMesh, params: Any) -> Any:
     """Returns the sharding of each parameter.
 
     Args:
@@ -67,7 +67,7 @@ def parameter_shardings(mesh: Mesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def optimizer_shardings(mesh: Mesh, optimizer: Any, params: Any) -> Any:
+def optimizer_shardings(mesh: Mesh | AbstractMesh, optimizer: Any, params: Any) -> Any:
     """Returns the sharding of each array of the optimizer's state.
 
     An array that belongs to a parameter, such as a mean of its gradients, is split as the parameter
@@ -111,15 +111,6 @@ def place_tree(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
     return jax.tree.map(place, tree, shardings)
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Returns the largest number of bytes of the arrays of a tree on a device of this process."""
-    totals: dict[Any, int] = {}
-    for leaf in jax.tree.leaves(tree):
-        for shard in leaf.addressable_shards:
-            totals[shard.device] = totals.get(shard.device, 0) + shard.data.nbytes
-    return max(totals.values())
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

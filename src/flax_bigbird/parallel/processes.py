@@ -114,16 +114,6 @@ def broadcast_arrays(tree: Any) -> Any:
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
-def wait_for_all(name: str) -> None:
-    """Returns when all processes have called it.
-
-    Args:
-      name: A name of the place, the same in all processes.
-    """
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def to_host(tree: Any) -> Any:
     """Returns arrays that are split over devices as whole NumPy arrays, in every process."""
 
