@@ -63,6 +63,14 @@ def worker_processes() -> list[int]:
     return [int(pid) for pid, _, args in lines if int(pid) in own and "MapWorker" in args]
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "num_workers", "expected"),
+    [(0, 2, 1), (10, 2, 5), (100, 2, 50), (500, 2, 64), (2_000, 2, 125), (100_000, 2, 1024)],
+)
+def test_every_worker_has_several_slices_of_several_rows(num_rows, num_workers, expected):
+    assert slices.rows_per_slice(num_rows, num_workers) == expected
+
+
 @pytest.mark.slow
 def test_rows_are_answered_once_if_a_job_is_stopped_and_its_workers_are_killed(
     two_workers, classifier, classify, source, tmp_path, small_slices

@@ -115,10 +115,19 @@ def _map(
     )
 
 
-def actor_arguments(workers: Workers) -> dict[str, Any]:
-    """Returns the arguments of `map_batches` that make an actor of each worker."""
+def actor_arguments(workers: Workers, max_tasks_per_worker: int = 2) -> dict[str, Any]:
+    """Returns the arguments of `map_batches` that make an actor of each worker.
+
+    Args:
+      workers: The workers.
+      max_tasks_per_worker: How many blocks a worker is given before it has finished the first. With
+        two, it does not wait for the next one; with one, a worker that starts early does not take
+        the block of another that is about to start, which matters if a block takes minutes.
+    """
     return {
-        "compute": ray.data.ActorPoolStrategy(size=workers.count, max_tasks_in_flight_per_actor=2),
+        "compute": ray.data.ActorPoolStrategy(
+            size=workers.count, max_tasks_in_flight_per_actor=max_tasks_per_worker
+        ),
         "num_gpus": workers.num_gpus or None,
         "num_cpus": workers.num_cpus,
     }

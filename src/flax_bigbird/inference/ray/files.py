@@ -309,7 +309,7 @@ def _answer(
             },
             batch_size=1,
             batch_format="pyarrow",
-            **actor_arguments(workers),
+            **actor_arguments(workers, max_tasks_per_worker=1),
         )
         for part in answered.iter_rows():
             if part["error"]:

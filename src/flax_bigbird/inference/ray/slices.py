@@ -18,6 +18,11 @@ MAX_ROWS_PER_SLICE = 1024
 MAX_CHARACTERS_PER_SLICE = 2**23
 """About two million tokens, so that a worker is not busy with one slice for long."""
 
+SLICES_PER_WORKER = 8
+MIN_ROWS_PER_SLICE = 64
+"""Workers are done at about the same time if each has several slices; batches are full if each
+slice has several rows."""
+
 MAX_READ_TASKS = 512
 TASK_CPUS = CPUS_FOR_TASKS / 2
 
@@ -103,9 +108,7 @@ def slices_dataset(
       num_workers: The number of workers that the slices are divided among.
     """
     remaining = sum(counts) - rows_of(done)
-    num_slices = -(-remaining // MAX_ROWS_PER_SLICE)
-    num_slices = max(1, -(-num_slices // num_workers) * num_workers)
-    max_rows = max(1, -(-remaining // num_slices))
+    max_rows = rows_per_slice(remaining, num_workers)
     first = 0
     items = []
     for source, count in zip(inputs.sources, counts, strict=True):
@@ -122,6 +125,13 @@ def slices_dataset(
         num_cpus=TASK_CPUS,
         fn_kwargs={"inputs": inputs, "done": list(done), "max_rows": max_rows},
     )
+
+
+def rows_per_slice(num_rows: int, num_workers: int) -> int:
+    """Returns the largest number of rows in a slice, if `num_rows` are divided among workers."""
+    several = max(MIN_ROWS_PER_SLICE, -(-num_rows // (num_workers * SLICES_PER_WORKER)))
+    each = max(1, -(-num_rows // num_workers))
+    return min(several, each, MAX_ROWS_PER_SLICE)
 
 
 def _read_slices(
