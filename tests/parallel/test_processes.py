@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -127,14 +128,19 @@ def test_a_killed_process(tmp_path, data, two_processes):
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path, data, one_process):
-    """The run resumes with one process."""
+def test_a_signal_to_one_process_stops_all_at_the_same_step(
+    tmp_path, data, one_process, two_processes
+):
+    """The run resumes with the same bits, or with one process."""
     results = finish(start_processes(tmp_path, data, LONG_RUN, 2, kill="1:3:SIGTERM"))
     assert [status for status, _, _ in results] == [0, 0], results
     stopped = [json.loads(line)["stopped"] for _, line, _ in results]
     assert stopped[0] == stopped[1]
     assert 3 < stopped[0] < 8
-    check_equal(run_to_the_end(tmp_path, data, LONG_RUN, 1), one_process[1])
+    shutil.copytree(tmp_path / "run", tmp_path / "elastic" / "run")
+    run_to_the_end(tmp_path, data, LONG_RUN, 2)
+    assert model_bytes(tmp_path / "run") == model_bytes(two_processes[0])
+    check_equal(run_to_the_end(tmp_path / "elastic", data, LONG_RUN, 1), one_process[1])
 
 
 @pytest.mark.slow
@@ -164,9 +170,11 @@ def test_an_error_of_the_main_process_ends_all(tmp_path, data):
 
 
 @pytest.mark.slow
-def test_processes_with_different_options_end_with_the_same_message(tmp_path, data):
-    results = finish(start_processes(tmp_path, data, LONG_RUN, 2, last={"mesh": "fsdp=2"}))
-    message = "all processes of a run must have the same options; process 1 has mesh 'fsdp=2'"
+@pytest.mark.parametrize("last", [{"seed": 1}, {"mesh": "fsdp=2"}])
+def test_processes_with_different_options_end_with_the_same_message(tmp_path, data, last):
+    results = finish(start_processes(tmp_path, data, LONG_RUN, 2, last=last))
+    ((name, value),) = last.items()
+    message = f"all processes of a run must have the same options; process 1 has {name} {value!r}"
     for status, _, stderr in results:
         assert status == 1
         assert message in stderr
