@@ -66,8 +66,8 @@ def read_once(folder: Path, buffer_size: int, num_workers: int) -> dict[str, Any
     num_tokens, shards, memory = 0, 0, []
     while True:
         batch = next(batches)
-        epoch, shard, _ = batches.get_state()["start"]
-        if epoch:
+        shard = batches.get_state()["readers"][0]["position"][0]
+        if shard >= SHARDS:  # the next epoch
             break
         num_tokens += int(batch["attention_mask"].sum())
         if shard > shards or not memory:

@@ -9,11 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from several_devices import run_with_devices
-from tiny_runs import TINY_MODEL, model_bytes, write_labeled_texts
+from tiny_runs import (
+    TINY_MODEL,
+    model_bytes,
+    tiny_run_options,
+    write_labeled_texts,
+)
 
 from flax_bigbird.checkpoint import lock_directory
+from flax_bigbird.parallel.row_shards import RowShards
+from flax_bigbird.train import train
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 LONG_RUN = {
@@ -179,3 +187,24 @@ def test_processes_with_different_options_end_with_the_same_message(tmp_path, da
         assert status == 1
         assert message in stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_divide_a_stream(tmp_path, monkeypatch, standard_dtype_promotion):
+    """One of them is killed, and a single process resumes the run.
+
+    Their files differ in length. The losses are those of one process with the readers of two, which
+    is never interrupted.
+    """
+    for name, count in {"a": 40, "b": 3, "c": 9}.items():
+        write_labeled_texts(tmp_path / f"{name}.jsonl", count)
+    data = str(tmp_path / "*.jsonl")
+    changes = LONG_RUN | {"max_steps": 6, "min_bucket_length": 32, "eval_steps": None}
+    changes |= {"task": "masked-lm", "streaming": True, "shuffle_buffer_size": 8}
+    results = finish(start_processes(tmp_path, data, changes, 2, kill="1:5"))
+    assert [status for status, _, _ in results] == [2, -signal.SIGKILL], results
+    report = train(tiny_run_options(tmp_path, train_files=[data], **changes))
+    monkeypatch.setattr(RowShards, "num_readers", 2)
+    whole = train(tiny_run_options(tmp_path / "whole", train_files=[data], **changes))
+    assert report["tokens"] == whole["tokens"]
+    np.testing.assert_allclose(report["losses"], whole["losses"], rtol=1e-4)

@@ -61,7 +61,9 @@ def features_of(run, pooling):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_the_first_outputs_are_those_of_the_probe(tmp_path, pooling):
     run, messages = prepare(tmp_path, classifier_pooling=pooling)
-    windows = SingleWindows(run.train_data.encoded.examples, run.options.length)
+    data = run.train_data
+    assert isinstance(data, SplitData)
+    windows = SingleWindows(data.encoded.examples, run.options.length)
     assert len(windows) > 40  # of 40 documents
     features, labels = features_of(run, pooling)
     task: Any = run.task

@@ -93,6 +93,7 @@ def test_a_batch_has_several_documents(tmp_path, data, pooling, tokens_per_batch
 def test_the_loss_is_that_of_the_mean_over_the_windows(tmp_path, data):
     options = options_of(tmp_path, data, linear_probing=False)
     run = prepare_run(options, open_run_directory(options), RecordingCallback())
+    assert isinstance(run.train_data, SplitData)
     examples = run.train_data.encoded.examples
     bucket = run.train_data.buckets[-1]
     index = int(bucket.indices[0])

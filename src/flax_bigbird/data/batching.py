@@ -92,9 +92,23 @@ class BatchRows(NamedTuple):
         return cls(np.arange(batch_size), lambda arrays: arrays)
 
     @classmethod
-    def all_of_bucket(cls, bucket: Bucket) -> "BatchRows":
-        """Returns all rows of a batch of a bucket."""
+    def all_of_bucket(cls, bucket: Bucket, num_readers: int = 1) -> "BatchRows":
+        """Returns all rows of a batch of a bucket, see `SelectRows`."""
+        del num_readers
         return cls.all(bucket.batch_size)
+
+
+@runtime_checkable
+class SelectRows(Protocol):
+    """Returns the rows that a process reads of each batch of a bucket.
+
+    Args:
+      bucket: The bucket.
+      num_readers: The number of readers that the rows of a batch come from in turn. A process then
+        gets rows of as few readers as possible.
+    """
+
+    def __call__(self, bucket: Bucket, num_readers: int = 1) -> BatchRows: ...
 
 
 def training_batches(
@@ -102,7 +116,7 @@ def training_batches(
     buckets: Sequence[Bucket],
     collate: CollateFn,
     seed: int,
-    batch_rows: Callable[[Bucket], BatchRows] = BatchRows.all_of_bucket,
+    batch_rows: SelectRows = BatchRows.all_of_bucket,
 ) -> Any:
     """Returns an endless `grain.IterDataset` of batches, whose iterators can be resumed.
 

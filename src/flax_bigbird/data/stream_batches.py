@@ -1,53 +1,44 @@
-"""Batches of a stream of documents: tokenized by several processes, shuffled, and resumable.
+"""Batches of a stream of documents, which several processes read together, shuffled and resumable.
 
-Windows are shuffled in blocks: a block is filled, and its windows are given out in random order.
-The state of the iterator is therefore small: where the stream was before the block, the few windows
-that waited for their batch then, and how many batches of the block were given out. A resumed
-iterator reads one block again, and continues with the same bits.
+Every reader, usually a process, has its own documents and gives the same number of rows to each
+batch. Windows are shuffled in blocks: each reader reads a block, all of them agree on the batches
+of these blocks (see `flax_bigbird.data.stream_schedule`), and these are given out in random order.
+The processes communicate once per block only, and all of them see the same batches.
+
+The state of the iterator is small: for each reader, where its block starts and the few windows that
+waited for their batch then, and how many batches of the blocks were given out. A resumed iterator
+reads one block again, and continues with the same bits. It has as many readers as the first one,
+whatever the number of processes: a process reads what the readers of its rows read.
 """
 
-import base64
-import collections
 import contextlib
-import itertools
-import multiprocessing
-import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_bigbird.data.batching import PREFETCHED_BATCHES, BatchRows, Bucket, CollateFn, stack
-from flax_bigbird.data.streaming import Corpus, Position
+from flax_bigbird.data.batching import BatchRows, Bucket, CollateFn, SelectRows, stack
+from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.stream_blocks import EncodeFn, Tokenization, in_thread
+from flax_bigbird.data.stream_reader import (
+    Reader,
+    State,
+    max_readers,
+    shared_buckets,
+    start_state,
+)
+from flax_bigbird.data.stream_schedule import Windows, count_batches
+from flax_bigbird.data.streaming import Corpus
 
-DOCUMENTS_PER_TASK = 32
-"""How many documents a process tokenizes at once."""
-
-State = dict[str, Any]
-EncodeFn = Callable[[list[str]], list[np.ndarray]]
-"""Returns the windows of texts, one after another. It is pickled if processes tokenize."""
-
-
-class Block(NamedTuple):
-    """Windows that are shuffled together.
-
-    Attributes:
-      start: The position of the stream before it.
-      number: The number of blocks before it.
-      windows: The token ids of its windows, in the order of the documents.
-    """
-
-    start: Position
-    number: int
-    windows: list[np.ndarray]
+ExchangeFn = Callable[[Callable[[], Any]], list[Any]]
+"""Calls a function in every process, and returns what it returns in each of them."""
 
 
 class StreamBatches:
     """An endless iterator of batches, which are made in a thread of its own.
 
-    It has the `get_state` and `set_state` of grain's iterators.
+    It has the `get_state` and `set_state` of grain's iterators. With several processes, each of
+    them calls all methods in the same order.
     """
 
     def __init__(self, source: "BatchSource"):
@@ -60,16 +51,25 @@ class StreamBatches:
 
     def __next__(self) -> Any:
         if self._batches is None:
-            self._batches = in_thread(self._source.iterate_batches(self._state))
+            self._batches = self._source.iterate_batches(self._state)
         batch, self._state = next(self._batches)
         return batch
 
     def get_state(self) -> State:
         """Returns the state after the last batch, as values that JSON holds."""
-        return self._state
+        return self._source.complete_state(self._state)
 
     def set_state(self, state: State) -> None:
-        """Continues after the batch at which `get_state` returned a state."""
+        """Continues after the batch at which `get_state` returned a state.
+
+        Raises:
+          DataError: if the state is that of an earlier version.
+        """
+        if "readers" not in state:
+            raise DataError(
+                "a run with streaming resumes with the version that it was started with; got one "
+                "of an earlier version: start again with overwrite_output_dir"
+            )
         self._state, self._batches = dict(state), None
 
 
@@ -86,7 +86,9 @@ class BatchSource:
         *,
         shuffle_buffer_size: int,
         num_workers: int = 0,
-        batch_rows: Callable[[Bucket], BatchRows] = BatchRows.all_of_bucket,
+        num_readers: int = 1,
+        batch_rows: SelectRows = BatchRows.all_of_bucket,
+        exchange: ExchangeFn = lambda function: [function()],
     ):
         """Prepares the source; nothing is read yet.
 
@@ -94,167 +96,146 @@ class BatchSource:
           corpus: The documents.
           encode: The function from texts to windows.
           buckets: The buckets, in ascending order of their lengths; their indices are not used.
+            Their batches are made smaller if the readers do not divide them.
           collate: The function that returns the arrays of an example.
           seed: The seed of the order and of the random generators of the examples.
-          shuffle_buffer_size: The minimum number of windows of a block.
+          shuffle_buffer_size: The number of windows of a block. A block has more if these might not
+            fill a batch.
           num_workers: The number of processes that tokenize; with 0, a thread of this process does.
             The batches do not depend on it.
-          batch_rows: See `flax_bigbird.data.batching.training_batches`.
+          num_readers: The number of processes that need different rows. Fewer read if batches have
+            fewer rows.
+          batch_rows: See `flax_bigbird.data.batching.training_batches`. Row r of a batch is one of
+            the reader r modulo `num_readers`.
+          exchange: The function by which the processes agree, such as
+            `flax_bigbird.parallel.processes.gather_from_all`.
         """
-        self._corpus, self._encode, self._buckets = corpus, encode, list(buckets)
+        self._encode, self._buckets = encode, list(buckets)
         self._collate, self._seed = collate, seed
         self._block_size, self._num_workers = shuffle_buffer_size, num_workers
-        self._selections = [batch_rows(bucket) for bucket in buckets]
+        self._num_readers = max_readers(buckets, num_readers)
+        self._corpus = corpus
+        self._batch_rows, self._exchange = batch_rows, exchange
 
     @property
     def start_state(self) -> State:
         """The state before the first batch."""
-        return self._new_state(Position(), 0, 0, 0, [])
-
-    def _new_state(
-        self, start: Position, block: int, num_batches: int, given: int, waiting: list[np.ndarray]
-    ) -> State:
-        """Returns a state.
-
-        Args:
-          start: The position of the stream before the block.
-          block: The number of the block.
-          num_batches: The number of batches before the block.
-          given: The number of batches of the block that were given out.
-          waiting: The windows that waited for their batch before the block.
-        """
-        ids = np.concatenate([np.zeros(0, np.int32), *waiting]).astype("<i4")
+        corpus = self._corpus.divided(self._num_readers)
         return {
-            "start": list(start),
-            "block": block,
-            "batches": num_batches,
-            "given": given,
-            "waiting": base64.b64encode(ids.tobytes()).decode(),
-            "waiting_lengths": [len(window) for window in waiting],
+            "shards": corpus.dataset.num_shards,
+            "parts": corpus.num_parts,
+            "block": 0,
+            "batches": 0,
+            "given": 0,
+            "readers": [start_state(index) for index in range(self._num_readers)],
         }
 
+    def complete_state(self, state: State) -> State:
+        """Returns a state with what the readers of other processes add to it."""
+        parts = zip(*self._exchange(lambda: state["readers"]), strict=True)
+        return state | {"readers": [next(filter(None, part)) for part in parts]}
+
     def iterate_batches(self, state: State) -> Iterator[tuple[Any, State]]:
-        """Yields batches, each with the state after it."""
-        ids = np.frombuffer(base64.b64decode(state["waiting"]), "<i4")
-        lengths = state["waiting_lengths"]
-        waiting = np.split(ids, np.cumsum(lengths)[:-1]) if lengths else []
-        skipped, num_batches = state["given"], state["batches"]
-        blocks = self._iterate_blocks(Position(*state["start"]), state["block"])
-        # The next block is read while this one is given out.
-        for block in in_thread(blocks, ahead=1):
-            template = self._new_state(block.start, block.number, num_batches, 0, waiting)
-            pending: list[list[np.ndarray]] = [[] for _ in self._buckets]
-            generator = np.random.default_rng([self._seed, 1, block.number])
-            order = generator.permutation(len(block.windows))
-            given = 0
-            for window in itertools.chain(waiting, (block.windows[i] for i in order)):
-                index = self._bucket_index(len(window))
-                pending[index].append(window)
-                if len(pending[index]) < self._buckets[index].batch_size:
-                    continue
-                windows, pending[index] = pending[index], []
-                given += 1
-                if given > skipped:
-                    batch = self._batch(index, windows, num_batches + given)
-                    yield batch, template | {"given": given}
-            waiting = [window for windows in pending for window in windows]
-            num_batches, skipped = num_batches + given, 0
+        """Yields batches, each with the state after it, as far as this process knows it."""
+        rows = ReaderRows(self._buckets, len(state["readers"]), self._batch_rows)
+        number, num_batches, given = state["block"], state["batches"], state["given"]
+        with self._open_readers(state, rows) as readers:
+            while True:
+                block = self._agree_on_block(readers, rows, number)
+                states = [readers[i].state if i in readers else None for i in range(rows.count)]
+                progress = {"block": number, "batches": num_batches, "readers": states}
+                batches = self._iterate_block(block, rows, num_batches, given)
+                with contextlib.closing(in_thread(batches)) as collated:
+                    for batch in collated:
+                        given += 1
+                        yield batch, state | progress | {"given": given}
+                number, num_batches, given = number + 1, num_batches + len(block.order), 0
 
-    def _bucket_index(self, length: int) -> int:
-        return next(i for i, bucket in enumerate(self._buckets) if bucket.length >= length)
+    @contextlib.contextmanager
+    def _open_readers(self, state: State, rows: "ReaderRows") -> Iterator[dict[int, Reader]]:
+        """Yields the readers whose rows this process needs, by their index."""
+        corpus = self._corpus.divided_as(state["shards"], state["parts"])
+        block_size = max(self._block_size, sum(rows.per_batch))
+        with contextlib.ExitStack() as stack:
+            tokenization = stack.enter_context(Tokenization(self._encode, self._num_workers))
+            readers = {
+                index: Reader(corpus, rows.count, state["readers"][index], tokenization, block_size)
+                for index in rows.own_readers
+            }
+            for reader in readers.values():
+                stack.callback(reader.close)
+            yield readers
 
-    def _batch(self, index: int, windows: list[np.ndarray], number: int) -> Any:
-        """Returns a batch, of which only the rows are collated that this process needs."""
-        (rows, finish), length = self._selections[index], self._buckets[index].length
-        arrays = stack(
-            [
-                self._collate(
-                    {"input_ids": windows[row], "length": len(windows[row])},
-                    length,
-                    np.random.default_rng([self._seed, 2, number, row]),
-                )
-                for row in map(int, rows)
-            ]
-        )
-        return finish(arrays)
+    def _agree_on_block(
+        self, readers: dict[int, Reader], rows: "ReaderRows", number: int
+    ) -> "BatchesOfBlock":
+        """Opens the next block of each reader, and divides all of them into batches."""
+        lengths = [bucket.length for bucket in rows.buckets]
 
-    def _iterate_blocks(self, position: Position, number: int) -> Iterator[Block]:
-        """Yields blocks from a position on. Each of them ends with a document."""
-        start, windows = position, []
-        for encoded, stop in self._iterate_windows(position):
-            windows += encoded
-            if len(windows) >= self._block_size:
-                yield Block(start, number, windows)
-                start, windows, number = stop, [], number + 1
+        def open_blocks() -> dict[int, list[int]]:
+            return {
+                index: reader.open_block(lengths, (self._seed, 1, number, index))
+                for index, reader in readers.items()
+            }
 
-    def _iterate_windows(self, start: Position) -> Iterator[tuple[list[np.ndarray], Position]]:
-        """Yields the windows of groups of documents, each with the position after them."""
-        documents = self._corpus.iterate_documents(start)
-        groups = iter(lambda: list(itertools.islice(documents, DOCUMENTS_PER_TASK)), [])
-        if not self._num_workers:
-            for group in groups:
-                yield self._encode([text for text, _ in group]), group[-1][1]
-            return
-        context = multiprocessing.get_context("spawn")
-        running: collections.deque[tuple[Any, Position]] = collections.deque()
-        pool = ProcessPoolExecutor(self._num_workers, context, _start_worker, (self._encode,))
-        try:
-            for group in groups:
-                texts = [text for text, _ in group]
-                running.append((pool.submit(_encode_in_worker, texts), group[-1][1]))
-                if len(running) > 2 * self._num_workers:
-                    future, position = running.popleft()
-                    yield future.result(), position
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        counts: dict[int, list[int]] = {}
+        for some in self._exchange(open_blocks):
+            counts |= some
+        num_batches = count_batches(list(counts.values()), rows.per_batch)
+        windows = {
+            index: reader.divide_block(num_batches, rows.per_batch)
+            for index, reader in readers.items()
+        }
+        batches = [(bucket, i) for bucket, n in enumerate(num_batches) for i in range(n)]
+        order = np.random.default_rng((self._seed, 3, number)).permutation(len(batches))
+        return BatchesOfBlock([batches[i] for i in order], windows)
+
+    def _iterate_block(
+        self, block: "BatchesOfBlock", rows: "ReaderRows", num_batches: int, given: int
+    ) -> Iterator[Any]:
+        """Yields the batches of a block after those that were given out."""
+        for number in range(given, len(block.order)):
+            bucket, index = block.order[number]
+            selected, finish = rows.selections[bucket]
+            length = rows.buckets[bucket].length
+            examples = []
+            for row in map(int, selected):
+                windows = block.windows[row % rows.count][bucket][index]
+                window = windows[row // rows.count]
+                generator = np.random.default_rng((self._seed, 2, num_batches + number, row))
+                example = {"input_ids": window, "length": len(window)}
+                examples.append(self._collate(example, length, generator))
+            yield finish(stack(examples))
 
 
-_worker_encode: EncodeFn | None = None
+class ReaderRows:
+    """Which rows of a batch the readers give, and which of them this process needs.
 
-
-def _start_worker(encode: EncodeFn) -> None:
-    global _worker_encode
-    _worker_encode = encode
-
-
-def _encode_in_worker(texts: list[str]) -> list[np.ndarray]:
-    assert _worker_encode is not None
-    return _worker_encode(texts)
-
-
-def in_thread(iterator: Iterator[Any], ahead: int = PREFETCHED_BATCHES) -> Iterator[Any]:
-    """Yields the items of an iterator that runs ahead in a thread, until this one is closed.
-
-    Args:
-      iterator: The iterator, which must not refer to the one that is returned.
-      ahead: How many items are ready, at most.
+    Attributes:
+      count: The number of readers.
+      buckets: The buckets, in whose batches each reader has the same number of rows.
+      per_batch: That number, for each bucket.
+      selections: The rows that this process needs, for each bucket.
+      own_readers: The readers of these rows.
     """
-    items: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
-    stopped = threading.Event()
 
-    def put(kind: str, value: Any) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                items.put((kind, value), timeout=0.1)
-                return
+    def __init__(self, buckets: Sequence[Bucket], count: int, batch_rows: SelectRows):
+        self.count = count
+        self.buckets = shared_buckets(buckets, count)
+        self.per_batch = [bucket.batch_size // count for bucket in self.buckets]
+        self.selections = [batch_rows(bucket, count) for bucket in self.buckets]
+        rows = np.concatenate([selection.rows for selection in self.selections])
+        self.own_readers = sorted({int(row) % count for row in rows})
 
-    def run() -> None:
-        try:
-            with contextlib.closing(iterator):  # type: ignore[type-var]
-                for item in iterator:
-                    put("item", item)
-                    if stopped.is_set():
-                        return
-        except BaseException as error:  # it is raised where the items are taken
-            put("error", error)
-        else:
-            put("end", None)
 
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        while (taken := items.get())[0] == "item":
-            yield taken[1]
-        if taken[0] == "error":
-            raise taken[1]
-    finally:
-        stopped.set()
+class BatchesOfBlock(NamedTuple):
+    """The batches of a block.
+
+    Attributes:
+      order: The bucket of each batch, and its index among those of the bucket, in the order in
+        which they are given out.
+      windows: The windows of each reader of this process, by bucket and index.
+    """
+
+    order: list[tuple[int, int]]
+    windows: dict[int, list[list[Windows]]]

@@ -5,7 +5,6 @@ where that divides them. If the devices do not divide the examples, copies of th
 added, and the batch gets a mask of the rows that count, see `flax_bigbird.data.types.ROW_MASK`.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from flax_bigbird._mesh_axes import ROW_AXES, SEQUENCE
 from flax_bigbird.data.batching import BatchRows
 from flax_bigbird.data.types import ROW_MASK, Arrays
 from flax_bigbird.parallel.mesh import replicated
+from flax_bigbird.parallel.row_shards import RowShards
 
 
 @dataclass(frozen=True)
@@ -25,21 +25,18 @@ class BatchPart:
     """Consecutive rows of a batch that are computed with at once.
 
     Attributes:
-      start: The first of the rows.
       num_rows: The number of rows.
       num_padded: The number of rows with the copies that are added.
       local: `[n]`, the rows among the padded ones that devices of this process hold.
+      rows: `[n]`, the rows of the batch that this process reads, in the order of `local`.
+      is_copy: `[n]`, which of them are copies.
     """
 
-    start: int
     num_rows: int
     num_padded: int
     local: np.ndarray
-
-    @property
-    def rows(self) -> np.ndarray:
-        """`[n]`, the rows of the batch that this process reads, in the order of `local`."""
-        return self.start + self.local % self.num_rows
+    rows: np.ndarray
+    is_copy: np.ndarray
 
 
 class BatchSharding:
@@ -53,21 +50,27 @@ class BatchSharding:
     def __init__(self, mesh: Mesh | None, *, pads_rows: bool = True):
         self._mesh = mesh
         self.pads_rows = pads_rows
-        sizes = {} if mesh is None else dict(mesh.shape)
-        self.num_row_shards = math.prod(sizes.get(name, 1) for name in ROW_AXES)
-        self._num_token_shards = sizes.get(SEQUENCE, 1)
+        self._shards = RowShards.of(mesh)
+        self.num_row_shards = self._shards.count
+        self._num_token_shards = 1 if mesh is None else dict(mesh.shape).get(SEQUENCE, 1)
 
-    def parts(self, num_rows: int, max_rows: int | None = None) -> list[BatchPart]:
+    def parts(
+        self, num_rows: int, max_rows: int | None = None, num_readers: int = 1
+    ) -> list[BatchPart]:
         """Returns the parts of a batch.
 
         Args:
           num_rows: The number of rows of the batch.
           max_rows: The maximum number of rows of a part; by default, the batch is one part.
+          num_readers: See `flax_bigbird.data.batching.SelectRows`.
         """
         count = 1 if max_rows is None else -(-num_rows // max(1, max_rows))
         sizes = [len(part) for part in np.array_split(np.arange(num_rows), count)]
         starts = np.cumsum([0, *sizes[:-1]])
-        return [self._part(int(start), size) for start, size in zip(starts, sizes, strict=True)]
+        return [
+            self._part(int(start), size, num_readers)
+            for start, size in zip(starts, sizes, strict=True)
+        ]
 
     def advice(self, num_rows: int, length: int) -> str | None:
         """Returns a sentence for the user if copies waste more than a quarter of the devices' work.
@@ -85,7 +88,9 @@ class BatchSharding:
             f"work unused, as they are shared by {shards:,}: raise tokens_per_batch."
         )
 
-    def batch_rows(self, num_rows: int, max_rows: int | None = None) -> BatchRows:
+    def batch_rows(
+        self, num_rows: int, max_rows: int | None = None, num_readers: int = 1
+    ) -> BatchRows:
         """Returns the rows of a batch that this process reads, and a function that splits them.
 
         The function returns the parts of the batch, each with its arrays.
@@ -93,8 +98,9 @@ class BatchSharding:
         Args:
           num_rows: The number of rows of the batch.
           max_rows: The maximum number of rows of a part.
+          num_readers: See `flax_bigbird.data.batching.SelectRows`.
         """
-        parts = self.parts(num_rows, max_rows)
+        parts = self.parts(num_rows, max_rows, num_readers)
         ends = np.cumsum([len(part.local) for part in parts]).tolist()
 
         def split(batch: Arrays) -> list[tuple[BatchPart, Arrays]]:
@@ -116,7 +122,7 @@ class BatchSharding:
         if self._mesh is None:
             return batch
         if part.num_padded > part.num_rows:
-            batch = batch | {ROW_MASK: part.local < part.num_rows}
+            batch = batch | {ROW_MASK: ~part.is_copy}
         length = batch["input_ids"].shape[-1] if "input_ids" in batch else None
         placed = {}
         for name, value in batch.items():
@@ -128,17 +134,21 @@ class BatchSharding:
                 placed[name] = _from_local_rows(value, part.local, shape, sharding)
         return placed
 
-    def _part(self, start: int, num_rows: int) -> BatchPart:
+    def _part(self, start: int, num_rows: int, num_readers: int) -> BatchPart:
+        """Returns the part of `num_rows` rows from `start` on.
+
+        Its rows are in the order of their readers on any mesh, as dropout depends on the order.
+        """
+        rows = np.arange(start, start + num_rows)
+        by_reader = [rows[rows % num_readers == reader] for reader in range(num_readers)]
         if not self._splits(num_rows):
-            return BatchPart(start, num_rows, num_rows, np.arange(num_rows))
-        num_padded = -(-num_rows // self.num_row_shards) * self.num_row_shards
-        part = BatchPart(start, num_rows, num_padded, np.arange(num_padded))
-        sharding = self._sharding(part, (num_padded,), None)
-        if sharding.is_fully_addressable:
-            return part
-        indices = sharding.addressable_devices_indices_map((num_padded,)).values()
-        rows = [np.arange(num_padded)[index] for index in indices if index is not None]
-        return BatchPart(start, num_rows, num_padded, np.unique(np.concatenate(rows)))
+            rows = np.concatenate(by_reader)
+            return BatchPart(
+                num_rows, num_rows, np.arange(num_rows), rows, np.zeros(num_rows, bool)
+            )
+        rows, is_copy = self._shards.pad(by_reader)
+        local = self._shards.positions(jax.process_index(), len(rows))
+        return BatchPart(num_rows, len(rows), local, rows[local], is_copy[local])
 
     def _splits(self, num_rows: int) -> bool:
         divides = num_rows % self.num_row_shards == 0

@@ -79,6 +79,29 @@ def run_main_first(function: Callable[[], T]) -> T:
     return results[0]
 
 
+def gather_from_all(function: Callable[[], T]) -> list[T]:
+    """Returns what a function returns in each process, in the order of the processes.
+
+    If it raises an exception in one of them, every process raises one.
+
+    Args:
+      function: A function whose result and exceptions can be pickled.
+    """
+    if jax.process_count() == 1:
+        return [function()]
+    value: Any = None
+    error: Exception | None = None
+    try:
+        value = function()
+    except Exception as raised:
+        error = raised
+    results = [pickle.loads(data) for data in _gather_bytes(pickle.dumps((value, error)))]
+    for raised in (error, *(raised for _, raised in results)):
+        if raised is not None:
+            raise raised
+    return [value for value, _ in results]
+
+
 def check_same_as_main(values: Mapping[str, Any], what: str) -> None:
     """Checks that the values of every process are those of the main process.
 
@@ -164,8 +187,21 @@ def _broadcast_bytes(data: bytes, source: int = 0) -> bytes:
     """
     is_source = jax.process_index() == source
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data)), is_source=is_source))
-    padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
-    if is_source:
-        padded[:size] = np.frombuffer(data, np.uint8)
-    everywhere = multihost_utils.broadcast_one_to_all(padded, is_source=is_source)
+    everywhere = multihost_utils.broadcast_one_to_all(
+        _padded(data if is_source else b"", size), is_source=is_source
+    )
     return everywhere[:size].tobytes()
+
+
+def _gather_bytes(data: bytes) -> list[bytes]:
+    """Returns the bytes of all processes."""
+    sizes = multihost_utils.process_allgather(np.int32(len(data)))
+    gathered = multihost_utils.process_allgather(_padded(data, int(sizes.max())))
+    return [row[:size].tobytes() for row, size in zip(gathered, sizes, strict=True)]
+
+
+def _padded(data: bytes, size: int) -> np.ndarray:
+    """Returns bytes as an array whose size is a power of two, of which few are compiled for."""
+    padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    return padded

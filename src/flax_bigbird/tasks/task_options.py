@@ -85,7 +85,7 @@ def _streaming() -> Any:
 def _shuffle_buffer_size() -> Any:
     return option(
         10_000,
-        help="The number of windows of documents that are shuffled together with streaming.",
+        help="With streaming, the number of windows that each process shuffles together.",
         panel=DATA,
         ge=1,
         commands=("train",),

@@ -1,7 +1,8 @@
 """Loads and encodes the training and validation data of a run, and assigns it to buckets."""
 
 import hashlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,17 @@ import numpy as np
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data import files
 from flax_bigbird.data.batching import (
-    BatchRows,
     Bucket,
     CollateFn,
     Examples,
+    SelectRows,
+    batches_per_epoch,
     padding_fraction,
     training_batches,
 )
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.packing import pack_examples
 from flax_bigbird.data.splitting import train_validation_split, train_validation_split_of_groups
-from flax_bigbird.data.streaming import Corpus
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task
 from flax_bigbird.tasks.evaluation import assign_example_buckets, unknown_tokens_messages
@@ -31,7 +32,7 @@ from flax_bigbird.train.callbacks import TrainerCallback
 
 @dataclass(frozen=True)
 class SplitData:
-    """The encoded examples of a split, assigned to buckets.
+    """The encoded examples of a split, assigned to buckets; see `TrainingData`.
 
     Attributes:
       encoded: The examples, and the source rows that the metrics need.
@@ -64,27 +65,74 @@ class SplitData:
         return max(self.buckets, key=lambda bucket: len(bucket.indices))
 
     @property
+    def mean_length(self) -> int:
+        return int(self.lengths.mean())
+
+    @property
+    def inputs_per_example(self) -> int:
+        return self.encoded.inputs_per_example
+
+    @property
     def description(self) -> str:
-        """What the run trains on, for messages."""
         return (
             f"{self.num_rows:,} rows of {self.num_tokens:,} tokens, padding "
             f"{self.padding_fraction:.0%}"
         )
 
-    def iterate_batches(
-        self, collate: CollateFn, seed: int, batch_rows: Callable[[Bucket], BatchRows]
-    ) -> Any:
-        """Returns an iterator of training batches; see `training_batches`."""
-        return iter(training_batches(self.rows, self.buckets, collate, seed, batch_rows))
-
     def summary(self) -> dict[str, int | float]:
         """Returns the entry of report.json."""
         return {"rows": self.num_rows, "tokens": self.num_tokens, "padding": self.padding_fraction}
 
+    def count_steps(self, options: TrainingArguments) -> tuple[int, int]:
+        steps_per_epoch = batches_per_epoch(self.buckets) / options.gradient_accumulation_steps
+        max_steps = options.max_steps
+        if max_steps is None:
+            max_steps = max(1, math.ceil(options.num_train_epochs * steps_per_epoch))
+        return max_steps, options.eval_steps or max(1, min(max_steps, round(steps_per_epoch)))
+
+    def iterate_batches(self, collate: CollateFn, seed: int, batch_rows: SelectRows) -> Any:
+        return iter(training_batches(self.rows, self.buckets, collate, seed, batch_rows))
+
+    def fit_new_head(
+        self, task: Task, model: Any, seed: int, on_message: Callable[[str], None]
+    ) -> Any:
+        return task.fit_new_head(model, self.encoded, self.buckets, seed, on_message)
+
+
+@dataclass(frozen=True)
+class LoadedSource:
+    """The rows of a run that are loaded; see `TrainingSource`.
+
+    Attributes:
+      rows: The training rows.
+      validation_rows: The validation rows, if there are any.
+    """
+
+    rows: Dataset
+    validation_rows: Dataset | None
+
+    def hold_out(self, options: TrainingArguments, task: type[Task]) -> "LoadedSource":
+        if self.validation_rows is not None:
+            return self
+        return LoadedSource(*hold_out_rows(options, task, self.rows))
+
+    def iterate_texts(self, options: TrainingArguments, task: type[Task]) -> Iterator[str]:
+        return task.iterate_texts(options, self.rows)
+
+    def fingerprint(self, options: TrainingArguments, content_hash: Callable[[Path], str]) -> str:
+        paths = [options.train_files, options.validation_files]
+        return data_fingerprint(options, paths, content_hash)
+
+    def encode(
+        self, options: TrainingArguments, task: Task, config: Any, callback: TrainerCallback
+    ) -> SplitData:
+        data = setup_split(options, task, self.rows, "train", callback)
+        return pack_split(options, data, config, callback) if task.packing else data
+
 
 def load_rows(
     options: TrainingArguments, task: type[Task], content_hash: Callable[[Path], str]
-) -> tuple[TrainingArguments, Dataset, Dataset | None]:
+) -> tuple[TrainingArguments, LoadedSource]:
     """Loads the rows of a run.
 
     Args:
@@ -93,8 +141,8 @@ def load_rows(
       content_hash: The function that hashes a file.
 
     Returns:
-      The options with the columns of the data (see `Task.resolve_columns`), the rows of the
-      training data, and those of the validation data if they are given.
+      The options with the columns of the data (see `Task.resolve_columns`), and the rows of the
+      training data and, if they are given, of the validation data.
 
     Raises:
       DataError: if the data cannot be loaded.
@@ -107,7 +155,7 @@ def load_rows(
         options = task.resolve_columns(options, file_columns(options.train_files, **reading))
         reading["content_hash"] = content_hash
         rows = load_files(options.train_files, task.columns(options), **reading)
-    return options, rows, load_validation_rows(options, task, content_hash)
+    return options, LoadedSource(rows, load_validation_rows(options, task, content_hash))
 
 
 def load_validation_rows(
@@ -128,25 +176,28 @@ def load_validation_rows(
     return None
 
 
-def content_fingerprint(
-    options: TrainingArguments, content_hash: Callable[[Path], str], corpus: Corpus | None = None
+def data_fingerprint(
+    options: TrainingArguments,
+    paths: Sequence[list[str]],
+    content_hash: Callable[[Path], str],
+    stream: str | None = None,
 ) -> str:
-    """Returns a hash of the content of the files of a run; "" for a dataset, which has none.
+    """Returns a hash of the content of the data of a run; "" for a dataset, which has none.
 
     Args:
       options: The options of the run.
+      paths: The lists of files whose content is hashed.
       content_hash: The function that hashes a file.
-      corpus: The corpus that is streamed; its files are not read for the hash.
+      stream: The fingerprint of data that are streamed, if there are any.
     """
     if options.dataset:
         return ""
-    paths = (options.train_files if corpus is None else [], options.validation_files)
     hashes = [
         [content_hash(file) for file in files.expand_paths(names, options.file_format)[1]]
         for names in paths
         if names
     ]
-    known = hashes if corpus is None else (corpus.fingerprint, hashes)
+    known = hashes if stream is None else (stream, hashes)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:32]
 
 

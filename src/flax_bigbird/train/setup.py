@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from flax_bigbird.data import files
-from flax_bigbird.data.batching import batches_per_epoch
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.mesh_options import check_mesh_fits_model
 from flax_bigbird.parallel.processes import (
@@ -20,19 +20,12 @@ from flax_bigbird.parallel.processes import (
     run_main_first,
     run_on_main,
 )
+from flax_bigbird.parallel.row_shards import RowShards
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
-from flax_bigbird.train.data_setup import (
-    SplitData,
-    content_fingerprint,
-    hold_out_rows,
-    load_rows,
-    load_validation_rows,
-    pack_split,
-    setup_split,
-)
+from flax_bigbird.train.data_setup import SplitData, load_rows, setup_split
 from flax_bigbird.train.model_setup import (
     planned_config,
     resolve_initial_model,
@@ -41,8 +34,9 @@ from flax_bigbird.train.model_setup import (
 )
 from flax_bigbird.train.resuming import original_batches
 from flax_bigbird.train.run_directory import RunDirectory, load_saved_options
-from flax_bigbird.train.stream_setup import TOKENIZER_DOCUMENTS, StreamData, open_corpus
+from flax_bigbird.train.stream_setup import open_stream
 from flax_bigbird.train.tokenizer_setup import setup_tokenizer
+from flax_bigbird.train.training_data import TrainingData, TrainingSource
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class PreparedRun:
       eval_steps: The number of optimizer steps between evaluations.
       max_gradient_tokens: The maximum number of tokens whose gradient is computed at once. It is
         less than `options.tokens_per_batch` if the run is resumed with smaller batches.
-      data_fingerprint: The hash of the files of the data, see `content_fingerprint`.
+      data_fingerprint: The hash of the files of the data, see `TrainingSource.fingerprint`.
       eval_on_start: Whether to evaluate before the first step, because the head is fitted already.
     """
 
@@ -68,7 +62,7 @@ class PreparedRun:
     initial_model: str | None
     task: Task
     model: Any
-    train_data: SplitData | StreamData
+    train_data: TrainingData
     validation_data: SplitData | None
     max_steps: int
     eval_steps: int
@@ -104,10 +98,8 @@ def prepare_run(
     )
 
     def fit_head() -> bool:
-        data, seed = run.train_data, run.options.seed
-        fitted = run.task.fit_new_head(
-            run.model, data.encoded, data.buckets, seed, callback.on_message
-        )
+        seed = run.options.seed
+        fitted = run.train_data.fit_new_head(run.task, run.model, seed, callback.on_message)
         if fitted is not None:
             run.model.params = fitted
         return fitted is not None
@@ -147,22 +139,13 @@ def _load_run(
         options = original_batches(load_saved_options(directory.options), options)
 
     content_hash = functools.cache(files.content_hash)  # large files are read for it once
-    corpus = None
-    if options.is_streaming:
-        corpus = open_corpus(options)
-        train_rows = corpus.sample()
-        validation_rows = load_validation_rows(options, task_class, content_hash)
-    else:
-        options, train_rows, validation_rows = load_rows(options, task_class, content_hash)
+    options, source = _open_source(options, task_class, content_hash, mesh)
     # The labels are those of all rows, so that rows held out have no unknown ones.
-    task_config = task_class.infer_config(options, train_rows)
-    if validation_rows is None and corpus is None:
-        train_rows, validation_rows = hold_out_rows(options, task_class, train_rows)
+    task_config = task_class.infer_config(options, source.rows)
+    source = source.hold_out(options, task_class)
     _create_directory(directory, given_options)
 
-    texts = task_class.iterate_texts(options, train_rows)
-    if corpus is not None:
-        texts = corpus.iterate_texts(TOKENIZER_DOCUMENTS)
+    texts = source.iterate_texts(options, task_class)
     tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
     model, messages, has_new_head = setup_model(
         options, initial_model, task_class, task_config, tokenizer
@@ -174,19 +157,11 @@ def _load_run(
         )
     directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
     task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
-    train_data: SplitData | StreamData
-    if corpus is not None:
-        task.check_rows(options, train_rows, "train")
-        train_data = StreamData(corpus, options, task)
-    else:
-        train_data = setup_split(options, task, train_rows, "train", callback)
-    if task.packing and isinstance(train_data, SplitData):
-        train_data = pack_split(options, train_data, model.config, callback)
+    train_data = source.encode(options, task, model.config, callback)
     validation_data = None
-    if validation_rows is not None:
+    if source.validation_rows is not None:
         smaller = options.replace(tokens_per_batch=max_gradient_tokens)
-        validation_data = setup_split(smaller, task, validation_rows, "validation", callback)
-    max_steps, eval_steps = count_steps(options, train_data)
+        validation_data = setup_split(smaller, task, source.validation_rows, "validation", callback)
 
     if not (options.tokenizer or initial_model):
         messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
@@ -199,13 +174,24 @@ def _load_run(
         model,
         train_data,
         validation_data,
-        max_steps,
-        eval_steps,
+        *train_data.count_steps(options),
         max_gradient_tokens,
-        content_fingerprint(options, content_hash, corpus),
+        source.fingerprint(options, content_hash),
     )
     # A checkpoint of the run has its own head.
     return run, has_new_head and not directory.is_started()
+
+
+def _open_source(
+    options: TrainingArguments,
+    task: type[Task],
+    content_hash: Callable[[Path], str],
+    mesh: Mesh | None,
+) -> tuple[TrainingArguments, TrainingSource]:
+    """Returns the options with the columns of the data, and the rows or the stream."""
+    if not options.is_streaming:
+        return load_rows(options, task, content_hash)
+    return options, open_stream(options, task, content_hash, RowShards.of(mesh).num_readers)
 
 
 def _create_directory(directory: RunDirectory, options: TrainingArguments) -> None:
@@ -222,16 +208,3 @@ def _create_directory(directory: RunDirectory, options: TrainingArguments) -> No
             f"{jax.process_index()} does not see {directory.options}, which process 0 has "
             "written: choose another directory"
         )
-
-
-def count_steps(options: TrainingArguments, train_data: SplitData | StreamData) -> tuple[int, int]:
-    """Returns the number of optimizer steps of a run, and the number between two evaluations."""
-    if isinstance(train_data, StreamData):
-        assert options.max_steps is not None
-        return options.max_steps, options.eval_steps or min(options.max_steps, options.save_steps)
-    batches = batches_per_epoch(train_data.buckets)
-    steps_per_epoch = batches / options.gradient_accumulation_steps
-    max_steps = options.max_steps
-    if max_steps is None:
-        max_steps = max(1, math.ceil(options.num_train_epochs * steps_per_epoch))
-    return max_steps, options.eval_steps or max(1, min(max_steps, round(steps_per_epoch)))

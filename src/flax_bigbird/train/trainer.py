@@ -89,7 +89,7 @@ class Trainer:
         flops = training_flops_per_token(
             run.model.config,
             self.params,
-            int(run.train_data.lengths.mean()),
+            run.train_data.mean_length,
             run.task.logits_per_token,
         )
         self.tokens_per_second_at_peak = matmul_flops_per_second(run.options.dtype) / flops
@@ -219,11 +219,11 @@ class Trainer:
         """
         data, sharding = self._train_data, self._steps.batch_sharding
 
-        def batch_rows(bucket: Bucket) -> BatchRows:
-            tokens_per_row = bucket.length * data.encoded.inputs_per_example
+        def batch_rows(bucket: Bucket, num_readers: int = 1) -> BatchRows:
+            tokens_per_row = bucket.length * data.inputs_per_example
             max_rows = self._max_gradient_tokens // tokens_per_row
             splits = self.task.splits_batches
-            return sharding.batch_rows(bucket.batch_size, max_rows if splits else None)
+            return sharding.batch_rows(bucket.batch_size, max_rows if splits else None, num_readers)
 
         return data.iterate_batches(self.task.collate, self.options.seed, batch_rows)
 
