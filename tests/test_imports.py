@@ -15,7 +15,7 @@ from import_graph import MODULES, Import
 import flax_bigbird
 from flax_bigbird.models import outputs
 
-# cli -> {examples, server} -> {train, inference} -> {tasks, parallel} -> {data, models}
+# cli -> {examples, server} -> {train, inference} -> tasks -> parallel -> {data, models}
 #     -> {nn, checkpoint, generation} -> {attention, config}
 LEVEL = {
     "attention": 0,
@@ -26,12 +26,12 @@ LEVEL = {
     "data": 2,
     "models": 2,
     "parallel": 3,
-    "tasks": 3,
-    "inference": 4,
-    "train": 4,
-    "examples": 5,
-    "server": 5,
-    "cli": 6,
+    "tasks": 4,
+    "inference": 5,
+    "train": 5,
+    "examples": 6,
+    "server": 6,
+    "cli": 7,
 }
 # Packages of one level import nothing from each other, but for these pairs.
 SAME_LEVEL = {("config", "attention")}

@@ -34,8 +34,8 @@ def test_the_engine_is_called_with_the_flags(monkeypatch, tmp_path, command, cap
         (["--engine", "spark"], "engine must be one of local, ray; got 'spark'"),
         (["--address", "auto"], "address belongs to the engine ray; got 'auto'"),
         (["--engine", "local", "--concurrency", "2"], "concurrency belongs to the engine ray"),
-        (["--engine", "ray", "--concurrency", "0"], "concurrency must be an integer of at least 1"),
-        (["--engine", "ray", "--concurrency", "two"], "at least 1; got 'two'"),
+        (["--engine", "ray", "--concurrency", "0"], "concurrency must be at least 1; got 0"),
+        (["--engine", "ray", "--concurrency", "two"], "concurrency must be of type int; got 'two'"),
     ],
 )
 def test_invalid_flags_are_refused(tmp_path, flags, message, capsys):

@@ -1,18 +1,18 @@
 """What the commands that answer every row of files share: flags, progress bar, and signals."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
-from flax_bigbird.cli.flags import flag
+from flax_bigbird.cli.flags import field_flag, flag, parse_flags
 from flax_bigbird.cli.terminal import print_plainly
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.inference.options import EngineArguments
 from flax_bigbird.tasks.options import DATA, DATA_FILES, RUN
 
 MODEL_HELP = "The directory, shipped name or Hub id of the model."
 FILES_HELP = f"{DATA_FILES}; - is standard input."
-ENGINES = ("local", "ray")
 SAVING_MESSAGE = "the answers are saved after this chunk of rows; a second signal ends it at once"
 
 
@@ -49,55 +49,26 @@ def file_flags(suffixes: str) -> list[inspect.Parameter]:
 
 def engine_flags() -> list[inspect.Parameter]:
     """Returns the flags that say which engine answers the rows."""
-    help = (
-        "What answers the rows: this process (local), or the workers of a Ray cluster, which write "
-        "a directory of Parquet files (ray, of the extra ray)."
-    )
-    return [
-        flag("engine", str, help, RUN, metavar=f"[{'|'.join(ENGINES)}]"),
-        flag(
-            "address",
-            str,
-            "The address of a Ray cluster, or auto for that of this machine. By default, one is "
-            "started on this machine.",
-            RUN,
-            metavar="HOST:PORT",
-        ),
-        flag(
-            "concurrency",
-            str,
-            "The number of workers on Ray. By default, there is one for each GPU, or for each node "
-            "without GPUs.",
-            RUN,
-            metavar="INTEGER",
-        ),
-    ]
+    return [field_flag(name, field) for name, field in EngineArguments.model_fields.items()]
 
 
-def ray_options(
-    engine: str | None, address: str | None, concurrency: str | None
-) -> dict[str, Any] | None:
+def ray_options(flags: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the options of the engine ray; None for the engine local.
 
+    Args:
+      flags: The flags of `engine_flags`.
+
     Raises:
-      CommandError: if an engine does not exist or is not installed, or if an option is invalid.
+      CommandError: if an option is invalid, or if Ray is not installed.
     """
-    if engine not in (None, *ENGINES):
-        raise CommandError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}")
-    if engine != "ray":
-        for name, value in {"address": address, "concurrency": concurrency}.items():
-            if value is not None:
-                raise CommandError(
-                    f"{name} belongs to the engine ray; got {value!r} for the engine local: add "
-                    "--engine ray, or leave it out"
-                )
+    try:
+        arguments = EngineArguments(**parse_flags(flags, EngineArguments.model_fields))
+    except OptionError as error:
+        raise CommandError(str(error)) from error
+    if arguments.engine == "local":
         return None
     require("ray", "ray")
-    if concurrency is not None and not (concurrency.isdecimal() and int(concurrency)):
-        raise CommandError(
-            f"concurrency must be an integer of at least 1; got {concurrency!r}: change it"
-        )
-    return {"address": address, "concurrency": int(concurrency) if concurrency else None}
+    return arguments.model_dump(exclude={"engine"})
 
 
 def run_on_files(

@@ -51,7 +51,7 @@ def run_embedding(
       InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the vectors so far are saved.
     """
 
-    on_ray = ray_options(engine, address, concurrency)
+    on_ray = ray_options({"engine": engine, "address": address, "concurrency": concurrency})
 
     def work(target: str, **events: Any) -> int:
         from flax_bigbird import inference

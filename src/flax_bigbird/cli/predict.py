@@ -56,7 +56,7 @@ def run_prediction(
       InterruptedWork: if Ctrl-C, SIGTERM or SIGUSR1 stopped it; the answers so far are saved.
     """
 
-    on_ray = ray_options(engine, address, concurrency)
+    on_ray = ray_options({"engine": engine, "address": address, "concurrency": concurrency})
 
     def work(target: str, **events: Any) -> int:
         from flax_bigbird import inference

@@ -293,6 +293,8 @@ def needed_columns(
 def job_fingerprint(task: PredictionTask, name: str, dtype: str) -> dict[str, Any]:
     """Returns everything that the answers depend on, besides the rows.
 
+    They do not depend on the mesh, so that a job is resumed on other devices.
+
     Args:
       task: The task, with its options.
       name: The directory, shipped name or Hub id of the model.
@@ -304,7 +306,7 @@ def job_fingerprint(task: PredictionTask, name: str, dtype: str) -> dict[str, An
         "task": task.name,
         "model": name,
         "weights": [file_fingerprint(path) for path in weights],
-        "options": task.options.as_dict(),
+        "options": {k: v for k, v in task.options.as_dict().items() if k != "mesh"},
         "dtype": dtype,
     }
 

@@ -73,7 +73,7 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.max_length is not None:
         options["max_length"] = arguments.max_length
-    predictor = load_embedder(model, **options).predictor
+    predictor = load_embedder(model, devices=jax.local_devices()[:1], **options).predictor
     encoder, task = predictor.model, predictor.task
     if encoder.sparsity.causal:
         raise OptionError(

@@ -124,13 +124,13 @@ class Embedder:
           prompt_name: The name of the prompt to put before each text.
           prompt: The text to put before each text, which precedes `prompt_name`.
           batch_size: The maximum number of texts, or of windows of long texts, that the model reads
-            at once. The option `tokens_per_batch` limits it further.
+            at once on each device. The option `tokens_per_batch` limits it further.
           show_progress_bar: Whether to show a progress bar. None stands for False.
           output_value: Only "sentence_embedding".
           precision: Only "float32".
           convert_to_numpy: Whether to return one array; otherwise, a list of one vector per text.
           convert_to_tensor: Whether to return an array of JAX instead of NumPy.
-          device: Only None: JAX chooses the device.
+          device: Only None: `load_embedder` takes `devices`.
           normalize_embeddings: Whether to scale the vectors to length 1.
           truncate_dim: The number of dimensions that are kept.
           options: Further options of `load_embedder` that shape texts and vectors, such as
@@ -327,10 +327,10 @@ class Embedder:
     def _predictor(self, batch_size: int | None, options: dict[str, Any]) -> Predictor:
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        if options.keys() & {"dtype", "max_length"}:
+        if fixed := options.keys() & {"dtype", "max_length", "mesh"}:
             raise OptionError(
-                "dtype and max_length belong to the loaded model; got "
-                f"{', '.join(options.keys() & {'dtype', 'max_length'})}: give load_embedder them"
+                "dtype, max_length and mesh belong to the loaded model; got "
+                f"{', '.join(sorted(fixed))}: give load_embedder them"
             )
         given = {name: value for name, value in options.items() if value is not None}
         for name in ("prompt", "prompt_name", "chunk_tokens"):  # one of them excludes others

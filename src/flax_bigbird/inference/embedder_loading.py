@@ -1,8 +1,10 @@
 """Loads embedders, from any checkpoint and from folders of sentence-transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from flax_bigbird.checkpoint.sentence_transformers import (
     EmbeddingModules,
@@ -10,6 +12,7 @@ from flax_bigbird.checkpoint.sentence_transformers import (
 )
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.inference.devices import InferenceDevices
 from flax_bigbird.inference.embedder import Embedder
 from flax_bigbird.inference.options import embed_options
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
@@ -20,7 +23,12 @@ from flax_bigbird.tasks.loading import load_config, load_files_beside, load_mode
 from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
 
 
-def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder:
+def load_embedder(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    **options: Any,
+) -> Embedder:
     """Loads a model with its tokenizer, ready to return vectors of texts.
 
         embedder = load_embedder("run", normalize_embeddings=True)
@@ -29,18 +37,21 @@ def load_embedder(model: str | Path = DEFAULT_MODEL, **options: Any) -> Embedder
     Args:
       model: A directory, the name of a shipped model, or a Hub id: any BigBird checkpoint, or a
         folder of sentence-transformers with one.
+      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+        are all devices of this process.
       options: The options of `bigbird embed`, such as `max_length` or `pooling_mode`. Options that
         are left out are those of the folder of sentence-transformers, then those of the training
         run that the directory holds, if it holds one.
 
     Raises:
-      OptionError: if the checkpoint or its tokenizer cannot be loaded, or if an option is unknown,
-        invalid or belongs to another task.
+      OptionError: if the checkpoint or its tokenizer cannot be loaded, if an option is unknown,
+        invalid or belongs to another task, or if the mesh does not fit the devices or the model.
     """
-    name, resolved, tokenizer, _, modules = resolve_embedding(model, options)
+    name, resolved, tokenizer, config, modules = resolve_embedding(model, options)
+    shared = InferenceDevices.resolve(resolved.mesh, devices, config)
     loaded = load_model(name, Embedding.model_class, dtype=resolved.dtype, **Embedding.model_fields)
     task = Embedding(resolved, tokenizer, loaded.config, modules)
-    return Embedder(Predictor(task, loaded, name).with_task(task, MAX_ROWS_PER_CHUNK))
+    return Embedder(Predictor(task, loaded, name, shared).with_task(task, MAX_ROWS_PER_CHUNK))
 
 
 def resolve_embedding(

@@ -1,4 +1,4 @@
-"""The options of `bigbird predict` and `bigbird evaluate`; importing them does not import JAX."""
+"""The options of `bigbird predict`, `evaluate` and `embed`; importing them does not import JAX."""
 
 from typing import Any, cast
 
@@ -9,6 +9,7 @@ from flax_bigbird.tasks.options import (
     DATA,
     DATA_FILES,
     MODEL,
+    RUN,
     Command,
     Options,
     TaskOptions,
@@ -18,6 +19,44 @@ from flax_bigbird.tasks.options import (
 )
 from flax_bigbird.tasks.registry import get_options_class
 from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
+
+ENGINES = ("local", "ray")
+
+
+class EngineArguments(Options):
+    """The options that say what answers the rows of files."""
+
+    engine: str = option(
+        "local",
+        help="What answers the rows: this process (local), or the workers of a Ray cluster, which "
+        "write a directory of Parquet files (ray, of the extra ray).",
+        panel=RUN,
+        choices=ENGINES,
+    )
+    address: str | None = option(
+        None,
+        help="The address of a Ray cluster, such as head:6379, or auto for that of this machine. "
+        "By default, one is started on this machine.",
+        panel=RUN,
+    )
+    concurrency: int | None = option(
+        None,
+        help="The number of workers on Ray. By default, there is one for each GPU, or for each "
+        "node without GPUs.",
+        panel=RUN,
+        ge=1,
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_ray(self) -> "EngineArguments":
+        for name in ("address", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and self.engine != "ray":
+                raise OptionError(
+                    f"{name} belongs to the engine ray; got {value!r} for the engine local: add "
+                    "engine ray, or leave it out"
+                )
+        return self
 
 
 class ModelArguments(Options):
@@ -101,10 +140,11 @@ def saved_option_names(task: str, command: Command) -> frozenset[str]:
     """Returns the options of a command whose defaults are the values of the training run.
 
     These are the options that training has too, except those that belong to the files.
-    Prediction does not use the dtype of the run: it computes in float32 unless `dtype` is given.
+    No command uses the mesh of the run, whose devices this machine may lack. Prediction does not
+    use the dtype of the run: it computes in float32 unless `dtype` is given.
     Embedding does not use its batches either, which may be larger than the memory.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
     own = {"evaluate": set(), "embed": {"dtype", "tokens_per_batch"}}.get(command, {"dtype"})
-    return frozenset(names - {"separator", "file_format"} - own)
+    return frozenset(names - {"separator", "file_format", "mesh"} - own)

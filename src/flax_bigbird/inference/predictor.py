@@ -2,20 +2,20 @@
 
 import copy
 import functools
-import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.data.errors import DataError, OptionError, UnknownTokensWarning
 from flax_bigbird.data.tokenization import count_tokens, load_tokenizer, unknown_tokens_message
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.batches import WindowBatches
+from flax_bigbird.inference.devices import InferenceDevices
+from flax_bigbird.inference.finite_answers import check_finite
 from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
 from flax_bigbird.inference.rows import is_single_row, iterate_rows
@@ -25,13 +25,18 @@ from flax_bigbird.tasks.loading import load_config, load_model
 from flax_bigbird.tasks.options import TaskOptions
 
 # How many rows are encoded before any of them is predicted: windows of similar lengths then share a
-# batch. A chunk of rows ends when it has this many rows, or tokens for this many batches.
+# batch. A chunk of rows ends when it has this many rows, or tokens for this many batches, for each
+# of the devices that share the rows.
 MAX_ROWS_PER_CHUNK = 512
 MAX_BATCHES_PER_CHUNK = 16
 
 
 def load_predictor(
-    model: str | Path = DEFAULT_MODEL, *, task: str | None = None, **options: Any
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    task: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    **options: Any,
 ) -> "Predictor":
     """Loads a model with its tokenizer, ready to answer rows.
 
@@ -41,6 +46,8 @@ def load_predictor(
     Args:
       model: A directory, the name of a shipped model, or a Hub id.
       task: The name of the task. By default it is the task that the checkpoint was trained for.
+      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+        are all devices of this process.
       options: The options of `bigbird predict` that shape rows and answers, such as `max_length`,
         `text_column` or `dtype`. Options that are left out have the values of the training run that
         the directory holds, if it holds one.
@@ -50,14 +57,18 @@ def load_predictor(
 
     Raises:
       OptionError: if the checkpoint or its tokenizer cannot be loaded, if the checkpoint has no
-        head for the task, or if an option is unknown, invalid or belongs to another task.
+        head for the task, if an option is unknown, invalid or belongs to another task, or if the
+        mesh does not fit the devices or the model.
     """
-    name, task_class, resolved, _ = resolve_prediction(model, task, options)
+    name, task_class, resolved, config = resolve_prediction(model, task, options)
+    shared = InferenceDevices.resolve(
+        resolved.mesh, devices, config, splits_tokens=not task_class.compiles_predict_step
+    )
     loaded = load_model(
         name, task_class.model_class, dtype=resolved.dtype, **task_class.model_fields
     )
-    tokenizer = load_tokenizer(name)
-    return Predictor(task_class.for_model(resolved, tokenizer, loaded.config, name), loaded, name)
+    prepared = task_class.for_model(resolved, load_tokenizer(name), loaded.config, name)
+    return Predictor(prepared, loaded, name, shared)
 
 
 def resolve_prediction(
@@ -106,14 +117,36 @@ class Predictor:
       max_batch_size: The maximum number of windows per batch, besides `tokens_per_batch`. If it is
         set, a batch of fewer windows is filled up to a power of two instead of a full batch: more
         programs are compiled, but a single row is answered at once.
+
+    Devices that share the rows of a batch compute that many batches at once.
     """
 
-    def __init__(self, task: PredictionTask, model: Any, name: str = ""):
+    def __init__(
+        self,
+        task: PredictionTask,
+        model: Any,
+        name: str = "",
+        devices: InferenceDevices | None = None,
+    ):
+        """Prepares a model for prediction.
+
+        Args:
+          task: The task.
+          model: The model, whose parameters are moved to the devices.
+          name: The directory, shipped name or Hub id that it was loaded from.
+          devices: The devices; by default, the one that JAX chooses.
+        """
+        devices = devices or InferenceDevices()
+        devices.place_model(model)
         self.task, self.model, self.name = task, model, name
         self.token_counts = (0, 0)
         self.max_batch_size: int | None = None
         step = functools.partial(task.predict_step, model)
-        self._step = step if task.compiles_predict_step else jax.jit(step)
+        if task.compiles_predict_step:
+            # The devices share each batch instead, because what is sampled depends on the batch.
+            self._step, self._num_row_shards = devices.run(step), 1
+        else:
+            self._step, self._num_row_shards = devices.compile(step), devices.num_row_shards
 
     def with_task(self, task: PredictionTask, max_batch_size: int | None = None) -> "Predictor":
         """Returns a predictor with other options of the task, which shares compiled programs.
@@ -183,7 +216,8 @@ class Predictor:
         Raises:
           DataError: if a row lacks what the task needs.
         """
-        max_tokens = MAX_BATCHES_PER_CHUNK * self.options.tokens_per_batch
+        max_rows = MAX_ROWS_PER_CHUNK * self._num_row_shards
+        max_tokens = MAX_BATCHES_PER_CHUNK * self.options.tokens_per_batch * self._num_row_shards
         chunk: list[tuple[Row, list[Window]]] = []
         batches, num_tokens = self._new_batches(), 0
         for number, row in enumerate(rows, first_row):
@@ -198,7 +232,7 @@ class Predictor:
                 length = self.options.bucket_length(len(window.input_ids))
                 batches.append(self.task.collate_window(window, length))
                 num_tokens += len(window.input_ids)
-            if len(chunk) >= MAX_ROWS_PER_CHUNK or num_tokens >= max_tokens:
+            if len(chunk) >= max_rows or num_tokens >= max_tokens:
                 yield self._answers(chunk, batches.finish())
                 chunk, batches, num_tokens = [], self._new_batches(), 0
         if chunk:
@@ -227,43 +261,14 @@ class Predictor:
         return WindowBatches(step, self._batch_size, self._filled_size)
 
     def _batch_size(self, length: int) -> int:
-        """Returns the number of windows of `length` tokens in a full batch."""
+        """Returns the number of windows of `length` tokens in a full batch of all devices."""
         # More rows than those of a chunk would only be copies of others.
         batch_size = min(max(1, self.options.tokens_per_batch // length), MAX_ROWS_PER_CHUNK)
-        return min(batch_size, self.max_batch_size or batch_size)
+        return min(batch_size, self.max_batch_size or batch_size) * self._num_row_shards
 
     def _filled_size(self, num_windows: int, batch_size: int) -> int:
         """Returns the size that a batch of `num_windows` windows is filled up to."""
         if self.max_batch_size is None:
             return batch_size
-        return min(batch_size, 1 << (num_windows - 1).bit_length())
-
-
-def check_finite(answer: Row, outputs: list[Arrays], row: Row) -> None:
-    """Checks that an answer and the outputs of the model behind it are numbers.
-
-    Raises:
-      DataError: if an output is NaN, or a number of the answer is NaN or infinite.
-    """
-    has_nan = any(
-        jnp.issubdtype(value.dtype, jnp.floating) and np.isnan(value).any()
-        for output in outputs
-        for value in map(np.asarray, output.values())
-    )
-    if has_nan or not _is_finite(answer):
-        raise DataError(
-            f"scores must be finite numbers; the model returned NaN or infinity for "
-            f"{str(row)[:60]}: look for such values in the model's parameters, or set "
-            "dtype=float32 if they are too large for another dtype"
-        )
-
-
-def _is_finite(value: Any) -> bool:
-    """Returns whether all floats in nested dictionaries and lists are finite."""
-    if isinstance(value, dict):
-        return all(map(_is_finite, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_finite, value))
-    if isinstance(value, np.ndarray):
-        return bool(np.isfinite(value).all())
-    return not isinstance(value, float) or math.isfinite(value)
+        per_device = -(-num_windows // self._num_row_shards)
+        return min(batch_size, (1 << (per_device - 1).bit_length()) * self._num_row_shards)

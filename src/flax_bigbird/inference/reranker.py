@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,7 +21,12 @@ from flax_bigbird.tasks.reranking import Reranking
 from flax_bigbird.tasks.retrieval_options import find_prompt
 
 
-def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> "Reranker":
+def load_reranker(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    **options: Any,
+) -> "Reranker":
     """Loads a cross-encoder with its tokenizer, ready to score pairs of a query and a document.
 
         reranker = load_reranker("run")
@@ -30,14 +36,17 @@ def load_reranker(model: str | Path = DEFAULT_MODEL, **options: Any) -> "Reranke
     Args:
       model: A directory or Hub id: a run of `bigbird train reranking`, or a `CrossEncoder` of
         sentence-transformers with a BigBird.
+      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+        are all devices of this process.
       options: The options of `bigbird predict`, such as `max_length`, `tokens_per_batch` or
         `dtype`.
 
     Raises:
       OptionError: if the checkpoint or its tokenizer cannot be loaded, if it has more than one
-        logit, or if an option is unknown, invalid or belongs to another task.
+        logit, if an option is unknown, invalid or belongs to another task, or if the mesh does not
+        fit the devices or the model.
     """
-    return Reranker(load_predictor(model, task="reranking", **options))
+    return Reranker(load_predictor(model, task="reranking", devices=devices, **options))
 
 
 class Reranker:
@@ -93,8 +102,8 @@ class Reranker:
           inputs: A pair of a query and a document, or an iterable of pairs.
           prompt_name: The name of the prompt to put before each query.
           prompt: The text to put before each query, which precedes `prompt_name`.
-          batch_size: The maximum number of pairs that the model reads at once. The option
-            `tokens_per_batch` limits it further.
+          batch_size: The maximum number of pairs that the model reads at once on each device. The
+            option `tokens_per_batch` limits it further.
           show_progress_bar: Whether to show a progress bar. None stands for False.
           activation_fn: A function from the logits `[N]` to the scores `[N]`. By default, it is
             that of the model's folder, or the sigmoid.

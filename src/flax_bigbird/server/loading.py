@@ -175,7 +175,7 @@ def _split_task(given: str) -> tuple[str, str]:
 
 def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predictor:
     """Loads a model with the options under which its requests become rows."""
-    options = settings.model_options()
+    options = settings.model_options() | {"devices": jax.local_devices()[:1]}
     if task == "embedding":
         return load_embedder(model, **options).predictor
     columns = EXAMPLES.get(task, {"text": ""})

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.types import Arrays, Row
-from flax_bigbird.inference.predictor import Predictor, check_finite
+from flax_bigbird.inference.finite_answers import check_finite
+from flax_bigbird.inference.predictor import Predictor
 from flax_bigbird.server.attention_maps import AttentionPrograms
 from flax_bigbird.server.engine import Engine, Unit
 from flax_bigbird.server.errors import RequestError, too_large

@@ -1,5 +1,6 @@
 """Computes the outputs of a model for all examples of a split."""
 
+import collections
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -24,13 +25,15 @@ EVALUATION_SEED = 20_07_14062
 
 
 def assign_example_buckets(
-    options: TaskOptions, encoded: EncodedDataset
+    options: TaskOptions, encoded: EncodedDataset, num_row_shards: int = 1
 ) -> tuple[np.ndarray, list[Bucket]]:
     """Returns the number of tokens of each example, and the buckets of the examples.
 
     Args:
       options: The options, with a `max_length`.
       encoded: The examples of a split.
+      num_row_shards: The number of devices that share the examples of a batch, if each of them
+        takes as many as the options say.
     """
     lengths = column_array(encoded.examples, "length")
     tokens = min(
@@ -39,6 +42,7 @@ def assign_example_buckets(
     tokens_per_batch = tokens // encoded.inputs_per_example
     bucket_lengths = [*options.bucket_lengths, *_lengths_of_windows(options, encoded.max_windows)]
     buckets = assign_buckets(lengths, bucket_lengths, tokens_per_batch)
+    buckets = [replace(bucket, batch_size=bucket.batch_size * num_row_shards) for bucket in buckets]
     if not encoded.repeats_in_batch:
         sizes = [min(bucket.batch_size, len(bucket.indices)) for bucket in buckets]
         buckets = [replace(b, batch_size=size) for b, size in zip(buckets, sizes, strict=True)]
@@ -60,6 +64,8 @@ def run_eval_step(
 ) -> Arrays:
     """Runs a compiled `Task.eval_step` on all batches of a split.
 
+    The next batch is read while the devices compute one.
+
     Args:
       eval_step: A function of the parameters and a batch.
       params: The parameters of the model.
@@ -70,11 +76,20 @@ def run_eval_step(
       The outputs of all examples in the order of the examples, `[num_examples, ...]` each.
     """
     indices, parts = [], []
-    for batch_indices, batch in batches:
-        outputs = eval_step(params, batch)
-        count = len(batch_indices)  # the rest of the batch is copies of an example
+    running: collections.deque[Arrays] = collections.deque()
+
+    def fetch() -> None:
+        count = len(indices[len(parts)])  # the rest of the batch is copies of an example
+        outputs = running.popleft()
         parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
+
+    for batch_indices, batch in batches:
+        running.append(eval_step(params, batch))
         indices.append(batch_indices)
+        if len(running) > 1:
+            fetch()
+    while running:
+        fetch()
     order = np.argsort(np.concatenate(indices))
     return {name: _concatenate([part[name] for part in parts])[order] for name in parts[0]}
 

@@ -15,6 +15,7 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.parallel.mesh_options import parse_mesh
 from flax_bigbird.tasks import registry
 from flax_bigbird.tasks.option_names import Command, check_option_names, field_metadata, nearest
 
@@ -142,7 +143,8 @@ class TaskOptions(Options):
     )
     tokens_per_batch: int = option(
         16384,
-        help="The number of tokens per batch: the batch size times the padded length.",
+        help="The number of tokens per batch: the batch size times the padded length. Training "
+        "splits a batch over all devices; otherwise, each device along data and fsdp has its own.",
         panel=BATCHES,
         ge=8,
         le=MAX_TOKENS_PER_BATCH,
@@ -159,6 +161,18 @@ class TaskOptions(Options):
         panel=MODEL,
         choices=("float32", "bfloat16"),
     )
+    mesh: str | None = option(
+        None,
+        help="How the devices share the work: data (other examples), fsdp (other examples, and a "
+        "part of all parameters), sequence (other tokens), tensor (other attention heads), as in "
+        "data=2,fsdp=4. By default, it is data over all devices.",
+        panel=DEVICES,
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_mesh(self) -> "TaskOptions":
+        parse_mesh(self.mesh)
+        return self
 
     @pydantic.model_validator(mode="after")
     def _check_separator(self) -> "TaskOptions":

@@ -10,7 +10,6 @@ from typing import Any
 import pydantic
 
 from flax_bigbird.data.errors import OptionError
-from flax_bigbird.parallel.mesh_options import parse_mesh
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.options import (
     BATCHES,
@@ -217,13 +216,6 @@ class TrainingArguments(TaskOptions):
     )
 
     # Devices
-    mesh: str | None = option(
-        None,
-        help="How the devices share the work: data (other examples), fsdp (other examples, and a "
-        "part of all parameters), sequence (other tokens), tensor (other attention heads), as in "
-        "data=2,fsdp=4. By default, it is data over all devices.",
-        panel=DEVICES,
-    )
     distributed: bool | None = option(
         None,
         help="Train with several processes, which each run this command. By default, SLURM, Open "
@@ -384,7 +376,6 @@ class TrainingArguments(TaskOptions):
 
     @pydantic.model_validator(mode="after")
     def _check_devices(self) -> "TrainingArguments":
-        parse_mesh(self.mesh)
         for name in PROCESS_OPTIONS:
             value = getattr(self, name)
             if value is not None and self.distributed is False:

@@ -1,13 +1,13 @@
 """Answers and vectors of any dataset of Ray Data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import ray
 
-from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.embedder_loading import resolve_embedding
 from flax_bigbird.inference.predictor import resolve_prediction
 from flax_bigbird.inference.ray.cluster import Workers
@@ -95,6 +95,7 @@ def _map(
     batch_size: int,
     preserve_order: bool,
 ) -> "ray.data.Dataset":
+    refuse_mesh(arguments)
     columns = dataset.columns(fetch_if_missing=False)
     for name in arguments["keep"] or ():
         if columns is not None and name not in columns:
@@ -113,6 +114,20 @@ def _map(
         batch_format="pyarrow",
         **actor_arguments(workers),
     )
+
+
+def refuse_mesh(options: Mapping[str, Any]) -> None:
+    """Raises `OptionError` if options of a model say how devices share the work.
+
+    Args:
+      options: The options.
+    """
+    if options.get("mesh") is not None:
+        raise OptionError(
+            "mesh splits the work over the devices of one process; got "
+            f"mesh={options['mesh']!r} for the engine ray, each of whose workers has one device: "
+            "leave mesh out, or leave engine out"
+        )
 
 
 def actor_arguments(workers: Workers, max_tasks_per_worker: int = 2) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from flax_bigbird.inference.ray.datasets import (
     actor_arguments,
     compilation_cache,
     model_path,
+    refuse_mesh,
 )
 from flax_bigbird.inference.ray.parts import LocalParts, Parts, RemoteParts
 from flax_bigbird.inference.ray.slices import Input, count_all_rows, rows_of, slices_dataset
@@ -248,6 +249,7 @@ def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool)
     Raises:
       OptionError, DataError: if something cannot be used.
     """
+    refuse_mesh(job.options)
     if STANDARD_INPUT in map(str, files):
         raise OptionError(
             "the engine ray reads files; got -, standard input: write it to a file, or leave "

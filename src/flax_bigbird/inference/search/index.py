@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from flax_bigbird.data.errors import OptionError
@@ -227,7 +228,9 @@ class SearchIndex:
             options = {name: manifest.options[name] for name in names}
             name = model or manifest.model
             try:
-                model = load_embedder(name, pooling_mode="mean", **options)
+                # One text at a time has no work for several devices.
+                device = jax.local_devices()[:1]
+                model = load_embedder(name, devices=device, pooling_mode="mean", **options)
             except OptionError as error:
                 raise OptionError(
                     f"an index needs the model that it was built with; {self.path} was built with "
