@@ -27,7 +27,7 @@ class InferenceDevices:
       num_row_shards: The number of devices that the rows of a batch are split over.
     """
 
-    def __init__(self, mesh: Mesh | None = None, device: jax.Device | None = None):
+    def __init__(self, mesh: Mesh | None = None, device: Any = None):
         """Takes a mesh, or a single device.
 
         Args:
@@ -43,7 +43,7 @@ class InferenceDevices:
     def resolve(
         cls,
         mesh: str | None,
-        devices: Sequence[jax.Device] | None,
+        devices: Sequence[Any] | None,
         config: Any,
         *,
         splits_tokens: bool = True,

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from flax_bigbird.checkpoint.sentence_transformers import (
     EmbeddingModules,
     load_embedding_modules,
@@ -26,7 +24,7 @@ from flax_bigbird.tasks.retrieval_options import EmbeddingOptions
 def load_embedder(
     model: str | Path = DEFAULT_MODEL,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> Embedder:
     """Loads a model with its tokenizer, ready to return vectors of texts.
@@ -37,7 +35,7 @@ def load_embedder(
     Args:
       model: A directory, the name of a shipped model, or a Hub id: any BigBird checkpoint, or a
         folder of sentence-transformers with one.
-      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+      devices: Devices of JAX, which share the work as the option `mesh` says. By default, they
         are all devices of this process.
       options: The options of `bigbird embed`, such as `max_length` or `pooling_mode`. Options that
         are left out are those of the folder of sentence-transformers, then those of the training

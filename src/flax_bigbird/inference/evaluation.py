@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from flax_bigbird.data.batching import evaluation_batches, padding_fraction
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.tokenization import load_tokenizer
@@ -35,7 +33,7 @@ def evaluate(
     files: Any = (),
     *,
     task: str | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Computes the metrics of a model, as a training run computes them on its validation data.
@@ -48,7 +46,7 @@ def evaluate(
         directory of text files, or several of them. Rows in memory may be given instead:
         dictionaries, records, a `datasets.Dataset`, or a table of pandas or pyarrow.
       task: The name of the task. By default, it is the task that the checkpoint was trained for.
-      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+      devices: Devices of JAX, which share the work as the option `mesh` says. By default, they
         are all devices of this process.
       options: The options of `bigbird evaluate`, such as `dataset`, `split`, `label_column` or
         `max_length`. Options that are left out have the values of the training run in the

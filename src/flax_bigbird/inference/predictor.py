@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from flax_bigbird.data.errors import DataError, OptionError, UnknownTokensWarning
@@ -35,7 +34,7 @@ def load_predictor(
     model: str | Path = DEFAULT_MODEL,
     *,
     task: str | None = None,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> "Predictor":
     """Loads a model with its tokenizer, ready to answer rows.
@@ -46,7 +45,7 @@ def load_predictor(
     Args:
       model: A directory, the name of a shipped model, or a Hub id.
       task: The name of the task. By default it is the task that the checkpoint was trained for.
-      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+      devices: Devices of JAX, which share the work as the option `mesh` says. By default, they
         are all devices of this process.
       options: The options of `bigbird predict` that shape rows and answers, such as `max_length`,
         `text_column` or `dtype`. Options that are left out have the values of the training run that

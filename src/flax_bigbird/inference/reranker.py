@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,7 +23,7 @@ from flax_bigbird.tasks.retrieval_options import find_prompt
 def load_reranker(
     model: str | Path = DEFAULT_MODEL,
     *,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     **options: Any,
 ) -> "Reranker":
     """Loads a cross-encoder with its tokenizer, ready to score pairs of a query and a document.
@@ -36,7 +35,7 @@ def load_reranker(
     Args:
       model: A directory or Hub id: a run of `bigbird train reranking`, or a `CrossEncoder` of
         sentence-transformers with a BigBird.
-      devices: The devices to use, which share the work as the option `mesh` says. By default, they
+      devices: Devices of JAX, which share the work as the option `mesh` says. By default, they
         are all devices of this process.
       options: The options of `bigbird predict`, such as `max_length`, `tokens_per_batch` or
         `dtype`.
