@@ -2,7 +2,8 @@
 
 `test_mesh_models.py` runs it with eight devices: `mesh_models_program.py SEED BENCHMARKS
 [NAME...]`, where BENCHMARKS is their folder. It prints, as JSON, the largest difference of each
-model, and the bytes of the largest array that a device gathers.
+model, and the bytes of the largest array that a device gathers; and the same of the lookups of
+positions, with the axes along which devices send.
 """
 
 import importlib
@@ -11,6 +12,7 @@ import math
 import sys
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,8 @@ from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
 from flax_bigbird.nn.losses import cross_entropy
+from flax_bigbird.nn.tables import look_up_positions
+from flax_bigbird.parallel.parameter_sharding import parameter_shardings
 
 jax.config.update("jax_default_matmul_precision", "highest")
 B, T = 4, 64
@@ -83,6 +87,7 @@ def compare(name: str, rng: np.random.Generator) -> dict[str, Any]:
     step = jax.value_and_grad(loss)
     want = jax.jit(step)(params, inputs, labels)
     mesh = make_mesh(sizes)
+    params = jax.device_put(params, parameter_shardings(mesh, params))
     examples = tuple(axis for axis in ("data", "fsdp") if axis in sizes)
     tokens = NamedSharding(mesh, P(examples or None, "sequence" if "sequence" in sizes else None))
     with jax.set_mesh(mesh):
@@ -115,9 +120,66 @@ def left_padding(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+class Positions(nn.Module):
+    """A position table of some rows, `[S, D]`."""
+
+    rows: int
+
+    @nn.compact
+    def __call__(self, ids: Any, length: int) -> Any:
+        return look_up_positions(nn.Embed(self.rows, 24, name="position_embeddings"), ids, length)
+
+
+def look_up_on_devices(rows: int, length: int, ids: np.ndarray | None) -> dict[str, Any]:
+    """Returns the largest difference of the rows and of the gradient of a table."""
+    sizes = {"data": 2, "fsdp": 2, "sequence": 2}
+    mesh, rng = make_mesh(sizes), np.random.default_rng(0)
+    module = Positions(rows)
+    table = rng.standard_normal((rows, 24), np.float32)
+    params: Any = {"params": {"position_embeddings": {"embedding": table}}}
+    weights = rng.standard_normal((B, length, 24), np.float32)
+    shown = np.broadcast_to(np.arange(length), (B, length)) if ids is None else ids
+    want = np.where((shown < rows)[..., None], table[np.minimum(shown, rows - 1)], np.nan)
+    d_want = np.zeros_like(table)
+    np.add.at(d_want, shown[shown < rows], weights[shown < rows])
+
+    def loss(params: Any, weights: Any) -> tuple[Any, Any]:
+        found = module.apply(params, ids, length)
+        assert isinstance(found, jax.Array)
+        found = jnp.broadcast_to(found, weights.shape)
+        return jnp.where(jnp.isnan(found), 0, weights * found).sum(), found
+
+    shardings = parameter_shardings(mesh, params)
+    split = NamedSharding(mesh, P(("data", "fsdp"), "sequence"))
+    step = jax.jit(jax.grad(loss, has_aux=True), out_shardings=(shardings, split))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings), jax.device_put(weights, split)
+        program = step.lower(*placed).compile()
+        d_table, found = program(*placed)
+    (d_table,) = jax.tree.leaves(d_table)
+    np.testing.assert_array_equal(found, want)
+    received = importlib.import_module("collectives").received_bytes(program.as_text(), sizes)
+    return {"difference": float(np.abs(d_table - d_want).max()), "received": received}
+
+
+def position_tables() -> dict[str, Any]:
+    """The rows of a table whose tokens are split: in order, in part, chosen, and out of range."""
+    chosen = np.random.default_rng(1).integers(0, 32, (B, 24))
+    cases = {
+        "whole table": (32, 32, None),
+        "shorter text": (32, 12, None),
+        "chosen": (32, 24, chosen),
+        "out of range": (32, 24, chosen + 5),
+        "not divided": (33, 32, None),
+        "chosen, not divided": (33, 24, chosen),
+    }
+    return {name: look_up_on_devices(*case) for name, case in cases.items()}
+
+
 def main() -> None:
     rng = np.random.default_rng(int(sys.argv[1]))
     sys.path.insert(0, sys.argv[2])
+    print(json.dumps(position_tables()), flush=True)
     for name in sys.argv[3:] or CASES:
         print(json.dumps(compare(name, rng)), flush=True)
     if not sys.argv[3:]:

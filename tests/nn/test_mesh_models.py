@@ -20,6 +20,15 @@ def run(*names: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def check_positions(results: dict[str, Any]) -> None:
+    """A table as long as the texts is read where it is; only gradients are summed."""
+    for result in results.values():
+        assert result["difference"] <= 1e-5, results
+    sent = [axis for axes in results["whole table"]["received"] for axis in axes.split("+")]
+    assert "sequence" not in sent
+    assert {"data", "fsdp"} <= set(sent), "the examples are split, but no gradients are summed"
+
+
 def check(models: list[dict[str, Any]]) -> None:
     for result in models:
         assert result["difference"] is not None, result
@@ -30,12 +39,14 @@ def check(models: list[dict[str, Any]]) -> None:
 
 def test_a_model_equals_that_of_one_device():
     """Loss and gradients; and no device holds the hidden states of all tokens."""
-    check(run("padding invariance"))
+    positions, *models = run("padding invariance")
+    check_positions(positions)
+    check(models)
 
 
 @pytest.mark.slow
 def test_all_models_equal_those_of_one_device():
-    *models, decoder = run()
+    _, *models, decoder = run()
     assert len(models) == 9
     check(models)
     assert decoder["nan"], "an example with padding on the left has results"

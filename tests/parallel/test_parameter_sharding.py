@@ -49,8 +49,10 @@ def test_a_device_holds_its_part(sizes, part, optim):
     [
         ("bert/embeddings/word_embeddings/embedding", (40, 16), ("tensor", "fsdp")),
         ("bert/embeddings/word_embeddings/embedding", (41, 16), (None, "fsdp")),
-        ("bert/embeddings/position_embeddings/embedding", (48, 16), (None, "fsdp")),
-        ("bert/embeddings/position_embeddings/embedding", (48, 15), ("fsdp", None)),
+        ("bert/embeddings/position_embeddings/embedding", (48, 16), ("sequence", "fsdp")),
+        ("bert/embeddings/position_embeddings/embedding", (49, 16), (None, "fsdp")),
+        ("bert/embeddings/token_type_embeddings/embedding", (2, 16), (None, "fsdp")),
+        ("bert/embeddings/token_type_embeddings/embedding", (2, 15), ("fsdp", None)),
         (f"{LAYER}/attention/self/query/kernel", (16, 16), ("fsdp", "tensor")),
         (f"{LAYER}/attention/self/query/bias", (16,), ("tensor",)),
         (f"{LAYER}/attention/output/dense/kernel", (16, 16), ("tensor", "fsdp")),
@@ -65,5 +67,6 @@ def test_a_device_holds_its_part(sizes, part, optim):
     ],
 )
 def test_which_axes_split_a_parameter(path, shape, axes):
-    assert tuple(parameter_spec(path, shape, {"fsdp": 2, "tensor": 2})) == axes
-    assert set(parameter_spec(path, shape, {"fsdp": 1, "tensor": 1})) == {None}
+    names = ("fsdp", "sequence", "tensor")
+    assert tuple(parameter_spec(path, shape, dict.fromkeys(names, 2))) == axes
+    assert set(parameter_spec(path, shape, dict.fromkeys(names, 1))) == {None}

@@ -157,7 +157,7 @@ def test_a_run_resumes_on_fewer_devices(tmp_path, data, one_process, monkeypatch
     monkeypatch.setenv("JAX_PROCESS_ID", "0")  # whose signal it is
     outputs = []
     for count, mesh, kill in (
-        (4, "fsdp=4", "0:3:SIGTERM"),
+        (4, "fsdp=2,sequence=2", "0:3:SIGTERM"),
         (2, "fsdp=2", "0:6:SIGTERM"),
         (1, "data=1", ""),
     ):

@@ -61,8 +61,6 @@ class FlaxBigBirdModule(nn.Module):
         """
         if token_type_ids is None:
             token_type_ids = jnp.zeros_like(input_ids)
-        if position_ids is None:
-            position_ids = jnp.broadcast_to(jnp.arange(input_ids.shape[-1]), input_ids.shape)
         options = CallOptions(
             deterministic, output_attentions, output_hidden_states, init_cache, prefill
         )

@@ -42,7 +42,7 @@ class ModelInputs:
       input_ids: The token ids; `[B, C, T]` for multiple choice.
       attention_mask: True at the tokens that may be read. With a cache, it covers its slots.
       token_type_ids: The token types.
-      position_ids: The positions.
+      position_ids: The positions; None if they are `0..T-1` in each example.
       head_mask: A factor for every head of every layer.
       encoder_hidden_states: The states that cross-attention reads.
       encoder_attention_mask: True at the encoder's real tokens.
@@ -132,8 +132,8 @@ def _check_token_inputs(model: ParameterizedModel, call: CallArguments) -> Model
     mask_shape = shape if cache is None else (shape[0], _check_cache(model, cache, shape))
     if position_ids is None:
         checks.check_length(config, shape[-1])
-        start = 0 if cache is None else kv_cache.next_slot(cache)
-        position_ids = jnp.broadcast_to(start + jnp.arange(shape[-1]), shape)
+    if position_ids is None and cache is not None:
+        position_ids = jnp.broadcast_to(kv_cache.next_slot(cache) + jnp.arange(shape[-1]), shape)
 
     def token_ids(name: str, value: Any, limit_name: str) -> Array:
         if value is None:
@@ -145,7 +145,8 @@ def _check_token_inputs(model: ParameterizedModel, call: CallArguments) -> Model
         )
 
     token_type_ids = token_ids("token_type_ids", call.token_type_ids, "type_vocab_size")
-    position_ids = token_ids("position_ids", position_ids, "max_position_embeddings")
+    if position_ids is not None:
+        position_ids = token_ids("position_ids", position_ids, "max_position_embeddings")
     if call.attention_mask is None:
         attention_mask = jnp.ones(mask_shape, bool)
     else:

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flax_bigbird.attention import current_mesh_axes
 from flax_bigbird.nn.dropout import Dropout
-from flax_bigbird.nn.sharding import constrain_states, replicate
+from flax_bigbird.nn.sharding import constrain_states
+from flax_bigbird.nn.tables import look_up, look_up_positions
 
 
 def dense(config: Any, features: int, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
@@ -23,13 +23,6 @@ def layer_norm(config: Any, dtype: Any) -> nn.LayerNorm:
     The variance is computed in two passes, as PyTorch computes it.
     """
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
-
-
-def look_up(table: nn.Embed, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
-    """Returns the rows of a table at `ids`; a table that a mesh splits is gathered first."""
-    if current_mesh_axes() is None:
-        return table(ids)
-    return jnp.take(jnp.asarray(replicate(table.embedding), table.dtype), ids, axis=0)
 
 
 class BigBirdEmbeddings(nn.Module):
@@ -55,14 +48,14 @@ class BigBirdEmbeddings(nn.Module):
         self,
         input_ids: Int[Array, "B T"],
         token_type_ids: Int[Array, "B T"],
-        position_ids: Int[Array, "B T"],
+        position_ids: Int[Array, "B T"] | None,
         *,
         deterministic: bool = True,
     ) -> Float[Array, "B T D"]:
-        """Returns the embedded tokens."""
+        """Returns the embedded tokens; positions that are None are `0..T-1`."""
         words = look_up(self.word_embeddings, input_ids)
         if self.config.rescale_embeddings:
             words = words * self.config.hidden_size**0.5
         x = words + look_up(self.token_type_embeddings, token_type_ids)
-        x = x + look_up(self.position_embeddings, position_ids)
+        x = x + look_up_positions(self.position_embeddings, position_ids, input_ids.shape[-1])
         return constrain_states(self.LayerNorm(self.dropout(x, deterministic=deterministic)))

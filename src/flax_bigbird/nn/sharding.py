@@ -33,6 +33,13 @@ def constrain_states(x: Float[Array, "..."], *, splits_last: bool = False) -> Fl
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec)) if any(spec) else x
 
 
-def replicate(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns an array that every device of the mesh of `jax.set_mesh` has as a whole."""
-    return jax.lax.with_sharding_constraint(x, PartitionSpec())
+def gather_parameter(x: Float[Array, "..."], rows: str | None = None) -> Float[Array, "..."]:
+    """Returns a parameter that every device of the mesh of `jax.set_mesh` has as a whole.
+
+    Args:
+      x: The parameter.
+      rows: The axis of the mesh over which its first axis stays split, or None.
+    """
+    if current_mesh_axes() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(rows))

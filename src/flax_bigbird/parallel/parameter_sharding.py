@@ -7,12 +7,13 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from flax_bigbird._mesh_axes import FSDP, TENSOR
+from flax_bigbird._mesh_axes import FSDP, SEQUENCE, TENSOR
 from flax_bigbird.parallel.mesh import replicated
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # The end of a parameter's path, and the mesh axis of each of its dimensions.
     (r"word_embeddings/embedding", (TENSOR, FSDP)),
+    (r"position_embeddings/embedding", (SEQUENCE, FSDP)),  # the positions of a device's tokens
     (r"embedding", (None, FSDP)),
     (r"self/(query|key|value)/kernel", (FSDP, TENSOR)),  # the heads are side by side
     (r"self/(query|key|value)/bias", (TENSOR,)),
@@ -30,8 +31,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 def parameter_spec(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
     """Returns how a parameter is split.
 
-    If `fsdp` does not divide the dimension of the rule, it splits another one that it divides;
-    `tensor` then splits none.
+    An axis that does not divide the dimension of its rule splits none, except `fsdp`, which then
+    splits another one that it divides.
 
     Args:
       path: The names of the parameter, joined by "/".
@@ -42,8 +43,9 @@ def parameter_spec(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> 
     rule = rule if len(rule) == len(shape) else ()
     wanted = {axis: i for i, axis in enumerate(rule) if axis and sizes.get(axis, 1) > 1}
     axes: list[str | None] = [None] * len(shape)
-    if TENSOR in wanted and shape[wanted[TENSOR]] % sizes[TENSOR] == 0:
-        axes[wanted[TENSOR]] = TENSOR
+    for axis in (TENSOR, SEQUENCE):
+        if axis in wanted and shape[wanted[axis]] % sizes[axis] == 0:
+            axes[wanted[axis]] = axis
     if FSDP in wanted:
         candidates = [wanted[FSDP], *(i for i in range(len(shape)) if i != wanted[FSDP])]
         free = (i for i in candidates if axes[i] is None and shape[i] % sizes[FSDP] == 0)
