@@ -173,34 +173,37 @@ def exchange_requested(
     sizes = _RoundSizes(axis, capacity, per_round)
     own, varying = vary_together(own, requests._replace(rounds=jnp.zeros((), jnp.int32)))
     requests = varying._replace(rounds=requests.rounds)
-    fetched: Any = _fetch(sizes, own.k, own.v, own.mask, requests)
-    return Blocks(*(jnp.concatenate(xs, 1) for xs in zip(fetched, own, strict=True)))
+    buffers: Any = _fetch(sizes, own.k, own.v, own.mask, requests)
+    return Blocks(*buffers)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fetch(sizes: _RoundSizes, k, v, mask, requests: Requests):
-    """Runs the rounds; returns `[X, capacity, W, ...]` of each array."""
+    """Runs the rounds; returns the buffer `[X, capacity + L, W, ...]` of each array."""
     own = (k, v, mask)
-    zeros = tuple(_zeros(sizes, x) for x in own)
+    # Blocks are written into the buffer itself, which would otherwise be there twice.
+    padding = [(0, 0), (sizes.capacity, 0)]
+    start = tuple(jnp.pad(x, [*padding, *[(0, 0)] * (x.ndim - 2)]) for x in own)
+
+    end = start[0].shape[1]
 
     def round_(i: Array, buffers: tuple[Array, ...]) -> tuple[Array, ...]:
         asked, slots = _round_lists(sizes, requests, i)
         out = []
         for x, buffer in zip(own, buffers, strict=True):
             got = _all_to_all(take_blocks(x, asked), sizes.axis)
-            out.append(_put(buffer, slots, got))
+            out.append(_put(buffer, jnp.where(slots < sizes.capacity, slots, end), got))
         return tuple(out)
 
-    return lax.fori_loop(0, requests.rounds, round_, zeros)
+    return lax.fori_loop(0, requests.rounds, round_, start)
 
 
 def _fetch_forward(sizes: _RoundSizes, k, v, mask, requests: Requests):
-    return _fetch(sizes, k, v, mask, requests), (k, v, requests)
+    return _fetch(sizes, k, v, mask, requests), requests
 
 
-def _fetch_backward(sizes: _RoundSizes, saved, d_buffers):
+def _fetch_backward(sizes: _RoundSizes, requests: Requests, d_buffers):
     """Sends the gradients of the blocks back, in the same rounds."""
-    k, v, requests = saved
     devices = lax.axis_size(sizes.axis)
 
     def round_(i: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -215,18 +218,12 @@ def _fetch_backward(sizes: _RoundSizes, saved, d_buffers):
             out.append(_add(total, flat, _all_to_all(got, sizes.axis)))
         return tuple(out)
 
-    zeros = tuple(jnp.zeros_like(x) for x in (k, v))
-    zeros = tuple(vary_together(x, k)[0] for x in zeros)
-    d_k, d_v = lax.fori_loop(0, requests.rounds, round_, zeros)
+    start = tuple(x[:, sizes.capacity :] for x in d_buffers[:2])
+    d_k, d_v = lax.fori_loop(0, requests.rounds, round_, start)
     return d_k, d_v, None, None
 
 
 _fetch.defvjp(_fetch_forward, _fetch_backward)
-
-
-def _zeros(sizes: _RoundSizes, x: Array) -> Array:
-    zeros = jnp.zeros((x.shape[0], sizes.capacity, *x.shape[2:]), x.dtype)
-    return vary_together(zeros, x)[0]
 
 
 def _round_lists(sizes: _RoundSizes, requests: Requests, i: Array) -> tuple[Array, Array]:

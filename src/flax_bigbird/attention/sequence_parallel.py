@@ -192,14 +192,16 @@ def _attend_listed(config: SequenceConfig, q: Array, own: Blocks, lists: Lists) 
     """Computes the rows that are not global, of some examples at a time.
 
     The blocks of other devices of all examples together might need several times the memory of the
-    device's own. Those of a group of examples need at most as much.
+    device's own. Those of a group of examples need at most as much. If they are many, there are at
+    least two groups: without a loop, XLA merges the exchange of the backward pass with that of the
+    forward pass on CPUs, and keeps the blocks of other devices in between.
     """
     examples, length = own.mask.shape[:2]
     lists = lists._replace(global_rows=None)
     groups = 1
     if config.per_head:
-        wanted = min(examples, -(-config.num_remote // length))
-        groups = next(n for n in range(max(wanted, 1), examples + 1) if examples % n == 0)
+        wanted = max(-(-config.num_remote // length), min(2, 2 * config.num_remote // length), 1)
+        groups = next(n for n in range(min(wanted, examples), examples + 1) if examples % n == 0)
     if groups == 1:
         return _attend_group(config, q, own, lists)
 
