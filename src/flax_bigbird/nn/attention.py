@@ -21,6 +21,7 @@ from flax_bigbird.nn.context import AttentionInputs, CallOptions
 from flax_bigbird.nn.dropout import Dropout
 from flax_bigbird.nn.embeddings import dense, layer_norm
 from flax_bigbird.nn.patterns import call_pattern, layer_pattern
+from flax_bigbird.nn.projections import project_together
 
 
 def full_attention_probabilities(
@@ -86,12 +87,12 @@ class BigBirdSelfAttention(nn.Module):
           options: The static options of the call.
           attention_inputs: Global tokens and segments.
         """
-        source = x if source is None else source
-        q = self._split_heads(self.query(x))
         if self.cross:
+            q = self._split_heads(self.query(x))
             k, v = self._cross_keys_and_values(source, options)
         else:
-            k, v = self._split_heads(self.key(source)), self._split_heads(self.value(source))
+            layers = (self.query, self.key, self.value)
+            q, k, v = (self._split_heads(y) for y in project_together(layers, x))
         uses_cache = not self.cross and (
             options.init_cache or self.has_variable("cache", "cached_key")
         )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.attention import num_token_shards
 from flax_bigbird.data.character_vocabulary import is_character_level
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.masking import Masking, max_targets
@@ -91,9 +92,15 @@ class MaskedLM(LanguageModeling):
         return self.pad(masked.input_ids, length) | targets
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        logits = self.masked_lm_logits(self.apply(model, params, batch, **call))
         labels = labels_of_rows(batch)
-        return Loss(cross_entropy(logits, labels), (labels != IGNORED_LABEL).sum())
+        num_targets = (labels != IGNORED_LABEL).sum()
+        if num_token_shards() > 1:
+            # Targets may lie on any of the devices: all would compute the logits of all targets.
+            labels = _labels_of_tokens(labels, batch)
+            mean = model.loss(**model_inputs(batch), labels=labels, params=params, **call)
+            return Loss(mean, num_targets)
+        logits = self.masked_lm_logits(self.apply(model, params, batch, **call))
+        return Loss(cross_entropy(logits, labels), num_targets)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = self.masked_lm_logits(self.apply(model, params, batch))
@@ -177,3 +184,10 @@ class MaskedLM(LanguageModeling):
         precedes_mask = [*(id == mask_id for id in ids[1:]), False][: len(ids)]
         triples = zip(ids, is_space, precedes_mask, strict=True)
         return [id for id, space, precedes in triples if not (space and precedes)]
+
+
+def _labels_of_tokens(labels: Any, batch: Arrays) -> Any:
+    """Returns the labels of all tokens, `[B, T]`, from those of the targets, `[B, P]`."""
+    none = jnp.full(batch["input_ids"].shape, IGNORED_LABEL, labels.dtype)
+    # Unused targets have position 0, which may be that of another target.
+    return jax.vmap(lambda x, at, labels: x.at[at].max(labels))(none, batch["positions"], labels)
