@@ -22,7 +22,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from collectives import count_collectives
+import scale_plan
+from collectives import count_collectives, matmul_flops, received_bytes
 from report import write_section
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,15 +35,19 @@ SIZES = {
 }
 HEADS = {"base": 12, "large": 16}
 MESHES = ("data=8", "fsdp=2", "fsdp=4", "fsdp=8", "tensor=4", "fsdp=4,tensor=2")
+STEP_ROWS, STEP_LENGTH, STEP_TARGETS = 8, 1024, 160
 STEP_MODEL = {
     "hidden_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "intermediate_size": 1024,
     "vocab_size": 8000,
+    "max_position_embeddings": STEP_LENGTH,
     "block_size": 64,
     "num_random_blocks": 3,
 }
+STEP_MESHES = ("data=8", "fsdp=8", "data=2,fsdp=4", "tensor=4", "fsdp=4,tensor=2")
+STEP_MESHES += ("data=2,sequence=4",)
 SPEED_MODEL = {
     "hidden_size": 256,
     "num_hidden_layers": 4,
@@ -117,6 +122,7 @@ def measure_collectives() -> list[dict[str, Any]]:
     import numpy as np
 
     from flax_bigbird.parallel.mesh import create_mesh, under
+    from flax_bigbird.parallel.mesh_options import parse_mesh
     from flax_bigbird.tasks.registry import get_task
     from flax_bigbird.train import train_options
     from flax_bigbird.train.optimizer import create_optimizer
@@ -126,24 +132,55 @@ def measure_collectives() -> list[dict[str, Any]]:
     options = train_options("masked-lm", train_files=["-"], output_dir="-")
     task = object.__new__(get_task("masked-lm"))  # its loss needs no tokenizer
     rows = []
-    for text in ("data=8", "fsdp=8", "fsdp=4,tensor=2"):
-        mesh = create_mesh(text)
+    for text in STEP_MESHES:
+        sizes = parse_mesh(text)
+        count = int(np.prod([abs(size) for size in sizes.values()]))
+        mesh = create_mesh(text, jax.devices()[:count])
+        assert mesh is not None
         steps = TrainingSteps(task, model, create_optimizer(options, 10), mesh, 0)
         params = steps.place_params(model.params)
         state = steps.init_optimizer(params)
-        zeros = np.zeros((8, 1024), np.int32)
-        targets = np.zeros((8, 160), np.int32)
+        zeros = np.zeros((STEP_ROWS, STEP_LENGTH), np.int32)
+        targets = np.zeros((STEP_ROWS, STEP_TARGETS), np.int32)
         batch = {"input_ids": zeros, "attention_mask": zeros + 1}
         batch |= {"positions": targets, "labels": targets}
-        (part,) = steps.batch_sharding.parts(8)
+        (part,) = steps.batch_sharding.parts(STEP_ROWS)
         with under(mesh):
             placed = steps.batch_sharding.place(batch, part)
             numbers = np.zeros(1, np.uint32)
             lowered = steps._step.lower(params, state, placed, steps._key, numbers)
-        found = count_collectives(lowered.compile().as_text() or "")
-        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
-        rows.append({"mesh": text, "parameters": parameters, "collectives": found})
+        program = lowered.compile().as_text() or ""
+        rows.append(
+            {
+                "mesh": text,
+                "parameters": sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)),
+                "collectives": count_collectives(program),
+                "received": received_bytes(program, mesh.shape),
+                "flops": matmul_flops(program),
+            }
+        )
     return rows
+
+
+def planned_step(text: str) -> dict[str, Any]:
+    """Returns the operations and the received bytes of that step by the formulas of the plans."""
+    from flax_bigbird.parallel.mesh_options import parse_mesh
+
+    mesh = scale_plan.Mesh(**{axis: abs(size) for axis, size in parse_mesh(text).items()})
+    model = scale_plan.Model(
+        V=STEP_MODEL["vocab_size"],
+        D=STEP_MODEL["hidden_size"],
+        layers=STEP_MODEL["num_hidden_layers"],
+        N=STEP_MODEL["num_attention_heads"],
+        F=STEP_MODEL["intermediate_size"],
+    )
+    rows = STEP_ROWS / (mesh.data * mesh.fsdp)
+    tokens, labels = rows * STEP_LENGTH / mesh.sequence, STEP_TARGETS / STEP_LENGTH
+    received = scale_plan.sent_bytes(
+        model, STEP_LENGTH, rows, mesh, width=4, labels=labels, scatters_sums=False
+    )
+    flops = scale_plan.step_flops(model, STEP_LENGTH, tokens, mesh, labels)
+    return {"flops": flops, "received": received}
 
 
 def measure_processes(steps: int = SPEED_STEPS) -> dict[str, Any]:
@@ -234,6 +271,23 @@ def report(results: dict[str, Any]) -> str:
         for row in rows:
             for kind, (number, size) in sorted(row["collectives"].items()):
                 lines.append(f"| `{row['mesh']}` | {kind} | {number} | {size / 2**20:.2f} |")
+        lines += [
+            "",
+            "What a device receives, if sums and gathers go around rings, and the operations of "
+            "its matrix products, beside the formulas of the [plans](#plans). On CPUs, XLA sums "
+            "gradients over `fsdp` as a whole, which moves twice what a device needs of them; "
+            "the formulas are told so here.",
+            "",
+            "| mesh | received, MiB | formula | GFLOP | formula |",
+            "|---|---|---|---|---|",
+        ]
+        for row in rows:
+            expected = planned_step(row["mesh"])
+            received, planned = (sum(x["received"].values()) / 2**20 for x in (row, expected))
+            lines.append(
+                f"| `{row['mesh']}` | {received:.1f} | {planned:.1f} | "
+                f"{row['flops'] / 1e9:.1f} | {expected['flops'] / 1e9:.1f} |"
+            )
         lines.append("")
     if row := results.get("processes"):
         speeds = row["tokens_per_second"]

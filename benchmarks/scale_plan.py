@@ -15,7 +15,9 @@ from report import write_section
 RESULTS = Path(__file__).parent / "results" / "scale.md"
 LENGTHS, CHIP_COUNTS = (4096, 65_536, 1_048_576), (8, 64, 512)
 TOKENS_PER_CHIP = (16_384, 8192, 4096)  # the first that fits
-UTILIZATION = 0.22  # of the peak; a training step of the base model on an H200
+UTILIZATION = 0.17  # of the chip's peak; a training step of the base model on an H200
+LABELS = 0.15  # of the tokens are predicted
+HEAD_CHUNK = 1024  # tokens whose logits a device computes at a time if tokens are split
 
 
 class Model(NamedTuple):
@@ -59,17 +61,38 @@ CHIPS = {
 }
 
 
-def num_parameters(model: Model, length: int) -> int:
-    """Returns the number of parameters of a masked language model for texts of a length."""
+class Parameters(NamedTuple):
+    """The numbers of parameters of a masked language model by how a mesh splits them."""
+
+    words: int
+    positions: int
+    layers: int
+    rest: int
+
+
+def parameters(model: Model, length: int) -> Parameters:
+    """Returns the parameters of a model for texts of a length, without the pooler and biases."""
     layer = 4 * model.D**2 + 2 * model.D * model.F
-    return (model.V + length) * model.D + model.layers * layer + model.D**2
+    sizes = (model.V * model.D, length * model.D, model.layers * layer, model.D**2)
+    return Parameters(*sizes)
 
 
-def state_bytes(model: Model, length: int, mesh: Mesh) -> float:
-    """Returns parameters, gradients and AdamW's two means on a chip, in float32."""
-    positions = length * model.D
-    rest = num_parameters(model, length) - positions
-    return 16 * (positions + rest / mesh.tensor) / mesh.fsdp
+def held_parameters(model: Model, length: int, mesh: Mesh) -> float:
+    """Returns the number of parameters that a chip computes with, before `fsdp` splits them."""
+    words, positions, layers, rest = parameters(model, length)
+    if model.V % mesh.tensor == 0:
+        words /= mesh.tensor
+    return words + positions / mesh.sequence + layers / mesh.tensor + rest
+
+
+def state_bytes(model: Model, length: int, mesh: Mesh, width: int = 2) -> float:
+    """Returns parameters, gradients and AdamW's two means on a chip, in float32.
+
+    With `fsdp` or another dtype, parameters are there a second time, as they are computed with.
+    """
+    held = held_parameters(model, length, mesh)
+    copy = width if mesh.fsdp > 1 or width < 4 else 0
+    return 16 * held / mesh.fsdp + copy * held
 
 
 def activation_bytes(model: Model, tokens: float, tensor: int = 1, width: int = 2) -> float:
@@ -82,12 +105,39 @@ def activation_bytes(model: Model, tokens: float, tensor: int = 1, width: int = 
     return tokens * model.layers * per_token * width
 
 
-def step_flops(model: Model, length: int, tokens: float) -> float:
-    """Returns the floating-point operations of a training step of some tokens, with all labels."""
+def predicted_tokens(tokens: float, mesh: Mesh, labels: float = LABELS) -> float:
+    """Returns the tokens whose logits a chip computes: where tokens are split, whole chunks."""
+    if mesh.sequence == 1:
+        return labels * tokens
+    chunk = min(HEAD_CHUNK, tokens)
+    return math.ceil(labels * tokens / chunk) * chunk
+
+
+def logits_bytes(model: Model, tokens: float, mesh: Mesh) -> float:
+    """Returns the logits that are held at a time, and as many exponentials, in float32."""
+    rows = predicted_tokens(tokens, mesh) if mesh.sequence == 1 else min(HEAD_CHUNK, tokens)
+    splits = mesh.sequence == 1 and model.V % mesh.tensor == 0
+    return 8 * rows * model.V / (mesh.tensor if splits else 1)
+
+
+def step_flops(
+    model: Model, length: int, tokens: float, mesh: Mesh, labels: float = LABELS
+) -> float:
+    """Returns the floating-point operations of a chip in a training step.
+
+    Args:
+      model: The model.
+      length: T.
+      tokens: The tokens of the chip, whose heads it shares.
+      mesh: The mesh.
+      labels: The fraction of the tokens that are predicted.
+    """
     blocks = min(length / model.W, 5 + model.R) + 2  # a row's; two global rows read everything
     layer = 2 * (4 * model.D**2 + 2 * model.D * model.F) + 4 * model.D * blocks * model.W
-    head = 2 * (model.D**2 + model.V * model.D)
-    return 3 * tokens * (model.layers * layer + head)
+    words = 2 * model.V * model.D * predicted_tokens(tokens, mesh, labels)
+    if mesh.sequence > 1 or model.V % mesh.tensor == 0:
+        words /= mesh.tensor
+    return 3 * (tokens * model.layers * layer / mesh.tensor + words)
 
 
 def scattered_blocks(model: Model, length: int, devices: int) -> float:
@@ -95,8 +145,6 @@ def scattered_blocks(model: Model, length: int, devices: int) -> float:
 
     Rows draw uniformly. What any two chips send is padded to the largest of all pairs and heads.
     """
-    if devices == 1:
-        return 0.0
     rows = length / model.W / devices
     drawn = rows * (1 - math.exp(-model.R / devices))
     deviation = math.sqrt(drawn * math.exp(-model.R / devices))
@@ -104,10 +152,30 @@ def scattered_blocks(model: Model, length: int, devices: int) -> float:
     return devices * min(rows, drawn + largest * deviation)
 
 
-def sent_bytes(
+def key_block_bytes(
     model: Model, length: int, examples: float, mesh: Mesh, width: int = 2
+) -> float:
+    """Returns the key blocks and their gradients that a chip gets in a step from other chips."""
+    if mesh.sequence == 1:
+        return 0.0
+    blocks = scattered_blocks(model, length, mesh.sequence) + 4  # neighbors and global blocks
+    keys = 2 * model.W * model.D / mesh.tensor * width
+    return 3 * model.layers * examples * blocks * keys
+
+
+def sent_bytes(
+    model: Model,
+    length: int,
+    examples: float,
+    mesh: Mesh,
+    width: int = 2,
+    *,
+    labels: float = LABELS,
+    scatters_sums: bool = True,
 ) -> dict[str, float]:
     """Returns what a chip gets in a step along each axis.
+
+    Rings are assumed, in which a sum over n chips moves twice (n - 1)/n of the array.
 
     Args:
       model: The model.
@@ -115,18 +183,28 @@ def sent_bytes(
       examples: The examples of a chip, whose tokens and heads it shares.
       mesh: The mesh.
       width: The bytes of a number of the hidden states.
+      labels: The fraction of the tokens that are predicted.
+      scatters_sums: Whether a chip gets only its part of a sum over `fsdp`, half of what the sum
+        moves. The compiler for TPUs does so, and that for CPUs does not.
     """
-    parameters = 4 * num_parameters(model, length)
+    words = 4 * parameters(model, length).words
+    positions = 4 * parameters(model, length).positions / mesh.sequence
+    held = 4 * held_parameters(model, length, mesh)
+    splits_words = mesh.tensor > 1 and model.V % mesh.tensor == 0
+    # The word table has a gradient from the lookup, of the whole table, and one from the head.
+    gradients = held + words
+    # The head gathers its part of the table for itself, and again in the backward pass.
+    gathered = held + (2 * words / mesh.tensor * width / 4 if splits_words else 0)
     hidden = examples * length / mesh.sequence * model.D * width
-    blocks = scattered_blocks(model, length, mesh.sequence) + (4 if mesh.sequence > 1 else 0)
-    keys = 2 * model.W * model.D / mesh.tensor * width
-    copies = mesh.data * mesh.sequence
+    tensor = 8 * model.layers * hidden
+    if splits_words:
+        tensor += words + 2 * labels * hidden
     return {
-        # A sum over n chips moves twice (n - 1)/n of the array.
-        "data": 2 * parameters * (1 - 1 / copies) / (mesh.fsdp * mesh.tensor),
-        "fsdp": 3 * parameters * (1 - 1 / mesh.fsdp) / mesh.tensor,
-        "sequence": 3 * model.layers * examples * blocks * keys,
-        "tensor": 8 * model.layers * hidden * (1 - 1 / mesh.tensor),
+        "data": 2 * gradients * (1 - 1 / mesh.data) / mesh.fsdp,
+        "fsdp": (gathered + (1 if scatters_sums else 2) * gradients) * (1 - 1 / mesh.fsdp),
+        "sequence": key_block_bytes(model, length, examples, mesh, width)
+        + 2 * (gradients - positions) * (1 - 1 / mesh.sequence),
+        "tensor": tensor * (1 - 1 / mesh.tensor),
     }
 
 
@@ -168,7 +246,7 @@ def plan_batch(
             continue
         examples = batch / shared
         tokens = examples * length / mesh.sequence
-        memory = state_bytes(model, length, mesh)
+        memory = state_bytes(model, length, mesh) + logits_bytes(model, tokens, mesh)
         if remat:  # the inputs of all layers, and one layer
             one_layer = model._replace(layers=1)
             memory += activation_bytes(one_layer, tokens, mesh.tensor)
@@ -177,7 +255,7 @@ def plan_batch(
             memory += activation_bytes(model, tokens, mesh.tensor)
         if memory > 0.85 * chip.memory:
             continue
-        flops = step_flops(model, length, tokens) / mesh.tensor * (4 / 3 if remat else 1)
+        flops = step_flops(model, length, tokens, mesh) * (4 / 3 if remat else 1)
         sent = sent_bytes(model, length, examples, mesh)
         seconds = step_seconds(chip, flops, sent, mesh)
         if best is None or seconds < best["seconds"]:

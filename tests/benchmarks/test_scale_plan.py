@@ -1,6 +1,7 @@
 """The formulas of the plans, beside compiled programs of eight simulated devices.
 
-The figures of the programs are those of `benchmarks/results/scale_sequence.json`.
+The figures of the programs are those of `benchmarks/results/scale_sequence.json` and
+`scale_mesh.json`.
 """
 
 import json
@@ -9,13 +10,13 @@ from typing import Any
 
 import pytest
 
-FIGURES = Path(__file__).parents[2] / "benchmarks" / "results" / "scale_sequence.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SMALL = {"V": 8192, "D": 256, "layers": 4, "N": 4, "F": 1024}
 BASE = {"V": 8192, "D": 768, "layers": 1, "N": 12, "F": 3072}
 
 
 def rows(model: str, rule: str) -> list[dict[str, Any]]:
-    figures = json.loads(FIGURES.read_text())
+    figures = json.loads((RESULTS / "scale_sequence.json").read_text())
     return [row for row in figures if (row["model"], row["rule"]) == (model, rule)]
 
 
@@ -37,15 +38,27 @@ def test_key_blocks_that_are_sent(benchmark, name, devices):
     model = plan.Model(**(SMALL if name.startswith("small") else BASE))
     (row,) = (row for row in rows(name, "fixed") if row["devices"] == devices)
     mesh = plan.Mesh(1, 1, devices, 1)
-    expected = plan.sent_bytes(model, row["length"], 1, mesh, width=4)["sequence"] / 2**20
+    expected = plan.key_block_bytes(model, row["length"], 1, mesh, width=4) / 2**20
     sent = row["sent_mib"]["all-to-all"] + row["sent_mib"]["collective-permute"]
     assert expected == pytest.approx(sent, rel=0.12)
+
+
+def steps() -> list[dict[str, Any]]:
+    return json.loads((RESULTS / "scale_mesh.json").read_text())["collectives"]
+
+
+@pytest.mark.parametrize("row", steps(), ids=lambda row: row["mesh"])
+def test_operations_and_bytes_of_a_training_step(benchmark, row):
+    expected = benchmark("scale_mesh").planned_step(row["mesh"])
+    assert expected["flops"] == pytest.approx(row["flops"], rel=0.1)
+    received = sum(row["received"].values())
+    assert sum(expected["received"].values()) == pytest.approx(received, rel=0.1)
 
 
 def test_parameters_of_the_base_model(benchmark):
     """128 million, of which 1% are the pooler, biases and norms, which the formula leaves out."""
     plan = benchmark("scale_plan")
-    assert plan.num_parameters(plan.MODELS["base"], 4096) == pytest.approx(128.1e6, rel=0.01)
+    assert sum(plan.parameters(plan.MODELS["base"], 4096)) == pytest.approx(128.1e6, rel=0.01)
 
 
 def test_every_plan_fits(benchmark):
