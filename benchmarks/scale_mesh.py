@@ -262,8 +262,8 @@ def report(results: dict[str, Any]) -> str:
         lines += [
             f"A model of {STEP_MODEL['num_hidden_layers']} layers and width "
             f"{STEP_MODEL['hidden_size']} ({size:.1f} MiB of parameters), 8 rows of 1,024 tokens, "
-            "8 simulated devices; number of collectives in the compiled program, and the bytes of "
-            "their results on a device.",
+            "8 simulated devices, or 4 with `tensor=4`; number of collectives in the compiled "
+            "program, and the bytes of their results on a device.",
             "",
             "| mesh | collective | number | MiB |",
             "|---|---|---|---|",
