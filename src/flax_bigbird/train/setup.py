@@ -145,28 +145,14 @@ def _load_run(
     source = source.hold_out(options, task_class)
     _create_directory(directory, given_options)
 
-    texts = source.iterate_texts(options, task_class)
-    tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
-    model, messages, has_new_head = setup_model(
-        options, initial_model, task_class, task_config, tokenizer
+    task, model, has_new_head = _setup_task(
+        options, initial_model, task_class, task_config, source, directory, callback
     )
-    if options.max_steps == 0 and not has_new_head:
-        raise OptionError(
-            f"max_steps may be 0 if a new head is fitted; got 0 for {initial_model}, whose head is "
-            "kept: give the number of steps"
-        )
-    directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
-    task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
     train_data = source.encode(options, task, model.config, callback)
     validation_data = None
     if source.validation_rows is not None:
         smaller = options.replace(tokens_per_batch=max_gradient_tokens)
         validation_data = setup_split(smaller, task, source.validation_rows, "validation", callback)
-
-    if not (options.tokenizer or initial_model):
-        messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
-    for message in messages:
-        callback.on_message(message)
     run = PreparedRun(
         options,
         initial_model,
@@ -180,6 +166,45 @@ def _load_run(
     )
     # A checkpoint of the run has its own head.
     return run, has_new_head and not directory.is_started()
+
+
+def _setup_task(
+    options: TrainingArguments,
+    initial_model: str | None,
+    task_class: type[Task],
+    task_config: dict[str, Any],
+    source: TrainingSource,
+    directory: RunDirectory,
+    callback: TrainerCallback,
+) -> tuple[Task, Any, bool]:
+    """Returns the task, with its tokenizer, the model, and whether its head is new.
+
+    Args:
+      options: The options, with a `max_length`.
+      initial_model: The model to start from; None for a new one.
+      task_class: The class of the task.
+      task_config: The keys of the configuration that follow from the rows.
+      source: The rows, on whose texts a new tokenizer is trained.
+      directory: The run directory, where the tokenizer is saved.
+      callback: The callback that receives messages about the model.
+    """
+    texts = source.iterate_texts(options, task_class)
+    tokenizer = setup_tokenizer(options, initial_model, texts, directory.tokenizer)
+    model, messages, has_new_head = setup_model(
+        options, initial_model, task_class, task_config, tokenizer
+    )
+    if options.max_steps == 0 and not has_new_head:
+        raise OptionError(
+            f"max_steps may be 0 if a new head is fitted; got 0 for {initial_model}, whose head is "
+            "kept: give the number of steps"
+        )
+    directory.check_free_space(sum(leaf.nbytes for leaf in jax.tree.leaves(model.params)))
+    if not (options.tokenizer or initial_model):
+        messages.append(f"A new tokenizer with {len(tokenizer):,} tokens.")
+    for message in messages:
+        callback.on_message(message)
+    task: Any = task_class.for_model(options, tokenizer, model.config, initial_model)
+    return task, model, has_new_head
 
 
 def _open_source(
