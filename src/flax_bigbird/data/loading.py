@@ -10,6 +10,7 @@ from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.row_cache import ORIGIN, cached_dataset
 from flax_bigbird.data.types import Dataset, Row
+from flax_bigbird.data.unreachable import unreachable
 
 SPLIT_NAMES = {"train": "training data", "validation": "validation data", "test": "data"}
 """The names of the splits in messages."""
@@ -101,10 +102,8 @@ def load_dataset_split(name: str, configuration: str | None, split: str) -> Data
     try:
         return _datasets().load_dataset(name, configuration, split=split)
     except Exception as error:  # many libraries may raise here
-        raise DataError(
-            f"the dataset must be one that `datasets` loads; {name} "
-            f"({configuration or 'default'}, {split}) is not: {_one_line(error)}"
-        ) from error
+        place = f"{name} ({configuration or 'default'}, {split})"
+        raise unreachable(place, error, "the dataset must be one that `datasets` loads") from error
 
 
 def row_location(rows: Dataset, index: int, split: str) -> str:
@@ -240,8 +239,3 @@ def _datasets() -> Any:
 
     datasets.disable_progress_bars()
     return datasets
-
-
-def _one_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return " ".join(f"{type(cause).__name__}: {cause}".split())[:300]

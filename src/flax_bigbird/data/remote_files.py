@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from flax_bigbird.data import files
 from flax_bigbird.data.errors import DataError, first_line
 from flax_bigbird.data.readers.lines import COMPRESSIONS
+from flax_bigbird.data.unreachable import explain_unreachable, unreachable
 
 if TYPE_CHECKING:
     import pyarrow.fs
+
+
+GCS_RETRY_LIMIT = "?retry_limit_seconds=30"
+"""How long pyarrow tries to reach Google Cloud Storage; by default, it does for 15 minutes."""
 
 
 def is_url(path: str | Path) -> bool:
@@ -39,25 +44,27 @@ class RemotePath:
         """Returns what a URL stands for: by pyarrow's own file systems, or else those of fsspec.
 
         Raises:
-          DataError: if no installed package knows the file system.
+          DataError: if no installed package knows the file system, or if it cannot be reached.
         """
         import pyarrow
         from pyarrow import fs
 
         scheme = url.partition("://")[0] + "://"
+        limit = GCS_RETRY_LIMIT if scheme in ("gs://", "gcs://") and "?" not in url else ""
         try:
-            filesystem, path = fs.FileSystem.from_uri(url)
-        except (pyarrow.ArrowException, ValueError):
-            try:
+            filesystem, path = fs.FileSystem.from_uri(url + limit)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, ValueError):
+            with explain_unreachable(
+                url, "a URL must be that of a file system of an installed package"
+            ):
                 import fsspec
 
                 found, path = fsspec.core.url_to_fs(url)
-            except (ImportError, ValueError) as error:
-                raise DataError(
-                    f"a URL must be that of a file system of pyarrow or fsspec; {url} is not "
-                    f"({error}): install the package of fsspec that opens {scheme}"
-                ) from error
             filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise unreachable(
+                url, error, "a URL must be that of files that can be reached"
+            ) from error
         return cls(filesystem, path.rstrip("/"), scheme)
 
     def url(self, path: str) -> str:
@@ -116,13 +123,8 @@ def expand_sources(
 
 def _expand_url(url: str, file_format: str | None) -> list[str]:
     root = RemotePath.of(url)
-    try:
+    with explain_unreachable(url):
         found = root.files()
-    except OSError as error:
-        raise DataError(
-            f"data files must be readable; {url} is not ({first_line(error)}): check the URL and "
-            "the credentials"
-        ) from error
     if len(found) == 1 and found[0].path == root.path:
         return [url]
     # A directory may hold other files, such as _SUCCESS.
@@ -152,18 +154,13 @@ def local_copy(source: str) -> Iterator[Path]:
     remote = RemotePath.of(source)
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, Path(remote.path).name)
-        try:
+        with explain_unreachable(source):
             fs.copy_files(
                 remote.path,
                 str(copy),
                 source_filesystem=remote.filesystem,
                 destination_filesystem=fs.LocalFileSystem(),
             )
-        except OSError as error:
-            raise DataError(
-                f"data files must be readable; {source} is not ({first_line(error)}): check the "
-                "URL and the credentials"
-            ) from error
         try:
             yield copy
         except DataError as error:
@@ -186,17 +183,19 @@ def parquet_num_rows(source: str) -> int:
     if is_url(source):
         remote = RemotePath.of(source)
         filesystem, path = remote.filesystem, remote.path
-    try:
-        return pyarrow.parquet.read_metadata(path, filesystem=filesystem).num_rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"data files must be readable as parquet; {source} is not ({first_line(error)}): "
-            "write it again"
-        ) from error
+    with explain_unreachable(source):
+        try:
+            return pyarrow.parquet.read_metadata(path, filesystem=filesystem).num_rows
+        except pyarrow.ArrowException as error:
+            raise DataError(
+                f"data files must be readable as parquet; {source} is not ({first_line(error)}): "
+                "write it again"
+            ) from error
 
 
 def source_fingerprint(source: str) -> list[object]:
     """Returns what shows that a remote file has changed: its URL, size and time."""
     remote = RemotePath.of(source)
-    info = remote.filesystem.get_file_info(remote.path)
+    with explain_unreachable(source):
+        info = remote.filesystem.get_file_info(remote.path)
     return [source, info.size, str(info.mtime)]

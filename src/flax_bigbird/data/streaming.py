@@ -16,9 +16,11 @@ from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.remote_files import is_url
 from flax_bigbird.data.row_cache import ORIGIN
 from flax_bigbird.data.types import Dataset
+from flax_bigbird.data.unreachable import unreachable
 
 SAMPLE_SIZE = 64
 DOCUMENTS_PER_GROUP = 32
+READABLE = "the training data must be readable by `datasets`"
 BUILDERS = ("json", "csv", "parquet", "text")
 """The formats of files for which `datasets` has a builder, under the same name."""
 
@@ -192,13 +194,13 @@ class Corpus:
         except NotImplementedError:
             return self.dataset
         except Exception as error:  # many libraries may raise here
-            raise _unreadable(self.name, error, "files") from error
+            raise unreachable(self.name, error, READABLE) from error
 
     def _rows(self, dataset: Any) -> Iterator[dict[str, Any]]:
         try:
             yield from dataset
         except Exception as error:  # many libraries may raise here
-            raise _unreadable(self.name, error, "files") from error
+            raise unreachable(self.name, error, READABLE) from error
 
     def _text(self, row: Mapping[str, Any], shard: int, number: int) -> str:
         text = row.get(self.text_column)
@@ -274,17 +276,7 @@ def _load(path: str, shown: str, **options: Any) -> Any:
     try:
         return datasets.load_dataset(path, streaming=True, **options)
     except Exception as error:  # many libraries may raise here
-        raise _unreadable(shown, error, "name") from error
-
-
-def _unreadable(name: str, error: Exception, to_check: str) -> DataError:
-    """Returns the error of data that `datasets` cannot read, with its reason."""
-    cause = error.__cause__ or error
-    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-    return DataError(
-        f"the training data must be readable by `datasets`; {name} is not ({reason}): check the "
-        f"{to_check}"
-    )
+        raise unreachable(shown, error, READABLE) from error
 
 
 def _expand(path: str, file_format: str | None) -> list[str]:
