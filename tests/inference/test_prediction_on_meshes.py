@@ -9,6 +9,7 @@ from prediction_meshes_program import CASES
 from several_devices import run_with_devices
 
 from flax_bigbird.inference import OptionError, evaluate, load_embedder, load_predictor
+from flax_bigbird.inference.bulk_prediction import job_fingerprint
 
 PROGRAM = Path(__file__).with_name("prediction_meshes_program.py")
 
@@ -60,3 +61,12 @@ def test_ray_refuses_a_mesh(classifier, rows, tmp_path):
         with pytest.raises(OptionError, match="each of whose workers has one device: leave mesh"):
             function(classifier, [rows], tmp_path / "out", mesh="data=2")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_job_is_resumed_on_another_mesh(classifier):
+    """What an unfinished output is compared with does not say which devices computed it."""
+    jobs = []
+    for options in ({}, {"mesh": "data=1"}, {"max_length": 32}):
+        predictor = load_predictor(classifier, **options)
+        jobs.append(job_fingerprint(predictor.task, predictor.name, "float32"))
+    assert jobs[0] == jobs[1] != jobs[2]

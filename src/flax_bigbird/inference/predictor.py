@@ -14,6 +14,7 @@ from flax_bigbird.data.tokenization import count_tokens, load_tokenizer, unknown
 from flax_bigbird.data.types import Arrays, Row
 from flax_bigbird.inference.batches import WindowBatches
 from flax_bigbird.inference.devices import InferenceDevices
+from flax_bigbird.inference.encoding import encode_in_order, num_encoding_threads
 from flax_bigbird.inference.finite_answers import check_finite
 from flax_bigbird.inference.options import predict_options
 from flax_bigbird.inference.resolve import resolve_name, resolve_options, resolve_task
@@ -209,7 +210,8 @@ class Predictor:
         """Yields the answers in the order of the rows, one chunk of rows at a time.
 
         Args:
-          rows: The rows; a chunk of them is read before its answers are yielded.
+          rows: The rows; a chunk of them is read before its answers are yielded, and with an
+            accelerator some of the next.
           first_row: The number of the first row in error messages.
 
         Raises:
@@ -219,12 +221,9 @@ class Predictor:
         max_tokens = MAX_BATCHES_PER_CHUNK * self.options.tokens_per_batch * self._num_row_shards
         chunk: list[tuple[Row, list[Window]]] = []
         batches, num_tokens = self._new_batches(), 0
-        for number, row in enumerate(rows, first_row):
-            try:
-                windows = self.task.encode(row)
-            except DataError as error:
-                origin = getattr(row, "origin", f"row {number}")  # rows of files know theirs
-                raise DataError(f"{origin}: {error}") from error
+        numbered = enumerate(rows, first_row)
+        encoded = encode_in_order(self._encode, numbered, num_encoding_threads())
+        for (_, row), windows in encoded:
             self._count_tokens(windows)
             chunk.append((row, windows))
             for window in windows:
@@ -236,6 +235,15 @@ class Predictor:
                 chunk, batches, num_tokens = [], self._new_batches(), 0
         if chunk:
             yield self._answers(chunk, batches.finish())
+
+    def _encode(self, numbered: tuple[int, Row]) -> list[Window]:
+        """Returns the windows of a row, which has its number beside it for error messages."""
+        number, row = numbered
+        try:
+            return self.task.encode(row)
+        except DataError as error:
+            origin = getattr(row, "origin", f"row {number}")  # rows of files know theirs
+            raise DataError(f"{origin}: {error}") from error
 
     def _count_tokens(self, windows: list[Window]) -> None:
         ids = np.array([id for window in windows for id in window.input_ids])
