@@ -3,13 +3,14 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prediction_meshes_program import CASES
 from several_devices import run_with_devices
 
 from flax_bigbird.inference import OptionError, evaluate, load_embedder, load_predictor
-from flax_bigbird.inference.bulk_prediction import job_fingerprint
+from flax_bigbird.inference.jobs import job_fingerprint
 
 PROGRAM = Path(__file__).with_name("prediction_meshes_program.py")
 
@@ -66,7 +67,8 @@ def test_ray_refuses_a_mesh(classifier, rows, tmp_path):
 def test_a_job_is_resumed_on_another_mesh(classifier):
     """What an unfinished output is compared with does not say which devices computed it."""
     jobs = []
-    for options in ({}, {"mesh": "data=1"}, {"max_length": 32}):
+    changes: list[dict[str, Any]] = [{}, {"mesh": "data=1"}, {"max_length": 32}]
+    for options in changes:
         predictor = load_predictor(classifier, **options)
         jobs.append(job_fingerprint(predictor.task, predictor.name, "float32"))
     assert jobs[0] == jobs[1] != jobs[2]

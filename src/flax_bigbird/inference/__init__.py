@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from flax_bigbird.data.errors import DataError as DataError
     from flax_bigbird.data.errors import OptionError as OptionError
     from flax_bigbird.inference.bulk_embedding import embed_files as embed_files
-    from flax_bigbird.inference.bulk_prediction import (
-        PredictionInterrupted as PredictionInterrupted,
-    )
     from flax_bigbird.inference.bulk_prediction import predict_files as predict_files
-    from flax_bigbird.inference.embedder import ChunkEmbeddings as ChunkEmbeddings
     from flax_bigbird.inference.embedder import Embedder as Embedder
     from flax_bigbird.inference.embedder_loading import load_embedder as load_embedder
+    from flax_bigbird.inference.encode_options import ChunkEmbeddings as ChunkEmbeddings
     from flax_bigbird.inference.evaluation import evaluate as evaluate
+    from flax_bigbird.inference.jobs import PredictionInterrupted as PredictionInterrupted
     from flax_bigbird.inference.mteb_encoder import MtebEncoder as MtebEncoder
     from flax_bigbird.inference.options import embed_options as embed_options
     from flax_bigbird.inference.options import evaluate_options as evaluate_options

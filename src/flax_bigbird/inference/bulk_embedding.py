@@ -11,8 +11,9 @@ from flax_bigbird.checkpoint.sentence_transformers import Dense, EmbeddingModule
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.types import Row
-from flax_bigbird.inference.bulk_prediction import AnswerFile, JobEvents, answer_files
+from flax_bigbird.inference.bulk_prediction import AnswerFile, answer_files
 from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.jobs import JobEvents
 from flax_bigbird.inference.kept_values import kept_values, without_clashes
 from flax_bigbird.inference.parquet import jsonl_to_parquet
 from flax_bigbird.inference.predictor import Predictor

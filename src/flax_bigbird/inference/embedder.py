@@ -3,31 +3,27 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.data.errors import OptionError, UnknownTokensWarning
+from flax_bigbird.data.errors import UnknownTokensWarning
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.embedder_files import save_embedder
+from flax_bigbird.inference.encode_options import (
+    ChunkEmbeddings,
+    changed_options,
+    check_encode_call,
+    chunk_options,
+    prompt_name_for,
+    vector_options,
+)
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, check_max_length
 from flax_bigbird.inference.progress import track_answers
 from flax_bigbird.inference.similarity import similarities
 from flax_bigbird.inference.text_inputs import as_texts, check_count, checked_texts
 from flax_bigbird.tasks.embedding import Embedding
-
-
-class ChunkEmbeddings(NamedTuple):
-    """The vectors of the chunks of one text.
-
-    Attributes:
-      vectors: `[C, D]`, in float32.
-      spans: For each chunk, its characters `[start, end)` in the text.
-    """
-
-    vectors: np.ndarray
-    spans: list[tuple[int, int]]
 
 
 class Embedder:
@@ -143,24 +139,8 @@ class Embedder:
           DataError: if an item is not a text, or a vector is not finite.
           OptionError: if an option cannot be used.
         """
-        fixed = {"output_value": output_value, "precision": precision, "device": device}
-        for name, value in fixed.items():
-            only = {"output_value": "sentence_embedding", "precision": "float32"}.get(name)
-            if value != only:
-                raise OptionError(f"{name} must be {only!r}; got {value!r}: leave it out")
-        if options.get("chunk_tokens") is not None or options.get("chunk_sentences"):
-            raise OptionError(
-                "encode returns one vector per text; got an option of chunks: call encode_chunks"
-            )
-        given = {
-            "prompt_name": prompt_name if prompt is None else None,
-            "prompt": prompt,
-            "normalize_embeddings": normalize_embeddings or None,
-            "truncate_dim": truncate_dim,
-            "chunk_tokens": None,
-            "chunk_sentences": False,
-            "chunk_overlap": 0,
-        }
+        check_encode_call(output_value, precision, device, options)
+        given = vector_options(prompt_name, prompt, normalize_embeddings, truncate_dim)
         texts, is_single = as_texts(sentences)
         answers = self._answers(texts, batch_size, show_progress_bar, given | options)
         vectors = [answer["vector"] for answer in answers]
@@ -181,7 +161,7 @@ class Embedder:
           options: See `encode`.
         """
         role = "query" if "query" in self.prompts else None
-        return self.encode(sentences, self._role(prompt_name, options, role), **options)
+        return self.encode(sentences, prompt_name_for(role, prompt_name, options), **options)
 
     def encode_document(
         self, sentences: Any, prompt_name: str | None = None, **options: Any
@@ -196,7 +176,7 @@ class Embedder:
           options: See `encode`.
         """
         role = self.task.modules.document_prompt_name
-        return self.encode(sentences, self._role(prompt_name, options, role), **options)
+        return self.encode(sentences, prompt_name_for(role, prompt_name, options), **options)
 
     def encode_chunks(
         self,
@@ -238,22 +218,8 @@ class Embedder:
           DataError: if an item is not a text, or a vector is not finite.
           OptionError: if an option cannot be used.
         """
-        if by not in ("tokens", "sentence"):
-            raise OptionError(f"by must be 'tokens' or 'sentence'; got {by!r}: choose one of them")
-        is_by_sentence = by == "sentence"
-        if is_by_sentence and chunk_size is not None:
-            raise OptionError(
-                f"chunk_size belongs to by='tokens'; got {chunk_size} for sentences: leave it out"
-            )
-        given = {
-            "prompt_name": prompt_name if prompt is None else None,
-            "prompt": prompt,
-            "normalize_embeddings": normalize_embeddings or None,
-            "truncate_dim": truncate_dim,
-            "chunk_tokens": None if is_by_sentence else 256 if chunk_size is None else chunk_size,
-            "chunk_overlap": chunk_overlap,
-            "chunk_sentences": is_by_sentence,
-        }
+        given = vector_options(prompt_name, prompt, normalize_embeddings, truncate_dim)
+        given |= chunk_options(by, chunk_size, chunk_overlap)
         texts, is_single = as_texts(sentences)
         answers = self._answers(texts, batch_size, show_progress_bar, given | options)
         chunks = [ChunkEmbeddings(answer["vectors"], answer["chunks"]) for answer in answers]
@@ -317,26 +283,10 @@ class Embedder:
 
     save = save_pretrained
 
-    def _role(
-        self, prompt_name: str | None, options: dict[str, Any], role: str | None
-    ) -> str | None:
-        """Returns the name of the prompt of a role, unless another prompt is given."""
-        is_given = prompt_name is not None or options.get("prompt") is not None
-        return prompt_name if is_given else role
-
     def _predictor(self, batch_size: int | None, options: dict[str, Any]) -> Predictor:
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        if fixed := options.keys() & {"dtype", "max_length", "mesh"}:
-            raise OptionError(
-                "dtype, max_length and mesh belong to the loaded model; got "
-                f"{', '.join(sorted(fixed))}: give load_embedder them"
-            )
-        given = {name: value for name, value in options.items() if value is not None}
-        for name in ("prompt", "prompt_name", "chunk_tokens"):  # one of them excludes others
-            if name in options and getattr(self.task.options, name) is not None:
-                given[name] = options[name]
-        task = self.task.with_options(**given)
+        task = self.task.with_options(**changed_options(self.task.options, options))
         return self.predictor.with_task(task, batch_size or MAX_ROWS_PER_CHUNK)
 
     def _answers(

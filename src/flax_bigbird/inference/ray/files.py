@@ -18,7 +18,8 @@ from flax_bigbird.data.remote_files import (
 from flax_bigbird.data.standard_input import STANDARD_INPUT
 from flax_bigbird.data.tokenization import load_tokenizer, unknown_tokens_message
 from flax_bigbird.inference.bulk_embedding import task_fingerprint
-from flax_bigbird.inference.bulk_prediction import (
+from flax_bigbird.inference.embedder_loading import resolve_embedding
+from flax_bigbird.inference.jobs import (
     JobEvents,
     PredictionInterrupted,
     check_keep,
@@ -27,7 +28,6 @@ from flax_bigbird.inference.bulk_prediction import (
     job_fingerprint,
     needed_columns,
 )
-from flax_bigbird.inference.embedder_loading import resolve_embedding
 from flax_bigbird.inference.partial_output import PredictionError
 from flax_bigbird.inference.predictor import resolve_prediction
 from flax_bigbird.inference.ray import cluster

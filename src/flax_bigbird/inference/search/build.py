@@ -9,8 +9,8 @@ from typing import Any
 from flax_bigbird._version import __version__
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.files import check_output_directory
-from flax_bigbird.inference.bulk_prediction import JobEvents
 from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.jobs import JobEvents
 from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.inference.search.document_model import (
     check_same_model,

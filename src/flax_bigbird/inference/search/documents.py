@@ -16,8 +16,8 @@ from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.types import Row
 from flax_bigbird.inference.bulk_embedding import VECTORS, ParquetVectors, map_vectors
-from flax_bigbird.inference.bulk_prediction import JobEvents, PredictionInterrupted
 from flax_bigbird.inference.embedder import Embedder
+from flax_bigbird.inference.jobs import JobEvents, PredictionInterrupted
 from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.inference.search.scan import FoundFile, Skipped, reason_of
 from flax_bigbird.tasks.base import get_text
