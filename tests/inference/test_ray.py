@@ -1,8 +1,10 @@
 """Prediction and embedding on a real Ray cluster of two workers: equal to those in one process."""
 
 import os
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,7 +136,9 @@ def test_chunks_of_files_at_urls_are_embedded(two_workers, make_checkpoint, sour
         embed_files(model, [f"{url}/documents"], f"{url}/vectors", **options)
 
 
-def test_a_bad_row_is_named_without_the_traces_of_ray(two_workers, classifier, source, tmp_path):
+def test_a_bad_row_is_named_without_the_traces_of_ray(
+    two_workers, classifier, source, tmp_path, monkeypatch
+):
     write_jsonl(tmp_path / "bad.jsonl", [*read_jsonl(source), {"body": "b"}])
     bad = str(tmp_path / "bad.jsonl")
     with pytest.raises(DataError, match=r"bad.jsonl, line 41: column 'text' must hold") as error:
@@ -142,6 +146,7 @@ def test_a_bad_row_is_named_without_the_traces_of_ray(two_workers, classifier, s
     assert "ray::" not in str(error.value)
     assert not (tmp_path / "out").exists()
     (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    monkeypatch.setattr(slices, "MAX_BYTES_COUNTED_HERE", 0)
     with pytest.raises(DataError, match=r"bad.jsonl, line 2 is not"):
         predict_files(classifier, [source, bad], tmp_path / "other")
     assert not (tmp_path / "other.part").exists()
@@ -220,17 +225,30 @@ def test_workers_return_vectors(make_checkpoint, source):
         ({"inputs": ["nowhere://bucket/in.jsonl"]}, "a URL must be that of a file system"),
         ({"options": {"text_column": "body"}}, "line 1: column 'body' must hold a text"),
         ({"options": {"max_length": 65}}, "max_length must be at most .*64; got 65"),
+        ({"inputs": ["in.jsonl", "broken.jsonl"]}, r"broken.jsonl, line 2 is not"),
+        ({"inputs": ["in.jsonl", "other.jsonl"]}, r"other.jsonl, line 1: column 'text' must hold"),
+        ({"output": "file://{}"}, "output must be new; file:.* files: choose another URL"),
+        ({"output": "nowhere://bucket/out"}, "a URL must be that of a file system"),
+        ({"model": "truncated"}, "model must be a BigBird checkpoint; .* is truncated"),
     ],
 )
 def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(cluster, "connect", None)
+    (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    write_jsonl(tmp_path / "other.jsonl", [{"body": "a"}])
+    model = classifier
+    if "model" in change:
+        model = str(shutil.copytree(classifier, tmp_path / change["model"]))
+        weights = Path(model, "model.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-9])
     inputs = change.get("inputs", ["in.jsonl"])
     inputs = [name if ":" in name or name == "-" else str(tmp_path / name) for name in inputs]
-    output = tmp_path / change.get("output", "out")
+    output = change.get("output", "out").format(tmp_path)
+    output = output if "://" in output else tmp_path / output
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises((OptionError, DataError), match=message):
         predict_files(
-            classifier, inputs, output, keep=change.get("keep", ()), **change.get("options", {})
+            model, inputs, output, keep=change.get("keep", ()), **change.get("options", {})
         )
     assert sorted(tmp_path.rglob("*")) == before
 

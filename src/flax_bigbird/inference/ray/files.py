@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flax_bigbird.checkpoint import CheckpointError, Source, load_weights
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.rows import FileRow
@@ -23,7 +24,6 @@ from flax_bigbird.inference.jobs import (
     JobEvents,
     PredictionInterrupted,
     check_keep,
-    check_output,
     file_fingerprint,
     job_fingerprint,
     needed_columns,
@@ -37,14 +37,23 @@ from flax_bigbird.inference.ray.datasets import (
     model_path,
     refuse_mesh,
 )
-from flax_bigbird.inference.ray.parts import LocalParts, Parts, RemoteParts
-from flax_bigbird.inference.ray.slices import Input, count_all_rows, rows_of, slices_dataset
+from flax_bigbird.inference.ray.parts import Parts
+from flax_bigbird.inference.ray.slices import (
+    Input,
+    count_all_rows,
+    count_few_rows,
+    rows_of,
+    slices_dataset,
+)
 from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
 from flax_bigbird.tasks.embedding import Embedding
 from flax_bigbird.tasks.prediction_task import PredictionTask
 
 if TYPE_CHECKING:
     import pyarrow
+
+MAX_CHECKED_FILES = 256
+"""How many local files are opened before the cluster is started, so that errors are found early."""
 
 MAX_ATTEMPTS = 4
 """How many workers may die with the same rows. Ray itself would try them forever."""
@@ -226,20 +235,12 @@ def _run(
     """Answers the rows of files on a cluster."""
     parts = Parts.of(output)
     inputs = _check(job, files, parts, overwrite)
+    counts = count_few_rows(inputs)
     with cluster.plain_errors(), cluster.connect(address):
         workers = cluster.Workers.of_cluster(concurrency)
-        counts = count_all_rows(inputs)
-        if isinstance(parts, RemoteParts):
-            parts.start(overwrite)
+        counts = count_all_rows(inputs) if counts is None else counts
+        with parts.publishing(lambda: job.fingerprint(inputs), overwrite):
             _answer(job, inputs, counts, parts, workers, events)
-            parts.publish()
-        elif isinstance(parts, LocalParts):
-            with parts.partial.lock(parts.target):
-                check_output(parts.target, overwrite)  # another process may have written it since
-                parts.partial.start_or_resume(job.fingerprint(inputs), overwrite, {})
-                parts.start()
-                _answer(job, inputs, counts, parts, workers, events)
-                parts.publish(overwrite)
     return sum(counts)
 
 
@@ -255,25 +256,30 @@ def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool)
             "the engine ray reads files; got -, standard input: write it to a file, or leave "
             "engine out"
         )
-    if isinstance(parts, LocalParts):
-        if parts.target.suffix in (".jsonl", ".npy"):
-            raise OptionError(
-                "the output of the engine ray is a directory of Parquet files; got "
-                f"{parts.target.name!r}: give the name of a directory"
-            )
-        check_output(parts.target, overwrite)
+    parts.check_new(overwrite)
     options = job.task.options
     kind, sources = expand_sources(files, options.file_format)
-    if isinstance(parts, LocalParts):
-        local = [source for source in sources if not is_url(source)]
-        data_files.check_output_is_no_input(parts.target, local)
+    local = [source for source in sources if not is_url(source)]
+    parts.check_is_no_input(local)
     data_files.check_separator(options.separator, kind)
     with local_copy(sources[0]) as path:
         check_keep(job.keep, [path], kind, options.separator)
         columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
         inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
         _check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
+    for source in local[:MAX_CHECKED_FILES]:
+        if source != sources[0]:
+            _check_first_row(job.task, inputs.iterate_rows(source))
+    _check_weights(job.name)
     return inputs
+
+
+def _check_weights(model: str) -> None:
+    """Raises `OptionError` if the weights of a checkpoint cannot be read, without any device."""
+    try:
+        load_weights(Source(model), ())
+    except (CheckpointError, OSError, ValueError) as error:
+        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
 
 
 def _check_first_row(task: PredictionTask, rows: Iterator[FileRow]) -> None:

@@ -1,15 +1,20 @@
 """The part files of an output on Ray: written by the workers, and published together."""
 
 import abc
+import contextlib
 import io
 import re
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flax_bigbird.checkpoint.atomic import atomic_write_bytes, publish_directory
+from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError, first_line
 from flax_bigbird.data.remote_files import RemotePath, is_url
+from flax_bigbird.data.unreachable import explain_unreachable
+from flax_bigbird.inference.bulk_prediction import check_output
 from flax_bigbird.inference.parquet import unify_schemas, with_schema
 from flax_bigbird.inference.partial_output import PartialOutput, PredictionError
 from flax_bigbird.inference.ray.slices import Range
@@ -36,6 +41,25 @@ class Parts(abc.ABC):
         if is_url(output):
             return RemoteParts(str(output).rstrip("/"))
         return LocalParts(Path(output).expanduser().absolute())
+
+    @abc.abstractmethod
+    def check_new(self, overwrite: bool) -> None:
+        """Raises `OptionError` if the output exists, unless it is overwritten, or is unusable."""
+
+    @abc.abstractmethod
+    def check_is_no_input(self, files: Sequence[str]) -> None:
+        """Raises `OptionError` if the output is one of the local files that are read."""
+
+    @abc.abstractmethod
+    def publishing(
+        self, fingerprint: Callable[[], dict[str, Any]], overwrite: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Prepares the output for the block of a `with` statement, and publishes it at its end.
+
+        Args:
+          fingerprint: Returns everything that the answers depend on.
+          overwrite: Whether to replace an existing output and discard an unfinished one.
+        """
 
     @abc.abstractmethod
     def write_bytes(self, name: str, data: bytes) -> None:
@@ -122,6 +146,28 @@ class LocalParts(Parts):
         self.directory = self.partial.directory / "parts"
         self._attempts = self.partial.directory / "attempts"
 
+    def check_new(self, overwrite: bool) -> None:
+        if self.target.suffix in (".jsonl", ".npy"):
+            raise OptionError(
+                "the output of the engine ray is a directory of Parquet files; got "
+                f"{self.target.name!r}: give the name of a directory"
+            )
+        check_output(self.target, overwrite)
+
+    def check_is_no_input(self, files: Sequence[str]) -> None:
+        data_files.check_output_is_no_input(self.target, files)
+
+    @contextlib.contextmanager
+    def publishing(
+        self, fingerprint: Callable[[], dict[str, Any]], overwrite: bool
+    ) -> Iterator[None]:
+        with self.partial.lock(self.target):
+            check_output(self.target, overwrite)  # another process may have written it since
+            self.partial.start_or_resume(fingerprint(), overwrite, {})
+            self.start()
+            yield
+            self.publish(overwrite)
+
     def write_bytes(self, name: str, data: bytes) -> None:
         atomic_write_bytes(self.directory / name, data)
 
@@ -165,35 +211,50 @@ class RemoteParts(Parts):
     def __init__(self, url: str):
         self.url = url
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        remote = RemotePath.of(self.url)
-        with remote.filesystem.open_output_stream(f"{remote.path}/{name}") as stream:
-            stream.write(data)
-
-    def read(self, name: str) -> Any:
-        remote = RemotePath.of(self.url)
-        return remote.filesystem.open_input_file(f"{remote.path}/{name}")
-
-    def names(self) -> list[str]:
-        return [Path(info.path).name for info in RemotePath.of(self.url).files()]
-
-    def start(self, overwrite: bool) -> None:
-        """Prepares an empty directory.
-
-        Raises:
-          OptionError: if there are files, unless they are overwritten.
-        """
-        remote = RemotePath.of(self.url)
-        found = remote.files()
+    def check_new(self, overwrite: bool) -> None:
+        found = self._files()
         if found and not overwrite:
             raise OptionError(
                 f"output must be new; {self.url} has {len(found)} files: choose another URL, or "
                 "set overwrite"
             )
-        for info in found:
-            remote.filesystem.delete_file(info.path)
-        remote.filesystem.create_dir(remote.path, recursive=True)
 
-    def publish(self) -> None:
-        """Says that all parts are there."""
+    def check_is_no_input(self, files: Sequence[str]) -> None:
+        del files  # the output is remote
+
+    @contextlib.contextmanager
+    def publishing(
+        self, fingerprint: Callable[[], dict[str, Any]], overwrite: bool
+    ) -> Iterator[None]:
+        del fingerprint  # an interrupted job is not resumed
+        self.check_new(overwrite)
+        remote = RemotePath.of(self.url)
+        with self._explain():
+            for info in remote.files():
+                remote.filesystem.delete_file(info.path)
+            remote.filesystem.create_dir(remote.path, recursive=True)
+        yield
         self.write_bytes(SUCCESS, b"")
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        remote = RemotePath.of(self.url)
+        with (
+            self._explain(),
+            remote.filesystem.open_output_stream(f"{remote.path}/{name}") as stream,
+        ):
+            stream.write(data)
+
+    def read(self, name: str) -> Any:
+        remote = RemotePath.of(self.url)
+        with self._explain():
+            return remote.filesystem.open_input_file(f"{remote.path}/{name}")
+
+    def names(self) -> list[str]:
+        return [Path(info.path).name for info in self._files()]
+
+    def _files(self) -> list[Any]:
+        with self._explain():
+            return RemotePath.of(self.url).files()
+
+    def _explain(self) -> contextlib.AbstractContextManager[None]:
+        return explain_unreachable(self.url, "the output must be writable", OptionError)

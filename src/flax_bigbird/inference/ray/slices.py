@@ -11,7 +11,7 @@ import ray
 
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.readers.rows import FileRow
-from flax_bigbird.data.remote_files import local_copy, parquet_num_rows
+from flax_bigbird.data.remote_files import is_url, local_copy, parquet_num_rows
 from flax_bigbird.inference.ray.cluster import CPUS_FOR_TASKS, OWN_ERRORS
 
 MAX_ROWS_PER_SLICE = 1024
@@ -22,6 +22,9 @@ SLICES_PER_WORKER = 8
 MIN_ROWS_PER_SLICE = 64
 """Workers are done at about the same time if each has several slices; batches are full if each
 slice has several rows."""
+
+MAX_BYTES_COUNTED_HERE = 2**24
+"""How large files may be whose rows this process counts before the cluster is started."""
 
 MAX_READ_TASKS = 512
 TASK_CPUS = CPUS_FOR_TASKS / 2
@@ -67,6 +70,21 @@ class Input:
         if self.kind != "parquet":
             return sum(1 for _ in self.iterate_rows(source))
         return parquet_num_rows(source)
+
+
+def count_few_rows(inputs: Input) -> list[int] | None:
+    """Returns the number of rows of each file, if few data on this machine hold them; or else None.
+
+    Broken rows are then reported before a cluster is started.
+
+    Raises:
+      DataError: if a row cannot be read.
+    """
+    if any(map(is_url, inputs.sources)):
+        return None
+    if sum(Path(source).stat().st_size for source in inputs.sources) > MAX_BYTES_COUNTED_HERE:
+        return None
+    return [inputs.count_rows(source) for source in inputs.sources]
 
 
 def count_all_rows(inputs: Input) -> list[int]:
