@@ -276,7 +276,9 @@ def report(results: dict[str, Any]) -> str:
             "What a device receives, if sums and gathers go around rings, and the operations of "
             "its matrix products, beside the formulas of the [plans](#plans). On CPUs, XLA sums "
             "gradients over `fsdp` as a whole, which moves twice what a device needs of them; "
-            "the formulas are told so here.",
+            "the formulas are told so here. It also sums the two gradients of the word table, from "
+            "the lookup and from the output layer, one by one. With `sequence`, logits are those "
+            "of 1,024 tokens at a time, which are all tokens of a device here.",
             "",
             "| mesh | received, MiB | formula | GFLOP | formula |",
             "|---|---|---|---|---|",
