@@ -141,9 +141,10 @@ def step_flops(
 
 
 def scattered_blocks(model: Model, length: int, devices: int) -> float:
-    """Returns the random blocks of each head that a chip gets in a layer, with padding.
+    """Returns the random blocks of each head that a chip sends in a layer, with padding.
 
-    Rows draw uniformly. What any two chips send is padded to the largest of all pairs and heads.
+    Rows draw uniformly. What any two chips send is padded to the largest of all pairs and heads; a
+    chip has as many slots for itself, which do not travel.
     """
     rows = length / model.W / devices
     drawn = rows * (1 - math.exp(-model.R / devices))
@@ -152,15 +153,24 @@ def scattered_blocks(model: Model, length: int, devices: int) -> float:
     return devices * min(rows, drawn + largest * deviation)
 
 
-def key_block_bytes(
+def key_block_bytes(model: Model, mesh: Mesh, width: int = 2) -> float:
+    """Returns the bytes of the keys and values of a block on a chip, of all its heads."""
+    return 2 * model.W * model.D / mesh.tensor * width
+
+
+def exchanged_bytes(
     model: Model, length: int, examples: float, mesh: Mesh, width: int = 2
 ) -> float:
-    """Returns the key blocks and their gradients that a chip gets in a step from other chips."""
-    if mesh.sequence == 1:
+    """Returns the key blocks and their gradients that a chip gets in a step from other chips.
+
+    Beside random blocks, there are a block from each neighbor, and the sums of the keys of two
+    global blocks and of what two global rows attend to.
+    """
+    others = 1 - 1 / mesh.sequence
+    if not others:
         return 0.0
-    blocks = scattered_blocks(model, length, mesh.sequence) + 4  # neighbors and global blocks
-    keys = 2 * model.W * model.D / mesh.tensor * width
-    return 3 * model.layers * examples * blocks * keys
+    blocks = (scattered_blocks(model, length, mesh.sequence) + 8) * others + 2
+    return 3 * model.layers * examples * blocks * key_block_bytes(model, mesh, width)
 
 
 def sent_bytes(
@@ -185,25 +195,33 @@ def sent_bytes(
       width: The bytes of a number of the hidden states.
       labels: The fraction of the tokens that are predicted.
       scatters_sums: Whether a chip gets only its part of a sum over `fsdp`, half of what the sum
-        moves. The compiler for TPUs does so, and that for CPUs does not.
+        moves, and only sums over `data` its part of those over `sequence`. The compiler for TPUs
+        does so, and that for CPUs does not.
     """
-    words = 4 * parameters(model, length).words
-    positions = 4 * parameters(model, length).positions / mesh.sequence
-    held = 4 * held_parameters(model, length, mesh)
     splits_words = mesh.tensor > 1 and model.V % mesh.tensor == 0
-    # The word table has a gradient from the lookup, of the whole table, and one from the head.
-    gradients = held + words
-    # The head gathers its part of the table for itself, and again in the backward pass.
-    gathered = held + (2 * words / mesh.tensor * width / 4 if splits_words else 0)
+    words = parameters(model, length).words
+    positions = parameters(model, length).positions / mesh.sequence
+    held = held_parameters(model, length, mesh)
+    table = words / mesh.tensor if splits_words else words
+    # Parameters are gathered and gradients are summed as they are computed with, except words that
+    # are looked up, and their gradient where tokens are split. That table has two gradients: of the
+    # lookup, which is whole, and of the head, which gathers its part twice more.
+    gathered = width * (held - table) + 4 * table + (2 * width * table if splits_words else 0)
+    summed = (
+        width * (held - positions - table + words) + (4 if mesh.sequence > 1 else width) * table
+    )
+    own = width * positions
     hidden = examples * length / mesh.sequence * model.D * width
     tensor = 8 * model.layers * hidden
     if splits_words:
-        tensor += words + 2 * labels * hidden
+        tensor += 4 * words + 2 * labels * hidden
+    fsdp = gathered + (1 if scatters_sums else 2) * (summed + own)
+    data = own + summed / (mesh.sequence if scatters_sums else 1)
     return {
-        "data": 2 * gradients * (1 - 1 / mesh.data) / mesh.fsdp,
-        "fsdp": (gathered + (1 if scatters_sums else 2) * gradients) * (1 - 1 / mesh.fsdp),
-        "sequence": key_block_bytes(model, length, examples, mesh, width)
-        + 2 * (gradients - positions) * (1 - 1 / mesh.sequence),
+        "data": 2 * data * (1 - 1 / mesh.data) / mesh.fsdp,
+        "fsdp": fsdp * (1 - 1 / mesh.fsdp),
+        "sequence": exchanged_bytes(model, length, examples, mesh, width)
+        + 2 * summed * (1 - 1 / mesh.sequence),
         "tensor": tensor * (1 - 1 / mesh.tensor),
     }
 
