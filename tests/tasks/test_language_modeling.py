@@ -1,12 +1,16 @@
 """The characters of tokens, random position offsets, and windows of language models."""
 
+import sys
+
 import numpy as np
 import pytest
+import tiny_models
 
 datasets = pytest.importorskip("datasets")
 
 from flax_bigbird.data.errors import DataError  # noqa: E402
 from flax_bigbird.data.tokenization import tokenize  # noqa: E402
+from flax_bigbird.data.types import ROW_MASK  # noqa: E402
 from flax_bigbird.data.word_boundaries import token_lengths  # noqa: E402
 from flax_bigbird.nn.losses import IGNORED_LABEL  # noqa: E402
 
@@ -37,6 +41,23 @@ def test_a_causal_lm_predicts_every_token_but_the_first(make_task):
     task = make_task("causal-lm")
     arrays = task.collate({"input_ids": [4, 9, 8, 5], "length": 4}, 6, np.random.default_rng(0))
     assert arrays["labels"].tolist() == [9, 8, 5, *[IGNORED_LABEL] * 3]
+
+
+@pytest.mark.parametrize("name", ["masked-lm", "causal-lm"])
+def test_devices_that_split_tokens_compute_the_same_loss(make_task, name, monkeypatch):
+    """Their loss has no logits of all targets; rows are packed, and one does not count."""
+    task = make_task(name)
+    documents = [{"input_ids": [4, *range(8, 8 + n), 5], "length": n + 2} for n in (9, 4, 12)]
+    rows = [{"documents": documents[:2]}, {"documents": documents[1:]}, {"documents": documents}]
+    collated = [task.collate(row, 40, np.random.default_rng(0)) for row in rows]
+    batch = {key: np.stack([row[key] for row in collated]) for key in collated[0]}
+    batch[ROW_MASK] = np.array([True, True, False])
+    model = tiny_models.model("ForMaskedLM" if name == "masked-lm" else "ForCausalLM")
+    want = task.loss(model, model.params, batch)
+    monkeypatch.setattr(sys.modules[type(task).__module__], "num_token_shards", lambda: 2)
+    got = task.loss(model, model.params, batch)
+    assert float(got.mean) == pytest.approx(float(want.mean), abs=1e-5)
+    assert int(got.num_targets) == int(want.num_targets)
 
 
 def test_empty_texts_alone_are_refused(make_task):

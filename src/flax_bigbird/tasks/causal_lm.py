@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.attention import num_token_shards
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
@@ -75,9 +77,14 @@ class CausalLM(LanguageModeling):
         return self.add_random_offset(arrays, length, generator)
 
     def loss(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Loss:
-        logits = model(**model_inputs(batch), params=params, **call).logits
         labels = labels_of_rows(batch)
-        return Loss(cross_entropy(logits, labels), (labels != IGNORED_LABEL).sum())
+        num_targets = (labels != IGNORED_LABEL).sum()
+        if num_token_shards() > 1:  # the logits of long texts would not fit
+            own = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=IGNORED_LABEL)
+            mean = model.loss(**model_inputs(batch), labels=own, params=params, **call)
+            return Loss(mean, num_targets)
+        logits = model(**model_inputs(batch), params=params, **call).logits
+        return Loss(cross_entropy(logits, labels), num_targets)
 
     def eval_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
         logits = model(**model_inputs(batch), params=params).logits
