@@ -9,9 +9,10 @@ import pytest
 from tiny_runs import write_jsonl
 
 from flax_bigbird.data.batching import BatchRows, Bucket
+from flax_bigbird.data.corpus import Position
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.stream_batches import BatchSource, StreamBatches
-from flax_bigbird.data.streaming import Position, stream_files
+from flax_bigbird.data.streaming import stream_files
 
 BUCKETS = [Bucket(4, np.zeros(0, int), 8), Bucket(8, np.zeros(0, int), 5)]
 BLOCK_SIZE = 30

@@ -10,11 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flax_bigbird.data import streaming
+from flax_bigbird.data import corpus as corpora
 from flax_bigbird.data.batching import BatchRows, Bucket
+from flax_bigbird.data.corpus import Position
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.stream_batches import BatchSource, StreamBatches
-from flax_bigbird.data.streaming import Position, stream_files
+from flax_bigbird.data.streaming import stream_files
 
 NUM_DOCUMENTS = 90
 BUCKETS = [Bucket(4, np.zeros(0, int), 6), Bucket(8, np.zeros(0, int), 3)]
@@ -98,7 +99,7 @@ def test_documents_continue_at_any_position(folder, count, num_readers):
 @pytest.mark.parametrize("num_readers", [1, 2, 3, 4, 7])
 def test_readers_read_every_row_once_per_epoch(folder, num_readers, monkeypatch):
     """With fewer files than readers, too."""
-    monkeypatch.setattr(streaming, "DOCUMENTS_PER_GROUP", 1)
+    monkeypatch.setattr(corpora, "DOCUMENTS_PER_GROUP", 1)
     corpus = stream_files([str(folder / "*.jsonl.gz")], "text", seed=3).divided(num_readers)
     assert corpus.num_shards >= num_readers
     epochs: list[list[str]] = [[], [], []]
@@ -209,7 +210,7 @@ def first_batch(path: str, column: str):
         ),
         ('{"text": "a"}\n', "body", "column 'body' .* must hold a text .*text_column"),
         ('{"text": " "}\n{"text": ""}\n', "text", "must hold a text that is not empty"),
-        ('{"text": \n', "text", "must be readable by `datasets`"),
+        ('{"text": \n', "text", r"must be readable by `datasets`; \S*in.jsonl is not \(.*check"),
     ],
 )
 def test_bad_documents_are_reported(tmp_path, content, column, message):

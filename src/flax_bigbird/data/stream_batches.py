@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_bigbird.data.batching import BatchRows, Bucket, CollateFn, SelectRows, stack
+from flax_bigbird.data.corpus import Corpus
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.stream_blocks import EncodeFn, Tokenization, in_thread
 from flax_bigbird.data.stream_reader import (
@@ -28,7 +29,6 @@ from flax_bigbird.data.stream_reader import (
     start_state,
 )
 from flax_bigbird.data.stream_schedule import Windows, count_batches
-from flax_bigbird.data.streaming import Corpus
 
 ExchangeFn = Callable[[Callable[[], Any]], list[Any]]
 """Calls a function in every process, and returns what it returns in each of them."""
@@ -43,7 +43,7 @@ class StreamBatches:
 
     def __init__(self, source: "BatchSource"):
         self._source = source
-        self._state: State = source.start_state
+        self._state: State | None = None
         self._batches: Iterator[tuple[Any, State]] | None = None
 
     def __iter__(self) -> "StreamBatches":
@@ -51,12 +51,14 @@ class StreamBatches:
 
     def __next__(self) -> Any:
         if self._batches is None:
-            self._batches = self._source.iterate_batches(self._state)
+            self._batches = self._source.iterate_batches(self._state or self._source.start_state())
         batch, self._state = next(self._batches)
         return batch
 
     def get_state(self) -> State:
         """Returns the state after the last batch, as values that JSON holds."""
+        if self._state is None:
+            return self._source.start_state()
         return self._source.complete_state(self._state)
 
     def set_state(self, state: State) -> None:
@@ -117,9 +119,8 @@ class BatchSource:
         self._corpus = corpus
         self._batch_rows, self._exchange = batch_rows, exchange
 
-    @property
     def start_state(self) -> State:
-        """The state before the first batch."""
+        """Returns the state before the first batch, for which few shards are divided."""
         corpus = self._corpus.divided(self._num_readers)
         return {
             "shards": corpus.dataset.num_shards,

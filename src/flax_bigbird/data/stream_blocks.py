@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_bigbird.data.batching import PREFETCHED_BATCHES
-from flax_bigbird.data.streaming import Position
+from flax_bigbird.data.corpus import Position
 
 EncodeFn = Callable[[list[str]], list[np.ndarray]]
 """Returns the windows of texts, one after another. It is pickled if processes tokenize."""

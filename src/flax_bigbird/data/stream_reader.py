@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.data.batching import Bucket
+from flax_bigbird.data.corpus import Corpus, Position
 from flax_bigbird.data.stream_blocks import (
     Block,
     BlockStart,
@@ -15,7 +16,6 @@ from flax_bigbird.data.stream_blocks import (
     iterate_blocks,
 )
 from flax_bigbird.data.stream_schedule import Windows, divide_windows
-from flax_bigbird.data.streaming import Corpus, Position
 
 State = dict[str, Any]
 

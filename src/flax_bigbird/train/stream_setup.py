@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.data.batching import Bucket, CollateFn, SelectRows
+from flax_bigbird.data.corpus import Corpus
 from flax_bigbird.data.stream_batches import BatchSource, StreamBatches
-from flax_bigbird.data.streaming import Corpus, stream_dataset, stream_files
+from flax_bigbird.data.streaming import stream_dataset, stream_files
 from flax_bigbird.data.types import Dataset
 from flax_bigbird.parallel.processes import gather_from_all
 from flax_bigbird.tasks.base import Task

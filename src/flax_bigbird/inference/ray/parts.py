@@ -14,7 +14,7 @@ from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError, first_line
 from flax_bigbird.data.remote_files import RemotePath, is_url
 from flax_bigbird.data.unreachable import explain_unreachable
-from flax_bigbird.inference.bulk_prediction import check_output
+from flax_bigbird.inference.jobs import check_output
 from flax_bigbird.inference.parquet import unify_schemas, with_schema
 from flax_bigbird.inference.partial_output import PartialOutput, PredictionError
 from flax_bigbird.inference.ray.slices import Range
