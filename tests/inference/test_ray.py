@@ -230,6 +230,7 @@ def test_workers_return_vectors(make_checkpoint, source):
         ({"output": "file://{}"}, "output must be new; file:.* files: choose another URL"),
         ({"output": "nowhere://bucket/out"}, "a URL must be that of a file system"),
         ({"model": "truncated"}, "model must be a BigBird checkpoint; .* is truncated"),
+        ({"options": {"mesh": "data=2"}}, "got mesh='data=2' for the engine ray, each of whose"),
     ],
 )
 def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatch, change, message):
