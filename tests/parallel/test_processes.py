@@ -199,9 +199,9 @@ def test_two_processes_divide_a_stream(tmp_path, monkeypatch, standard_dtype_pro
     for name, count in {"a": 40, "b": 3, "c": 9}.items():
         write_labeled_texts(tmp_path / f"{name}.jsonl", count)
     data = str(tmp_path / "*.jsonl")
-    changes = LONG_RUN | {"max_steps": 6, "min_bucket_length": 32, "eval_steps": None}
+    changes = LONG_RUN | {"max_steps": 4, "min_bucket_length": 32, "eval_steps": None}
     changes |= {"task": "masked-lm", "streaming": True, "shuffle_buffer_size": 8}
-    results = finish(start_processes(tmp_path, data, changes, 2, kill="1:5"))
+    results = finish(start_processes(tmp_path, data, changes, 2, kill="1:3"))
     assert [status for status, _, _ in results] == [2, -signal.SIGKILL], results
     report = train(tiny_run_options(tmp_path, train_files=[data], **changes))
     monkeypatch.setattr(RowShards, "num_readers", 2)
