@@ -1,7 +1,9 @@
 """A corpus that is larger than the disk: an endless sequence of shards, divided among readers."""
 
 import dataclasses
+import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -176,7 +178,18 @@ class Corpus:
         return generator.permutation(self.dataset.num_shards * num_parts)
 
     def _open(self, shard: int) -> Any:
-        return self.dataset.shard(self.dataset.num_shards, shard)
+        # `IterableDataset.shard` takes time in proportion to the number of shards, so that opening
+        # each of them would take time in proportion to its square.
+        num_groups = math.isqrt(self.dataset.num_shards)
+        index, group = divmod(shard, num_groups)
+        if group not in self._groups:
+            self._groups[group] = self.dataset.shard(num_groups, group, contiguous=False)
+        return self._groups[group].shard(self._groups[group].num_shards, index)
+
+    @functools.cached_property
+    def _groups(self) -> dict[int, Any]:
+        """Every n-th shard of the dataset, for each start that was needed."""
+        return {}
 
     def _rows(self, shard: int, dataset: Any = None, start: int = 0) -> Iterator[tuple[int, Any]]:
         """Yields the rows of a shard with their numbers, which count from 1.
