@@ -59,10 +59,11 @@ print(jax.device_count())
 """
 
 
-def test_the_example_of_several_devices():
+def test_the_example_of_several_devices(tmp_path):
     """Its gradients on two devices are the mean of those of the two halves of the batch."""
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}){SEVERAL_DEVICES}"
-    assert run_with_devices(["-c", program], count=2).split() == ["2"]
+    program = tmp_path / "program.py"
+    program.write_text(SEVERAL_DEVICES)
+    assert run_with_devices([str(program)], count=2).split() == ["2"]
 
 
 def test_every_marked_block_is_found():

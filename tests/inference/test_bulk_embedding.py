@@ -1,9 +1,6 @@
 """Vectors of files: in order, stored compactly, resumed after interruptions and kills."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from python_processes import PythonProcess, run_python
 from tiny_checkpoints import read_jsonl, sentence, write_jsonl
 
 from flax_bigbird.inference import (
@@ -125,22 +123,22 @@ def test_a_resumed_embedding_has_the_bytes_of_an_uninterrupted_one(
 @pytest.mark.parametrize(("suffix", "chunk"), [("npy", 0), ("parquet", 6)])
 def test_a_killed_embedding_is_resumed(model, rows, tmp_path, small_chunks, suffix, chunk):
     """Killed as soon as the unfinished output has more bytes than each of several sizes."""
-    worker = [sys.executable, str(Path(__file__).with_name("embed_worker.py")), model, rows]
+    worker = [Path(__file__).with_name("embed_worker.py"), model, rows]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     embedder = load_embedder(model, chunk_tokens=chunk or None)
     embed_files(embedder, [rows], tmp_path / f"uninterrupted.{suffix}")
     target = tmp_path / f"out.{suffix}"
     vectors = tmp_path / f"out.{suffix}.part" / "vectors.f32"
     for size in (0, 500):
-        process = subprocess.Popen([*worker, str(target), str(chunk)], env=environment)
+        process = PythonProcess(*worker, str(target), str(chunk), environment=environment)
         while process.poll() is None:
             if vectors.exists() and vectors.stat().st_size > size:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.001)
-        process.wait()
+        process.communicate()
     if not target.exists():
-        subprocess.run([*worker, str(target), str(chunk)], check=True, env=environment)
+        run_python(*worker, str(target), str(chunk), environment=environment)
     assert target.read_bytes() == (tmp_path / f"uninterrupted.{suffix}").read_bytes()
 
 

@@ -6,14 +6,12 @@ import functools
 import io
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from python_processes import PythonProcess, run_python
 from tiny_checkpoints import read_jsonl, write_jsonl
 
 from flax_bigbird.inference import (
@@ -62,21 +60,21 @@ def test_a_resumed_prediction_has_the_bytes_of_an_uninterrupted_one(
 @pytest.mark.slow
 def test_a_killed_prediction_is_resumed(classifier, classify, rows, tmp_path, small_chunks):
     """Killed as soon as the unfinished output has more bytes than each of several sizes."""
-    worker = [sys.executable, str(Path(__file__).with_name("predict_worker.py")), classifier, rows]
+    worker = [Path(__file__).with_name("predict_worker.py"), classifier, rows]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     predict_files(classify, [rows], tmp_path / "uninterrupted.jsonl")
     target = tmp_path / "out.jsonl"
     lines = tmp_path / "out.jsonl.part" / "rows.jsonl"
     for size in (0, 1, 500):
-        process = subprocess.Popen([*worker, str(target)], env=environment)
+        process = PythonProcess(*worker, str(target), environment=environment)
         while process.poll() is None:
             if lines.exists() and lines.stat().st_size > size:
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.001)
-        process.wait()
+        process.communicate()
     if not target.exists():
-        subprocess.run([*worker, str(target)], check=True, env=environment)
+        run_python(*worker, str(target), environment=environment)
     assert target.read_bytes() == (tmp_path / "uninterrupted.jsonl").read_bytes()
 
 

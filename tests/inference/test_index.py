@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from python_processes import PythonProcess
 from tiny_checkpoints import sentence
 
 from flax_bigbird.inference import (
@@ -298,12 +297,14 @@ def test_an_interrupted_build_is_resumed(model, folder, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_build_is_resumed_and_leaves_the_old_index_whole(model, folder, tmp_path):
-    worker = [sys.executable, str(Path(__file__).with_name("index_worker.py")), model]
+    worker = [Path(__file__).with_name("index_worker.py"), model]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     path = tmp_path / "index"
 
     def run(point):
-        return subprocess.run([*worker, str(folder), str(path), point], env=environment)
+        process = PythonProcess(*worker, str(folder), str(path), point, environment=environment)
+        process.communicate()
+        return process
 
     for point in ("embed", "data", "manifest"):
         assert run(point).returncode == -9

@@ -5,12 +5,11 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from python_processes import PythonProcess
 from several_devices import run_with_devices
 from tiny_runs import (
     TINY_MODEL,
@@ -45,22 +44,18 @@ def start_processes(folder, data, changes, count, kill="", last=()):
     The last process has the options `last`, too.
     """
     common = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
     if count > 1:
         common["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
         common["JAX_NUM_PROCESSES"] = str(count)
-    command = [sys.executable, str(WORKER), str(folder)]
     all_changes = [changes] * (count - 1) + [changes | dict(last)]
     return [
-        subprocess.Popen(
-            [*command, data, json.dumps(all_changes[index]), kill],
-            env=common | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        PythonProcess(
+            WORKER,
+            *[str(folder), data, json.dumps(all_changes[index]), kill],
+            environment=common | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
         )
         for index in range(count)
     ]

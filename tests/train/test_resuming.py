@@ -4,12 +4,11 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from python_processes import PythonProcess
 from tiny_runs import (
     TINY_MODEL,
     RecordingCallback,
@@ -27,15 +26,8 @@ LONG_RUN = {"save_steps": 10, "max_steps": 100, "eval_steps": 50}
 
 
 def start_worker(folder, task, data, changes, when):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     arguments = [str(folder), task, data, json.dumps(changes), str(when)]
-    return subprocess.Popen(
-        [sys.executable, str(WORKER), *arguments],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    return PythonProcess(WORKER, *arguments, environment=dict(os.environ))
 
 
 def run_worker(folder, task, data, changes, when: int | str = 0):

@@ -1,15 +1,13 @@
 """The training loop: accumulation, devices, early stopping, the best model, losses of NaN."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from several_devices import run_with_devices
 from tiny_runs import random_words, tiny_run_options, write_jsonl, write_labeled_texts
 
 from flax_bigbird.train import TrainingError, train
@@ -55,12 +53,8 @@ def test_two_devices_train_like_one(tmp_path, data):
     """Batches with an even number of examples are split; of others each device gets the whole."""
     changes: dict[str, Any] = {"tokens_per_batch": 192}  # 12, 6 and 3 examples
     one = train(tiny_run_options(tmp_path / "one", train_files=[data], **changes))
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
-    }
-    arguments = [tmp_path / "two", "sequence-classification", data, json.dumps(changes), "0"]
-    subprocess.run([sys.executable, WORKER, *arguments], env=environment, check=True)
+    arguments = [str(tmp_path / "two"), "sequence-classification", data, json.dumps(changes), "0"]
+    run_with_devices([str(WORKER), *arguments], count=2)
     two = json.loads((tmp_path / "two" / "run" / "report.json").read_text())
     np.testing.assert_allclose(one["losses"], two["losses"], rtol=1e-4)
     assert one["metrics"]["loss"] == pytest.approx(two["metrics"]["loss"], rel=1e-4)
