@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -146,7 +147,12 @@ def test_another_job_does_not_resume_an_embedding(embedder, model, rows, tmp_pat
     target = tmp_path / "out.npy"
     with pytest.raises(PredictionInterrupted):
         embed_files(embedder, [rows], target, should_stop=lambda: True)
-    for options in ({"normalize_embeddings": True}, {"pooling_mode": "cls"}, {"prompt": "a "}):
+    others: list[dict[str, Any]] = [
+        {"normalize_embeddings": True},
+        {"pooling_mode": "cls"},
+        {"prompt": "a "},
+    ]
+    for options in others:
         with pytest.raises(OptionError, match=r"only be resumed with what .* has other options"):
             embed_files(load_embedder(model, **options), [rows], target)
     (tmp_path / "out.npy.part" / "vectors.f32").write_bytes(b"")
