@@ -105,6 +105,25 @@ def activation_bytes(model: Model, tokens: float, tensor: int = 1, width: int = 
     return tokens * model.layers * per_token * width
 
 
+def chip_bytes(model: Model, length: int, batch: int, mesh: Mesh, *, remat: bool) -> float:
+    """Returns the memory of a chip in a training step in bfloat16.
+
+    Args:
+      model: The model.
+      length: T.
+      batch: The examples of all chips.
+      mesh: The mesh.
+      remat: Whether the backward pass recomputes each layer from its inputs.
+    """
+    tokens = batch * length / (mesh.data * mesh.fsdp * mesh.sequence)
+    memory = state_bytes(model, length, mesh) + logits_bytes(model, tokens, mesh)
+    if not remat:
+        return memory + activation_bytes(model, tokens, mesh.tensor)
+    one_layer = activation_bytes(model._replace(layers=1), tokens, mesh.tensor)
+    gradients = one_layer / 2  # of the states of the layer, in a program compiled for v5e
+    return memory + one_layer + gradients + 2 * tokens * model.layers * model.D
+
+
 def predicted_tokens(tokens: float, mesh: Mesh, labels: float = LABELS) -> float:
     """Returns the tokens whose logits a chip computes: where tokens are split, whole chunks."""
     if mesh.sequence == 1:
@@ -268,13 +287,7 @@ def plan_batch(
             continue
         examples = batch / shared
         tokens = examples * length / mesh.sequence
-        memory = state_bytes(model, length, mesh) + logits_bytes(model, tokens, mesh)
-        if remat:  # the inputs of all layers, and one layer
-            one_layer = model._replace(layers=1)
-            memory += activation_bytes(one_layer, tokens, mesh.tensor)
-            memory += 2 * tokens * model.layers * model.D
-        else:
-            memory += activation_bytes(model, tokens, mesh.tensor)
+        memory = chip_bytes(model, length, batch, mesh, remat=remat)
         if memory > 0.85 * chip.memory:
             continue
         flops = step_flops(model, length, tokens, mesh) * (4 / 3 if remat else 1)
@@ -312,11 +325,11 @@ def report(rows: list[dict[str, Any]]) -> str:
         "and received bytes are compared with compiled programs above and in the tests. Training "
         f"in bfloat16 with AdamW and float32 parameters, {LABELS:.0%} of the tokens masked, 16,384 "
         "tokens per chip (8,192 or 4,096 if these do not fit) or one text, fixed random blocks. R "
-        "marks `gradient_checkpointing=True`, whose memory was not compared with a compiled "
-        "program: XLA undoes it on CPUs. Memory is state, activations and logits, and 15% are left "
-        "free. Gradients are reduce-scattered over `fsdp`, as XLA does for GPUs (its pass "
-        "`ReduceScatterCreator`, which was not run here) and for v5e (libtpu 0.0.42, compiled for "
-        "eight chips without one): that is half of what the sums on CPUs receive. The time "
+        "marks `gradient_checkpointing=True`. Memory is state, activations and logits, and 15% are "
+        "left free. Gradients are reduce-scattered over `fsdp`, as XLA does for v5e (libtpu "
+        "0.0.42, compiled for eight chips without one) and for GPUs (its pass "
+        "`ReduceScatterCreator`, which was not run here): that is half of what the sums on CPUs "
+        "receive. The time "
         f"assumes {UTILIZATION:.0%} of the peak, which a training step reaches on "
         "an H200, also for the v5e, where nothing was measured, and that communication does not "
         "overlap with work. Links: H100 450 GB/s among 8 and 50 GB/s beyond; v5e 100 GB/s among "
