@@ -7,6 +7,7 @@ each other. It therefore starts and ends inside of documents.
 import collections
 import contextlib
 import multiprocessing
+import pickle
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bigbird._transformers import quiet
 from flax_bigbird.data.batching import PREFETCHED_BATCHES
 from flax_bigbird.data.corpus import Position
 
@@ -87,7 +89,8 @@ class Tokenization:
         self._pool: ProcessPoolExecutor | None = None
         if num_workers:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(num_workers, context, _start_worker, (encode,))
+            arguments = (pickle.dumps(encode),)
+            self._pool = ProcessPoolExecutor(num_workers, context, _start_worker, arguments)
 
     def __enter__(self) -> "Tokenization":
         return self
@@ -113,9 +116,11 @@ class Tokenization:
 _worker_encode: EncodeFn | None = None
 
 
-def _start_worker(encode: EncodeFn) -> None:
+def _start_worker(encode: bytes) -> None:
+    """Loads the function, whose tokenizer imports transformers, which logs advice."""
     global _worker_encode
-    _worker_encode = encode
+    with quiet():
+        _worker_encode = pickle.loads(encode)
 
 
 def _encode_in_worker(texts: list[str]) -> list[np.ndarray]:
