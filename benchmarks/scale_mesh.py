@@ -184,13 +184,21 @@ def planned_step(text: str) -> dict[str, Any]:
 
 
 def measure_processes(steps: int = SPEED_STEPS) -> dict[str, Any]:
-    """Returns the tokens/s of one and of two processes, each pinned to a core of its own."""
+    """Returns the tokens/s of one and of two processes, each pinned to a core of its own.
+
+    Two runs at once that know nothing of each other, each with half of the rows, show how fast the
+    machine lets two processes be.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_texts(folder / "texts.jsonl")
-        speeds = {count: run_processes(folder, count, steps) for count in (1, 2)}
-    ratio = speeds[2] / speeds[1]
-    return {"tokens_per_second": speeds, "ratio": ratio, "batch": [SPEED_ROWS, SPEED_LENGTH]}
+        rows = {"one": [SPEED_ROWS], "two": [SPEED_ROWS], "independent": [SPEED_ROWS // 2] * 2}
+        speeds = {
+            kind: run_processes(folder / kind, folder / "texts.jsonl", rows[kind], count, steps)
+            for kind, count in (("one", 1), ("two", 2), ("independent", 1))
+        }
+    ratios = {kind: speeds[kind] / speeds["one"] for kind in ("two", "independent")}
+    return {"tokens_per_second": speeds, "ratios": ratios, "batch": [SPEED_ROWS, SPEED_LENGTH]}
 
 
 def write_texts(path: Path) -> None:
@@ -202,35 +210,44 @@ def write_texts(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def run_processes(folder: Path, count: int, steps: int) -> float:
-    """Returns the tokens/s of a run of `count` processes, without its first quarter."""
+def run_processes(folder: Path, texts: Path, rows: list[int], count: int, steps: int) -> float:
+    """Returns the tokens/s of runs at once, all together, without their first quarter.
+
+    Args:
+      folder: The directory of their outputs.
+      texts: The training file.
+      rows: The rows per batch of each run.
+      count: The number of processes of each run.
+      steps: The number of steps.
+    """
+    command = [sys.executable, "-c", "from flax_bigbird.cli.main import run; run()"]
+    command += ["train", "masked-lm", "--train-files", str(texts), "--validation-fraction", "0"]
+    command += ["--max-steps", str(steps), "--max-length", str(SPEED_LENGTH)]
+    command += ["--min-bucket-length", str(SPEED_LENGTH), "--vocab-size", "4000"]
+    command += ["--logging-steps", str(steps // 4)]
+    for key, value in SPEED_MODEL.items():
+        command += ["--config-overrides", f"{key}={value}"]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, "-c", "from flax_bigbird.cli.main import run; run()"]
-    command += ["train", "masked-lm", "--train-files", str(folder / "texts.jsonl")]
-    command += ["-o", str(folder / f"run{count}"), "--validation-fraction", "0"]
-    command += ["--max-steps", str(steps), "--max-length", str(SPEED_LENGTH)]
-    command += ["--min-bucket-length", str(SPEED_LENGTH), "--vocab-size", "4000"]
-    command += [
-        "--tokens-per-batch",
-        str(SPEED_ROWS * SPEED_LENGTH),
-        "--logging-steps",
-        str(steps // 4),
-    ]
-    for key, value in SPEED_MODEL.items():
-        command += ["--config-overrides", f"{key}={value}"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     processes = []
-    for index in range(count):
-        more = ["--coordinator-address", f"127.0.0.1:{port}", "--num-processes", str(count)]
-        more += ["--process-id", str(index)]
-        pinned = ["taskset", "-c", str(index), *command, *(more if count > 1 else [])]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        processes.append(subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL))
+    for run, run_rows in enumerate(rows):
+        for index in range(count):
+            own = ["-o", str(folder / str(run)), "--tokens-per-batch", str(run_rows * SPEED_LENGTH)]
+            if count > 1:
+                own += ["--coordinator-address", f"127.0.0.1:{port}", "--num-processes", str(count)]
+                own += ["--process-id", str(index)]
+            pinned = ["taskset", "-c", str(len(processes)), *command, *own]
+            processes.append(subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL))
     for process in processes:
         assert process.wait() == 0
-    lines = (folder / f"run{count}" / "metrics.jsonl").read_text().splitlines()
-    speeds = [json.loads(line)["tokens_per_second"] for line in lines]
+    return sum(tokens_per_second(folder / str(run) / "metrics.jsonl") for run in range(len(rows)))
+
+
+def tokens_per_second(metrics: Path) -> float:
+    """Returns the mean speed of a run, without its first quarter."""
+    speeds = [json.loads(line)["tokens_per_second"] for line in metrics.read_text().splitlines()]
     return sum(speeds[1:]) / len(speeds[1:])
 
 
@@ -300,11 +317,12 @@ def report(results: dict[str, Any]) -> str:
             f"{row['batch'][1]:,} tokens; each process is pinned to one core "
             f"({results['machine']}).",
             "",
-            "| processes | tokens/s |",
-            "|---|---|",
-            *(f"| {count} | {speed:,.0f} |" for count, speed in speeds.items()),
-            "",
-            f"Two processes are {row['ratio']:.2f} times as fast as one.",
+            "| | tokens/s | of one process |",
+            "|---|---|---|",
+            f"| one process | {speeds['one']:,.0f} | 1.00 |",
+            f"| two processes of one run | {speeds['two']:,.0f} | {row['ratios']['two']:.2f} |",
+            f"| two runs at once, each with half of the rows | {speeds['independent']:,.0f} | "
+            f"{row['ratios']['independent']:.2f} |",
             "",
         ]
     return "\n".join(lines)
