@@ -67,7 +67,7 @@ def worker_processes() -> list[int]:
 
 @pytest.mark.parametrize(
     ("num_rows", "num_workers", "expected"),
-    [(0, 2, 1), (10, 2, 5), (100, 2, 50), (500, 2, 64), (2_000, 2, 125), (100_000, 2, 1024)],
+    [(0, 2, 1), (10, 2, 5), (500, 2, 250), (700, 2, 175), (2_000, 2, 250), (100_000, 2, 1021)],
 )
 def test_every_worker_has_several_slices_of_several_rows(num_rows, num_workers, expected):
     assert slices.rows_per_slice(num_rows, num_workers) == expected
