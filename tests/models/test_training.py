@@ -1,15 +1,13 @@
 """Training: gradients, gradient checkpointing and several devices."""
 
-import os
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from several_devices import run_with_devices
 from tiny_models import TASKS, TWO_LAYERS
 
 from flax_bigbird.attention import available_implementations
@@ -158,17 +156,8 @@ print("agree")
 """
 
 
-def test_pmap_and_mesh():
+def test_pmap_and_mesh(tmp_path):
     """Two host devices, in another process, compute the gradients that one device computes."""
-    here = os.path.dirname(tiny_models.__file__)
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    environment = os.environ | {
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([here, *sys.path]),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.split() == ["agree"]
+    program = tmp_path / "program.py"
+    program.write_text(TWO_DEVICES)
+    assert run_with_devices([str(program)], count=2).split() == ["agree"]

@@ -120,11 +120,14 @@ def _remedy(place: str, error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     text = " ".join(f"{type(cause).__name__} {cause}" for cause in causes).lower()
     if any(isinstance(cause, ImportError) for cause in causes):
-        package = PACKAGES.get(scheme, "the package that the reason names")
-        return f"pip install {package}" if scheme in PACKAGES else f"install {package}"
+        if scheme in PACKAGES:
+            return f"pip install {PACKAGES[scheme]}"
+        return "install the package that the reason names"
     if "protocol not known" in text or "unrecognized filesystem" in text:
-        known = ", ".join(f"{name}://" for name in ("s3", "gs", "hf", "https", "az", "hdfs"))
-        return f"write a URL that starts with one of {known}, or install its package of fsspec"
+        return (
+            "write a URL that starts with one of s3://, gs://, hf://, https://, az://, hdfs://, or "
+            "install its package of fsspec"
+        )
     remedies = []
     if any(sign in text for sign in _IS_OFFLINE):
         remedies.append("unset HF_HUB_OFFLINE")

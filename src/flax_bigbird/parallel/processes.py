@@ -36,13 +36,9 @@ def run_on_main(function: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return function()
-    result: Any = None
-    error: Exception | None = None
-    if is_main_process():
-        try:
-            result = function()
-        except Exception as raised:
-            error = raised
+    result: Any
+    error: Exception | None
+    result, error = _attempt(function) if is_main_process() else (None, None)
     value, raised_by_main = pickle.loads(_broadcast_bytes(pickle.dumps((result, error))))
     if error is not None:
         raise error
@@ -65,12 +61,7 @@ def run_main_first(function: Callable[[], T]) -> T:
         results.append(function())
 
     run_on_main(call)
-    error: Exception | None = None
-    if not is_main_process():
-        try:
-            call()
-        except Exception as raised:
-            error = raised
+    _, error = (None, None) if is_main_process() else _attempt(call)
     failed = np.flatnonzero(multihost_utils.process_allgather(np.int32(error is not None)))
     if error is not None:
         raise error
@@ -89,12 +80,7 @@ def gather_from_all(function: Callable[[], T]) -> list[T]:
     """
     if jax.process_count() == 1:
         return [function()]
-    value: Any = None
-    error: Exception | None = None
-    try:
-        value = function()
-    except Exception as raised:
-        error = raised
+    value, error = _attempt(function)
     results = [pickle.loads(data) for data in _gather_bytes(pickle.dumps((value, error)))]
     for raised in (error, *(raised for _, raised in results)):
         if raised is not None:
@@ -176,6 +162,14 @@ class AgreedFlag:
         )
         self._pending.append(self._sum(flags))
         return len(self._pending) > 1 and int(self._pending.popleft()) > 0
+
+
+def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Returns what a function returns and None, or None and the exception that it raises."""
+    try:
+        return function(), None
+    except Exception as error:
+        return None, error
 
 
 def _broadcast_bytes(data: bytes, source: int = 0) -> bytes:

@@ -76,15 +76,14 @@ def run_eval_step(
       The outputs of all examples in the order of the examples, `[num_examples, ...]` each.
     """
     indices, parts = [], []
-    running: collections.deque[Arrays] = collections.deque()
+    running: collections.deque[tuple[int, Arrays]] = collections.deque()
 
     def fetch() -> None:
-        count = len(indices[len(parts)])  # the rest of the batch is copies of an example
-        outputs = running.popleft()
+        count, outputs = running.popleft()  # the rest of the batch is copies of an example
         parts.append({name: np.asarray(value)[:count] for name, value in outputs.items()})
 
     for batch_indices, batch in batches:
-        running.append(eval_step(params, batch))
+        running.append((len(batch_indices), eval_step(params, batch)))
         indices.append(batch_indices)
         if len(running) > 1:
             fetch()
