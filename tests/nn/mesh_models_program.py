@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
 from flax_bigbird.nn.losses import cross_entropy
+from flax_bigbird.nn.projections import project_together
 from flax_bigbird.nn.tables import look_up_positions
 from flax_bigbird.parallel.parameter_sharding import parameter_shardings
 
@@ -176,10 +177,34 @@ def position_tables() -> dict[str, Any]:
     return {name: look_up_on_devices(*case) for name, case in cases.items()}
 
 
+def sums_of_hidden_states() -> float:
+    """Bytes that devices which share heads receive for the gradient of an attention's input.
+
+    Returns:
+      The bytes, as a multiple of those of the hidden states.
+    """
+    mesh = make_mesh({"tensor": 2})
+    x = jnp.zeros((B, 16, 32))
+    layers = {name: nn.Dense(32).init(jax.random.key(0), x)["params"] for name in "qkv"}
+
+    def loss(x: Any) -> Any:
+        bound = tuple(nn.Dense(32).bind({"params": params}) for params in layers.values())
+        heads = [
+            jax.lax.with_sharding_constraint(y, P(None, None, "tensor"))
+            for y in project_together(bound, x)
+        ]
+        return sum((y**2).sum() for y in heads)
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
+    received = importlib.import_module("collectives").received_bytes(text, {"tensor": 2})
+    return received["tensor"] / x.nbytes
+
+
 def main() -> None:
     rng = np.random.default_rng(int(sys.argv[1]))
     sys.path.insert(0, sys.argv[2])
-    print(json.dumps(position_tables()), flush=True)
+    print(json.dumps(position_tables() | {"sums": sums_of_hidden_states()}), flush=True)
     for name in sys.argv[3:] or CASES:
         print(json.dumps(compare(name, rng)), flush=True)
     if not sys.argv[3:]:

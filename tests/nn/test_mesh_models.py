@@ -20,8 +20,12 @@ def run(*names: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def check_positions(results: dict[str, Any]) -> None:
-    """A table as long as the texts is read where it is; only gradients are summed."""
+def check_layers(results: dict[str, Any]) -> None:
+    """A table as long as the texts is read where it is; only gradients are summed.
+
+    Queries, keys and values have one sum of gradients of the hidden states together.
+    """
+    assert 0 < results.pop("sums") <= 1.01
     for result in results.values():
         assert result["difference"] <= 1e-5, results
     sent = [axis for axes in results["whole table"]["received"] for axis in axes.split("+")]
@@ -39,8 +43,8 @@ def check(models: list[dict[str, Any]]) -> None:
 
 def test_a_model_equals_that_of_one_device():
     """Loss and gradients; and no device holds the hidden states of all tokens."""
-    positions, *models = run("padding invariance")
-    check_positions(positions)
+    layers, *models = run("padding invariance")
+    check_layers(layers)
     check(models)
 
 
