@@ -18,7 +18,7 @@ from flax_bigbird.train.state import TrainerState
 
 
 class RunArrays(NamedTuple):
-    """The parameters and the optimizer's state."""
+    """The parameters and the optimizer's state, which a checkpoint holds under these names."""
 
     params: Any
     optimizer: Any
@@ -54,10 +54,10 @@ class RunSaver:
           TrainingError: if all checkpoints are damaged.
         """
         damage = run_on_main(self._check_best) if has_best else None
-        like = {"params": arrays.params, "optimizer": arrays.optimizer}
         try:
             checkpoint, messages = self._checkpoints.restore_latest(
-                like, lambda state, newest: damage is None or _recomputes_best(state, newest)
+                arrays._asdict(),
+                lambda state, newest: damage is None or _recomputes_best(state, newest),
             )
         except CheckpointError as error:
             raise TrainingError(
@@ -67,7 +67,7 @@ class RunSaver:
             self._callback.on_message(message)
         if checkpoint is None:
             return arrays
-        restored = RunArrays(checkpoint.arrays["params"], checkpoint.arrays["optimizer"])
+        restored = RunArrays(**checkpoint.arrays)
         self._state.restore(checkpoint.state)
         if damage is not None:
             self._replace_damaged_best(damage, restored.params)
@@ -76,8 +76,7 @@ class RunSaver:
 
     def save(self, arrays: RunArrays) -> None:
         """Writes a checkpoint of the current step."""
-        tree = {"params": arrays.params, "optimizer": arrays.optimizer}
-        checkpoint = RunCheckpoint(tree, self._state.to_dict())
+        checkpoint = RunCheckpoint(arrays._asdict(), self._state.to_dict())
         self._checkpoints.save(self._state.global_step, checkpoint)
         self._callback.on_save(self._state)
 
