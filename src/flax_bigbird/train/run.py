@@ -67,20 +67,18 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       OSError: if the disk is full. The last checkpoint is complete.
     """
     initialize_processes(options)
-    with explain_lost_process():
-        check_same_as_main(_common_options(options), "options")
-    mesh = create_mesh(options.mesh)
     directory = RunDirectory(Path(options.output_dir).expanduser())
-    with contextlib.ExitStack() as lock:
+    with contextlib.ExitStack() as lock, explain_lost_process():
 
         def open_directory() -> None:
             open_run_directory(options)
             lock.enter_context(directory.lock())
             open_run_directory(options)  # another run may have ended here since
 
-        with explain_lost_process():
-            run_on_main(open_directory)
-            return _train_in(directory, options, callbacks, mesh)
+        check_same_as_main(_common_options(options), "options")
+        mesh = create_mesh(options.mesh)
+        run_on_main(open_directory)
+        return _train_in(directory, options, callbacks, mesh)
 
 
 def _common_options(options: TrainingArguments) -> dict[str, Any]:
