@@ -35,7 +35,15 @@ LEVEL = {
 }
 # Packages of one level import nothing from each other, but for these pairs.
 SAME_LEVEL = {("config", "attention")}
-ANY_LEVEL = {"_lazy", "_mesh_axes", "_signals", "_transformers", "_version", "pretrained"}
+ANY_LEVEL = {
+    "_lazy",
+    "_mesh_axes",
+    "_messages",
+    "_signals",
+    "_transformers",
+    "_version",
+    "pretrained",
+}
 PUBLIC = 3  # from this level up, modules import public names from `flax_bigbird`, as users do
 
 

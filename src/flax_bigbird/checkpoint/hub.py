@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.checkpoint.errors import CheckpointError
 from flax_bigbird.pretrained import local_path
 
@@ -92,7 +93,7 @@ class Source:
                 dry_run=False,
             )
         except errors.LocalEntryNotFoundError as error:  # offline, and not in the cache
-            self.unreachable = "offline" if self._is_offline() else _first_line(error)
+            self.unreachable = "offline" if self._is_offline() else first_line(error)
             return None
         except errors.EntryNotFoundError:
             return None
@@ -110,7 +111,7 @@ class Source:
         except OSError as error:
             raise CheckpointError(
                 f"{file} of {self.name!r} could not be downloaded from the Hub: "
-                f"{_first_line(error)}: try again, or pass local_files_only=True to use the cache"
+                f"{first_line(error)}: try again, or pass local_files_only=True to use the cache"
             ) from error
         return Path(path)
 
@@ -118,7 +119,3 @@ class Source:
         from huggingface_hub import constants
 
         return self.local_files_only or constants.HF_HUB_OFFLINE
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,8 +21,3 @@ class TokenizerWarning(UserWarning):
 
 class UnknownTokensWarning(UserWarning):
     """Warns that much of a text is unknown to the tokenizer."""
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of a message, or the name of an exception without one."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

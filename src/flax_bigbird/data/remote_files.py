@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.data import files
-from flax_bigbird.data.errors import DataError, first_line
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.lines import COMPRESSIONS
 from flax_bigbird.data.unreachable import explain_unreachable, unreachable
 

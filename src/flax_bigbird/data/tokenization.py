@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import first_line
 from flax_bigbird._transformers import quiet
 from flax_bigbird.data.character_vocabulary import encode_characters
-from flax_bigbird.data.errors import OptionError, TokenizerWarning, first_line
+from flax_bigbird.data.errors import OptionError, TokenizerWarning
 from flax_bigbird.data.normalization import normalize_as_trained
 from flax_bigbird.data.tokenizer_checks import (
     find_contradiction,

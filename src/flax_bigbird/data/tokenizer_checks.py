@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.data.errors import first_line
+from flax_bigbird._messages import first_line
 from flax_bigbird.data.types import Tokenizer
 
 _MAX_SCORE_DIFFERENCE = 1e-3  # of a token; the files hold rounded decimals and float32

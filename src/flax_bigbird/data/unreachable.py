@@ -5,7 +5,8 @@ import errno
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from flax_bigbird.data.errors import DataError, OptionError, first_line
+from flax_bigbird._messages import first_line
+from flax_bigbird.data.errors import DataError, OptionError
 
 PACKAGES = {
     "s3": "s3fs",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_bigbird import _transformers, checkpoint
+from flax_bigbird._messages import on_one_line
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
 from flax_bigbird.config import OWN_KEYS, SparsityConfig
 from flax_bigbird.models.config_checks import check_config
@@ -159,12 +160,8 @@ def _create_config(config_class: Any, content: dict[str, Any], where: str) -> An
     except Exception as error:  # `transformers` has no common exception for invalid values
         raise CheckpointError(
             f"{where} must be a configuration of {config_class.model_type!r}; it is not "
-            f"({_first_line(error)}): correct it, or download it again"
+            f"({on_one_line(error)}): correct it, or download it again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _load_json(source: checkpoint.Source, name: str) -> dict[str, Any] | None:
@@ -175,7 +172,7 @@ def _load_json(source: checkpoint.Source, name: str) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not JSON ({_first_line(error)}): download it again"
+            f"{path} is not JSON ({on_one_line(error)}): download it again"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -194,7 +191,7 @@ def load_generation_config(source: checkpoint.Source) -> Any:
     except Exception as error:  # see `_create_config`
         raise CheckpointError(
             f"generation_config.json of {source} must be one of `transformers`; it is not "
-            f"({_first_line(error)}): correct it, or remove it"
+            f"({on_one_line(error)}): correct it, or remove it"
         ) from error
 
 

@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import jax
 
+from flax_bigbird._messages import first_line
+
 _SIGNS = ("Gloo", "gloo", "NCCL", "coordination service", "Connection closed", "DEADLINE_EXCEEDED")
 
 
@@ -28,12 +30,11 @@ def explain_lost_process() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS):
             raise
-        reason = (str(error).splitlines() or [""])[0][:200]
         raise LostProcessError(
-            f"every process of a run must stay until its end; another one than process "
-            f"{jax.process_index()} is lost ({reason}): see its own output for the reason, and run "
-            "the same command again in every process, which resumes the run from its last "
-            "checkpoint, if it has one"
+            "every process of a run must stay until its end; another one than process "
+            f"{jax.process_index()} is lost ({first_line(error)}): see its own output for the "
+            "reason, and run the same command again in every process, which resumes the run from "
+            "its last checkpoint, if it has one"
         ) from error
 
 

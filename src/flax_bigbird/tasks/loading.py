@@ -38,8 +38,8 @@ def load_config(model: str) -> Any:
         return load_checkpoint_config(Source(path))
     except (OSError, ValueError) as error:
         raise OptionError(
-            f"model must be a BigBird checkpoint; {path}: {str(error).splitlines()[0]}: name a "
-            "directory or Hub id that is one"
+            f"model must be a BigBird checkpoint; {path}: {error}: name a directory or Hub id that "
+            "is one"
         ) from error
 
 

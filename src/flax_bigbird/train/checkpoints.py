@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.checkpoint import (
     CheckpointError,
     find_damage,
@@ -150,8 +151,7 @@ class RunCheckpointManager:
         try:
             return self._load(step, like)
         except Exception as error:  # damaged files can raise anything
-            first_line = (str(error).splitlines() or [""])[0]
-            return f"{folder} cannot be read ({type(error).__name__}: {first_line[:200]})"
+            return f"{folder} cannot be read ({type(error).__name__}: {first_line(error)})"
 
     def _load(self, step: int, like: Any) -> RunCheckpoint:
         args = self._ocp.args

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.errors import TrainingError
@@ -53,8 +54,7 @@ def _message(
         remedy = f"lower max_length={length} in a new run, or train a smaller model"
     if options.gradient_checkpointing == "none":
         remedy += "; gradient_checkpointing saves memory, too, and may be set in the same way"
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return (
         f"a batch must fit in memory; step {state.global_step + 1} with {tokens} tokens per batch "
-        f"does not ({reason}): {remedy}"
+        f"does not ({first_line(error)}): {remedy}"
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.attention.backends import reference
 from flax_bigbird.attention.patterns.bigbird import bigbird_pattern
 
@@ -69,8 +70,7 @@ def failure(
         try:
             got = thread.submit(run, attend, jnp.bfloat16).result()
         except Exception as error:  # a compiler may raise anything
-            lines = f"{type(error).__name__}: {error}".strip().splitlines()
-            return f"a trial call failed: {lines[0][:300]}"
+            return f"a trial call failed: {type(error).__name__}: {first_line(error)}"
         want = thread.submit(run, expected, jnp.float32).result()
     for name, ours, theirs in zip(("output", "dq", "dk", "dv"), got, want, strict=True):
         difference = np.abs(ours - theirs).max()

@@ -13,9 +13,10 @@ import ray
 import ray.exceptions
 from ray.data import DataContext
 
+from flax_bigbird._messages import first_line
 from flax_bigbird._signals import kept_handlers
 from flax_bigbird.checkpoint import CheckpointError
-from flax_bigbird.data.errors import DataError, OptionError, first_line
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.partial_output import PredictionError
 
 CPUS_FOR_TASKS = 0.1

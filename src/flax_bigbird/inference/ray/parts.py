@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flax_bigbird._messages import first_line
 from flax_bigbird.checkpoint.atomic import atomic_write_bytes, publish_directory
 from flax_bigbird.data import files as data_files
-from flax_bigbird.data.errors import DataError, OptionError, first_line
+from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.remote_files import RemotePath, is_url
 from flax_bigbird.data.unreachable import explain_unreachable
 from flax_bigbird.inference.jobs import check_output
