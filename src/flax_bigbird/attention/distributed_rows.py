@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_bigbird.attention.exchange import Blocks, take_blocks
 from flax_bigbird.attention.manual_axes import vary_together
-from flax_bigbird.attention.numerics import MASKED_SCORE, MIN_ROW_MAX
+from flax_bigbird.attention.numerics import MASKED_SCORE, softmax_parts
 
 _BLOCKS_PER_CHUNK = 64  # bounds the scores that are held: 64 blocks of 64 keys for each query
 
@@ -92,7 +92,7 @@ def _attend_own_keys(q: Array, own: Blocks, positions, first: Array, scale: floa
         if positions is not None:
             keys = block * size + jnp.arange(k.shape[1])
             reads = reads & (keys <= positions[:, None, :, None])
-        return _softmax_parts(q, k, v, reads, scale)
+        return _attend(q, k, v, reads, scale)
 
     def chunked(x: Array) -> Array:
         x = x[:, : num_chunks * chunk]
@@ -111,11 +111,11 @@ def _attend_own_keys(q: Array, own: Blocks, positions, first: Array, scale: floa
     return _Partial(row_max, (parts.total * factor).sum(0), values)
 
 
-def _softmax_parts(q: Array, k: Array, v: Array, reads: Array, scale: float) -> _Partial:
+def _attend(q: Array, k: Array, v: Array, reads: Array, scale: float) -> _Partial:
+    """Computes the softmax of queries `[X, Q, N, H]` over keys `[X, S, N, H]`."""
     dtype = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum("xqnh,xsnh->xnqs", q, k, preferred_element_type=dtype) * scale
     scores = jnp.where(reads, scores, MASKED_SCORE)
-    row_max = lax.stop_gradient(jnp.maximum(scores.max(-1), MIN_ROW_MAX))
-    weights = jnp.exp(scores - row_max[..., None])
+    weights, total, row_max = softmax_parts(scores)
     values = jnp.einsum("xnqs,xsnh->xnqh", weights.astype(v.dtype), v, preferred_element_type=dtype)
-    return _Partial(row_max, weights.sum(-1), values)
+    return _Partial(row_max, total, values)

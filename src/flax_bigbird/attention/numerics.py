@@ -38,6 +38,24 @@ def masked_softmax(
     return jnp.where(read, jax.nn.softmax(scores, axis=axis), 0)
 
 
+def softmax_parts(
+    scores: Float[Array, "*S"],
+) -> tuple[Float[Array, "*S"], Float[Array, "..."], Float[Array, "..."]]:
+    """Computes the parts of a softmax over the last axis, some of whose keys may be elsewhere.
+
+    Args:
+      scores: The scores; `MASKED_SCORE` for a key that is not read.
+
+    Returns:
+      `(weights, total, row_max)`: e^(score - max), their sum, which is 0 for a row that reads
+      nothing, and the maximum of the row. Gradients take the maximum for a constant, on which the
+      softmax does not depend.
+    """
+    row_max = jax.lax.stop_gradient(jnp.maximum(scores.max(-1), MIN_ROW_MAX))
+    weights = jnp.exp(scores - row_max[..., None])
+    return weights, weights.sum(-1), row_max
+
+
 def zero_masked(
     x: Float[Array, "B T N H"], mask: Bool[Array | np.ndarray, "B T"] | None
 ) -> Float[Array, "B T N H"]:

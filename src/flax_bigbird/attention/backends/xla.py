@@ -25,13 +25,12 @@ from flax_bigbird.attention.backends.xla_rows import (
     row_bias,
     row_scores,
     scatter_add,
-    softmax_parts,
     split_rows,
     take_global_rows,
     take_rows,
 )
 from flax_bigbird.attention.manual_axes import vary_together
-from flax_bigbird.attention.numerics import zero_masked
+from flax_bigbird.attention.numerics import softmax_parts, zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 from flax_bigbird.attention.residuals import name_residuals
 

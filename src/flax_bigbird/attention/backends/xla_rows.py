@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from flax_bigbird.attention.numerics import MASKED_SCORE, MIN_ROW_MAX
+from flax_bigbird.attention.numerics import MASKED_SCORE
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
 
@@ -181,13 +181,6 @@ def is_first_occurrence(config: LoopConfig, rows: Any) -> Array:
     """
     repeated = jnp.tril(rows[:, :, None] == rows[:, None, :], -1).any(-1)
     return jnp.repeat(~repeated, config.block_size, -1)[:, None, None, :, None]
-
-
-def softmax_parts(scores: Array) -> tuple[Array, Array, Array]:
-    """Returns `(weights, total, row_max)`: e^(score - max), their sum, and the row's maximum."""
-    row_max = jnp.maximum(scores.max(-1), MIN_ROW_MAX)
-    weights = jnp.exp(scores - row_max[..., None])
-    return weights, weights.sum(-1), row_max
 
 
 def log_sum_exp(total: Array, row_max: Array) -> Array:
