@@ -6,7 +6,8 @@ import pytest
 datasets = pytest.importorskip("datasets")
 
 from flax_bigbird.data.errors import DataError  # noqa: E402
-from flax_bigbird.data.windows import context_windows  # noqa: E402
+from flax_bigbird.data.windows import ContextWindow, context_windows  # noqa: E402
+from flax_bigbird.tasks.base import Window  # noqa: E402
 from flax_bigbird.tasks.question_answering import _answer_positions  # noqa: E402
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span  # noqa: E402
 
@@ -112,3 +113,25 @@ def test_no_answer_wins_only_if_questions_may_have_none(make_task, text, handled
     prediction = task.decode(row, windows, per_window)
     assert prediction["answer"] == ("" if handled else "lazy dog")
     assert task.decode(row | {"context": ""}, [], [])["answer"] == ""
+
+
+def test_white_space_is_no_answer(make_task):
+    """The best span is the space between two words, which the tokens of some models are."""
+    task = make_task("question-answering", {"stride": 12, "handle_impossible_answer": False})
+    offsets = [(0, 1), (1, 3), (3, 4)]
+    windows = [Window([0] * 4, ContextWindow([0] * 4, 1, offsets, False))]
+    logits = np.array([0, 2, 5, 3], np.float32)
+    outputs = [{"start": logits, "end": logits}]
+    row = {"question": "", "context": "a  b"}
+    prediction = task.decode(row, windows, outputs)
+    assert [prediction[name] for name in ("answer", "start", "end", "score")] == [
+        "",
+        None,
+        None,
+        10,
+    ]
+    answers = task.top_answers(row, windows, outputs, 3)
+    assert [(x["answer"], x["start"], x["end"], x["score"]) for x in answers] == [
+        ("b", 3, 4, 6),
+        ("a", 0, 1, 4),
+    ]

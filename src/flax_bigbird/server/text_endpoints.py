@@ -40,8 +40,7 @@ async def answer(service: Service, body: AnswerRequest, request: Request) -> Ans
     (windows,), (outputs,), (best,) = result.windows, result.outputs, result.answers
     count = parameters.top_k or 1
     spans = await service.engine.in_pool(task.top_answers, row, windows, outputs, count)
-    spans = [span for span in spans if span["answer"]]  # white space is no answer
-    no_answer, has_answer = best["no_answer_score"], bool(spans) and best["start"] is not None
+    no_answer, has_answer = best["no_answer_score"], best["start"] is not None
     value: Any = {
         "answers": spans,
         "no_answer_score": no_answer,

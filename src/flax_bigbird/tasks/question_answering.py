@@ -205,15 +205,10 @@ class QuestionAnswering(Task):
             (window.info.context_start, window.info.offsets, output["start"], output["end"])
             for window, output in zip(windows, outputs, strict=True)
         )
-        has_answer = span is not NO_SPAN and (
-            no_answer <= span.score or not self.handle_impossible_answer
-        )
-        context = row[self.options.context_column]
-        start, end = trim_span(context, span.start, span.end)
-        return {
-            "answer": context[start:end] if has_answer else "",
-            "start": start if has_answer else None,
-            "end": end if has_answer else None,
+        answer = _answer_in(row[self.options.context_column], span)
+        if answer is None or (self.handle_impossible_answer and no_answer > span.score):
+            answer = {"answer": "", "start": None, "end": None}
+        return answer | {
             "score": span.score if span is not NO_SPAN else None,
             "no_answer_score": no_answer,
         }
@@ -242,10 +237,9 @@ class QuestionAnswering(Task):
         for span in sorted(spans, key=lambda span: -span.score):
             if any(span.start < a["end"] and a["start"] < span.end for a in answers):
                 continue  # neighboring windows have tokens in common
-            start, end = trim_span(context, span.start, span.end)
-            answers.append(
-                {"answer": context[start:end], "start": start, "end": end, "score": span.score}
-            )
+            answer = _answer_in(context, span)
+            if answer is not None:
+                answers.append(answer | {"score": span.score})
             if len(answers) == count:
                 break
         return answers
@@ -329,6 +323,12 @@ class QuestionAnswering(Task):
 
 def _text_columns(options: Any) -> tuple[str, str]:
     return options.question_column, options.context_column
+
+
+def _answer_in(context: str, span: Span) -> Row | None:
+    """Returns the text of a span and its characters; None for white space, which is no answer."""
+    start, end = trim_span(context, span.start, span.end)
+    return {"answer": context[start:end], "start": start, "end": end} if start < end else None
 
 
 def _parse_all(rows: Dataset, column: str, split: Split) -> Iterator[Answers]:
