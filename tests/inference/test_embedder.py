@@ -18,6 +18,7 @@ from flax_bigbird.inference import (
     load_embedder,
     load_predictor,
 )
+from flax_bigbird.inference.resolve import task_of_files
 from flax_bigbird.inference.text_inputs import check_count
 
 TOLERANCE = 2e-5
@@ -321,3 +322,14 @@ def test_a_folder_of_sentence_transformers_is_evaluated_without_a_task(embedder,
     assert report["metrics"]["recall_at_1"] == pytest.approx(first)
     with pytest.raises(OptionError, match="use bigbird train or evaluate or embed"):
         load_predictor(tmp_path / "saved")
+
+
+def test_the_task_of_a_folder_follows_from_its_list_of_modules(tmp_path):
+    """The weights of its layers are not read: there are none."""
+    modules = [{"type": f"sentence_transformers.models.{x}"} for x in ("Transformer", "Pooling")]
+    dense = {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*modules, dense]))
+    assert task_of_files(str(tmp_path)) == "embedding"
+    (tmp_path / "modules.json").write_text(json.dumps(modules[1:]))
+    with pytest.raises(OptionError, match="must start with the modules Transformer and Pooling"):
+        task_of_files(str(tmp_path))

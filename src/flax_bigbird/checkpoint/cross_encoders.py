@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from flax_bigbird.checkpoint.atomic import atomic_write_text
+from flax_bigbird.checkpoint.embedding_layers import ACTIVATIONS
 from flax_bigbird.checkpoint.errors import CheckpointError
 from flax_bigbird.checkpoint.hub import Source
 from flax_bigbird.checkpoint.sentence_transformers import (
-    ACTIVATIONS,
     CONFIG_FILE,
     MODULES_FILE,
     TRANSFORMER_FILE,

@@ -7,14 +7,19 @@ it change the vector.
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from flax_bigbird.checkpoint.atomic import atomic_write_text
+from flax_bigbird.checkpoint.embedding_layers import (
+    ACTIVATIONS,
+    DEFAULT_ACTIVATION,
+    Dense,
+    Normalize,
+)
 from flax_bigbird.checkpoint.errors import CheckpointError
 from flax_bigbird.checkpoint.hub import Source
 from flax_bigbird.checkpoint.loading import load_arrays
@@ -22,20 +27,10 @@ from flax_bigbird.checkpoint.loading import load_arrays
 MODULES_FILE = "modules.json"
 CONFIG_FILE = "config_sentence_transformers.json"
 TRANSFORMER_FILE = "sentence_bert_config.json"
-IDENTITY = "torch.nn.modules.linear.Identity"
 
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _PACKAGE = "sentence_transformers.models"  # the path of its classes that every version knows
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "torch.nn.modules.activation.Tanh": np.tanh,
-    IDENTITY: lambda x: x,
-    "torch.nn.modules.activation.ReLU": lambda x: np.maximum(x, 0),
-    "torch.nn.modules.activation.GELU": lambda x: x * special.ndtr(x),
-    "torch.nn.modules.activation.Sigmoid": special.expit,
-}
-_DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
 
 # How folders written before version 6 name the modes of pooling.
 _FORMER_MODES = {
@@ -48,38 +43,11 @@ _FORMER_MODES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dense:
-    """A layer after pooling: activation(x W^T + b), and plus x or x R^T with a residual.
+class _Module(NamedTuple):
+    """An entry of `modules.json`: the name of its class, and the folder of its files."""
 
-    Attributes:
-      weight: W, `[out, in]`.
-      bias: b, `[out]`, or None.
-      activation: The name of the activation's class in PyTorch.
-      residual: R, `[out, in]`; or True for x itself, and False for none.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray | None = None
-    activation: str = _DEFAULT_ACTIVATION
-    residual: np.ndarray | bool = False
-
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns vectors `[N, out]` for vectors `[N, in]`."""
-        linear = vectors @ self.weight.T
-        out = ACTIVATIONS[self.activation](linear if self.bias is None else linear + self.bias)
-        if isinstance(self.residual, np.ndarray):
-            return out + vectors @ self.residual.T
-        return out + vectors if self.residual else out
-
-
-@dataclasses.dataclass(frozen=True)
-class Normalize:
-    """A layer after pooling that scales each vector to length 1."""
-
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns vectors `[N, D]` of length 1; zeros stay zeros."""
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    kind: str
+    path: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,36 +87,37 @@ class EmbeddingModules:
         return sizes[-1] if sizes else hidden_size
 
 
+def has_embedding_modules(source: Source) -> bool:
+    """Returns whether a folder is one of sentence-transformers; its weights are not read.
+
+    Raises:
+      CheckpointError: if its list of modules is broken, or begins with others.
+    """
+    return _list_modules(source) is not None
+
+
 def load_embedding_modules(source: Source) -> EmbeddingModules | None:
     """Loads the modules of a folder of sentence-transformers; None if it is none.
 
     Raises:
       CheckpointError: if a file is broken, or a module is of a kind that cannot be computed.
     """
-    modules = load_json(source, MODULES_FILE)
+    modules = _list_modules(source)
     if modules is None:
         return None
-    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
-        raise CheckpointError(f"{source}: {MODULES_FILE} must be a list of modules: restore it")
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-    if kinds[:2] != ["Transformer", "Pooling"]:
-        raise CheckpointError(
-            f"{MODULES_FILE} must start with the modules Transformer and Pooling; {source} has "
-            f"{', '.join(kinds) or 'none'}: only models of one encoder can be loaded"
-        )
-    paths = [str(module.get("path", "")) for module in modules]
-    layers = tuple(_load_layer(source, *pair) for pair in zip(kinds[2:], paths[2:], strict=True))
+    transformer, pooling, *others = modules
+    layers = tuple(_load_layer(source, module) for module in others)
     config = load_mapping(source, CONFIG_FILE)
-    transformer = load_mapping(source, _join(paths[0], TRANSFORMER_FILE))
+    limits = load_mapping(source, _join(transformer.path, TRANSFORMER_FILE))
     return EmbeddingModules(
-        **_load_pooling(source, paths[1]),
+        **_load_pooling(source, pooling.path),
         layers=layers,
         prompts=config.get("prompts") or {},
         default_prompt_name=config.get("default_prompt_name"),
         similarity_fn_name=config.get("similarity_fn_name") or "cosine",
-        max_seq_length=transformer.get("max_seq_length"),
+        max_seq_length=limits.get("max_seq_length"),
         truncate_dim=config.get("truncate_dim"),
-        transformer_path=paths[0],
+        transformer_path=transformer.path,
     )
 
 
@@ -195,6 +164,26 @@ def save_embedding_modules(folder: Path, modules: EmbeddingModules, hidden_size:
         atomic_write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False))
 
 
+def _list_modules(source: Source) -> list[_Module] | None:
+    """Returns the modules of a folder of sentence-transformers, in order; None if it is none."""
+    modules = load_json(source, MODULES_FILE)
+    if modules is None:
+        return None
+    if not isinstance(modules, list) or not all(isinstance(m, dict) for m in modules):
+        raise CheckpointError(f"{source}: {MODULES_FILE} must be a list of modules: restore it")
+    listed = [
+        _Module(str(module.get("type", "")).rpartition(".")[2], str(module.get("path", "")))
+        for module in modules
+    ]
+    kinds = [module.kind for module in listed]
+    if kinds[:2] != ["Transformer", "Pooling"]:
+        raise CheckpointError(
+            f"{MODULES_FILE} must start with the modules Transformer and Pooling; {source} has "
+            f"{', '.join(kinds) or 'none'}: only models of one encoder can be loaded"
+        )
+    return listed
+
+
 def _load_pooling(source: Source, path: str) -> dict[str, Any]:
     config = load_mapping(source, _join(path, "config.json"))
     mode = config.get("pooling_mode")
@@ -209,7 +198,8 @@ def _load_pooling(source: Source, path: str) -> dict[str, Any]:
     return {"pooling_mode": mode, "include_prompt": bool(config.get("include_prompt", True))}
 
 
-def _load_layer(source: Source, kind: str, path: str) -> Dense | Normalize:
+def _load_layer(source: Source, module: _Module) -> Dense | Normalize:
+    kind, path = module
     if kind == "Normalize":
         return Normalize()
     if kind != "Dense":
@@ -218,7 +208,7 @@ def _load_layer(source: Source, kind: str, path: str) -> Dense | Normalize:
             "only be used with sentence-transformers"
         )
     config = load_mapping(source, _join(path, "config.json"))
-    activation = config.get("activation_function", _DEFAULT_ACTIVATION)
+    activation = config.get("activation_function", DEFAULT_ACTIVATION)
     if activation not in ACTIVATIONS:
         raise CheckpointError(
             f"the activation of a Dense module must be one of {', '.join(ACTIVATIONS)}; {source} "

@@ -7,7 +7,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import Dense, EmbeddingModules
+from flax_bigbird.checkpoint.embedding_layers import Dense
+from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.types import Row

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from flax_bigbird.checkpoint.sentence_transformers import Normalize, save_embedding_modules
+from flax_bigbird.checkpoint.embedding_layers import Normalize
+from flax_bigbird.checkpoint.sentence_transformers import save_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.embedding import Embedding
 

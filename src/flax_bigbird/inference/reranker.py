@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.checkpoint.cross_encoders import save_cross_encoder_settings
-from flax_bigbird.checkpoint.sentence_transformers import ACTIVATIONS, IDENTITY
+from flax_bigbird.checkpoint.embedding_layers import ACTIVATIONS, IDENTITY
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.predictor import MAX_ROWS_PER_CHUNK, Predictor, load_predictor
 from flax_bigbird.inference.progress import track_answers

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_bigbird.checkpoint.cross_encoders import load_cross_encoder_settings
-from flax_bigbird.checkpoint.sentence_transformers import load_embedding_modules
+from flax_bigbird.checkpoint.sentence_transformers import has_embedding_modules
 from flax_bigbird.inference.options import saved_option_names
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_files_beside, load_saved_options
@@ -48,8 +48,7 @@ def task_of_files(model: str) -> str | None:
     """
     if load_files_beside(load_cross_encoder_settings, model) is not None:
         return "reranking"
-    is_embedder = load_files_beside(load_embedding_modules, model) is not None
-    return "embedding" if is_embedder else None
+    return "embedding" if load_files_beside(has_embedding_modules, model) else None
 
 
 def resolve_options(

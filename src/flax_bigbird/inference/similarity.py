@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.checkpoint.embedding_layers import Normalize
 from flax_bigbird.data.errors import OptionError
 
 

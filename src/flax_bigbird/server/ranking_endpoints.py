@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from flax_bigbird.checkpoint.sentence_transformers import IDENTITY
+from flax_bigbird.checkpoint.embedding_layers import IDENTITY
 from flax_bigbird.server.schemas import RerankRequest, RerankResponse
 from flax_bigbird.server.service import Answer, Endpoint, Service, check_truncation
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.checkpoint.embedding_layers import Normalize
 from flax_bigbird.checkpoint.sentence_transformers import (
     EmbeddingModules,
-    Normalize,
     load_embedding_modules,
     save_embedding_modules,
 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.checkpoint.embedding_layers import Normalize
 from flax_bigbird.tasks.ranking_metrics import correlations, iterate_cosines, retrieval_metrics
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, Normalize
+from flax_bigbird.checkpoint.embedding_layers import Normalize
+from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird.checkpoint.sentence_transformers import Normalize
+from flax_bigbird.checkpoint.embedding_layers import Normalize
 
 NUM_RANKS = 10
 """How many of the first documents count in nDCG and MRR."""

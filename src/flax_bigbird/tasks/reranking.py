@@ -13,7 +13,7 @@ from flax_bigbird.checkpoint.cross_encoders import (
     load_cross_encoder_settings,
     save_cross_encoder_settings,
 )
-from flax_bigbird.checkpoint.sentence_transformers import ACTIVATIONS
+from flax_bigbird.checkpoint.embedding_layers import ACTIVATIONS
 from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
