@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_runs import write_jsonl
 
+from flax_bigbird.data import stream_exchange
 from flax_bigbird.data.batching import BatchRows, Bucket
 from flax_bigbird.data.corpus import Position
 from flax_bigbird.data.errors import DataError
@@ -129,8 +130,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(corpus, num_readers):
     """All numbers of processes resume the same run; a run is defined by its number of readers."""
     batches, _ = run(corpus, 1, 40, num_readers)
     shapes = {batch["input_ids"].shape for batch in batches}
-    assert shapes <= {(8, 4), (5 // num_readers * num_readers, 8)}
-    assert len(shapes) == 2 or num_readers == 4  # one of four always has long documents
+    assert shapes == {(8, 4), (5 // num_readers * num_readers, 8)}
     for num_processes in (2, 3, 4):
         count = 3 * num_processes + 4
         before, state = run(corpus, num_processes, count, num_readers)
@@ -139,6 +139,22 @@ def test_batches_do_not_depend_on_the_number_of_processes(corpus, num_readers):
         for others in (num_processes, 5 - num_processes):
             after, _ = run(corpus, others, 40 - count, num_readers, state)
             assert_same(after, batches[count:])
+
+
+@pytest.mark.parametrize("num_readers", [2, 4])
+def test_files_of_unlike_lengths_cost_no_padding(tmp_path, num_readers, monkeypatch):
+    """Readers of short and of long documents give each other some, a few in each round."""
+    monkeypatch.setattr(stream_exchange, "MAX_TOKENS_PER_ROUND", 16 * num_readers)
+    for file in range(num_readers):
+        text = " ".join(["1"] * (8 if file % 2 else 3))
+        write_jsonl(tmp_path / f"{file}.jsonl", [{"text": text}] * 40)
+    unlike = stream_files([str(tmp_path / "*.jsonl")], "text", seed=1)
+    batches, state = run(unlike, num_readers, 30)
+    lengths = {(len(row), sum(row > 0)) for batch in batches for row in batch["input_ids"]}
+    assert lengths == {(4, 3), (8, 8)}
+    after, _ = run(unlike, 1, 10, num_readers, state)
+    whole, _ = run(unlike, 2, 40, num_readers)
+    assert_same(after, whole[30:])
 
 
 def test_every_window_is_given_once(corpus):

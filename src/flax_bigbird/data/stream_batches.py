@@ -2,8 +2,9 @@
 
 Every reader, usually a process, has its own documents and gives the same number of rows to each
 batch. Windows are shuffled in blocks: each reader reads a block, all of them agree on the batches
-of these blocks (see `flax_bigbird.data.stream_schedule`), and these are given out in random order.
-The processes communicate once per block only, and all of them see the same batches.
+of these blocks and give each other the windows that they lack (see
+`flax_bigbird.data.stream_schedule`), and the batches are given out in random order. The processes
+communicate once per block only, and all of them see the same batches.
 
 The state of the iterator is small: for each reader, where its block starts and the few windows that
 waited for their batch then, and how many batches of the blocks were given out. A resumed iterator
@@ -12,7 +13,7 @@ whatever the number of processes: a process reads what the readers of its rows r
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from flax_bigbird.data.batching import BatchRows, Bucket, CollateFn, SelectRows,
 from flax_bigbird.data.corpus import Corpus
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.stream_blocks import EncodeFn, Tokenization, in_thread
+from flax_bigbird.data.stream_exchange import ExchangeFn, exchange_windows
 from flax_bigbird.data.stream_reader import (
     Reader,
     State,
@@ -28,10 +30,7 @@ from flax_bigbird.data.stream_reader import (
     shared_buckets,
     start_state,
 )
-from flax_bigbird.data.stream_schedule import Windows, count_batches
-
-ExchangeFn = Callable[[Callable[[], Any]], list[Any]]
-"""Calls a function in every process, and returns what it returns in each of them."""
+from flax_bigbird.data.stream_schedule import Windows, count_batches, plan_moves
 
 
 class StreamBatches:
@@ -182,7 +181,10 @@ class BatchSource:
         counts: dict[int, list[int]] = {}
         for some in self._exchange(open_blocks):
             counts |= some
-        num_batches = count_batches(list(counts.values()), rows.per_batch)
+        by_reader = [counts[index] for index in range(rows.count)]
+        num_batches = count_batches(by_reader, rows.per_batch)
+        moves = plan_moves(by_reader, num_batches, rows.per_batch)
+        exchange_windows(readers, rows.count, moves, lengths, self._exchange)
         windows = {
             index: reader.divide_block(num_batches, rows.per_batch)
             for index, reader in readers.items()

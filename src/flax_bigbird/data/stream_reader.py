@@ -28,8 +28,8 @@ def start_state(index: int) -> State:
 class Reader:
     """Reads every n-th shard of a corpus, block after block.
 
-    A block is opened, its windows are divided among batches, and the next one is opened. Meanwhile,
-    a thread reads the next block.
+    A block is opened, readers give some of its windows to each other, the windows are divided among
+    batches, and the next block is opened. Meanwhile, a thread reads that one.
     """
 
     def __init__(
@@ -78,6 +78,16 @@ class Reader:
         for index, window in zip(indices, windows, strict=True):
             self._windows[index].append(window)
         return [len(bucket) for bucket in self._windows]
+
+    def give(self, bucket: int, count: int) -> Windows:
+        """Removes windows of a bucket, the last ones, and returns them."""
+        windows = self._windows[bucket]
+        given, windows[-count:] = windows[-count:], []
+        return given
+
+    def receive(self, bucket: int, windows: Windows) -> None:
+        """Adds windows of another reader to those of a bucket."""
+        self._windows[bucket] += windows
 
     def divide_block(self, num_batches: list[int], rows: list[int]) -> list[list[Windows]]:
         """Returns the windows of each batch; see `divide_windows`. The others wait."""
