@@ -1,7 +1,7 @@
 """`python processes_worker.py FOLDER DATA CHANGES KILL`: one process of a run.
 
-The run is found from JAX's environment variables. KILL is `INDEX:STEP`, after which the process of
-that index kills itself, or `INDEX:STEP:SIGTERM`, or empty.
+The run is found from JAX's environment variables. It prints the loss of every step. KILL is
+`INDEX:STEP`, after which the process of that index kills itself, or `INDEX:STEP:SIGTERM`, or empty.
 """
 
 import json
@@ -14,6 +14,13 @@ from tiny_runs import tiny_run_options
 
 from flax_bigbird.parallel.lost_processes import LostProcessError, end_after_loss
 from flax_bigbird.train import StopOnSignal, TrainerCallback, TrainingInterrupted, train
+
+
+class PrintLosses(TrainerCallback):
+    """Prints the loss of a step at once, in case the process is killed."""
+
+    def on_log(self, state, logs):
+        print(json.dumps({"step": state.global_step, "loss": logs["loss"]}), flush=True)
 
 
 class SignalAfterStep(TrainerCallback):
@@ -30,7 +37,7 @@ class SignalAfterStep(TrainerCallback):
 if __name__ == "__main__":
     folder, data, changes, kill = sys.argv[1:]
     options = tiny_run_options(Path(folder), train_files=[data], **json.loads(changes))
-    callbacks: list[TrainerCallback] = [StopOnSignal()]
+    callbacks: list[TrainerCallback] = [StopOnSignal(), PrintLosses()]
     index, _, rest = kill.partition(":")
     if kill and index == os.environ["JAX_PROCESS_ID"]:
         step, _, name = rest.partition(":")

@@ -186,7 +186,7 @@ def test_processes_with_different_options_end_with_the_same_message(tmp_path, da
 
 @pytest.mark.slow
 def test_two_processes_divide_a_stream(tmp_path, monkeypatch, standard_dtype_promotion):
-    """One of them is killed, and a single process resumes the run.
+    """One of two is killed, two resume with the same bits, are killed again, and one resumes.
 
     Their files differ in length. The losses are those of one process with the readers of two, which
     is never interrupted.
@@ -194,12 +194,21 @@ def test_two_processes_divide_a_stream(tmp_path, monkeypatch, standard_dtype_pro
     for name, count in {"a": 40, "b": 3, "c": 9}.items():
         write_labeled_texts(tmp_path / f"{name}.jsonl", count)
     data = str(tmp_path / "*.jsonl")
-    changes = LONG_RUN | {"max_steps": 4, "min_bucket_length": 32, "eval_steps": None}
+    changes = LONG_RUN | {"max_steps": 6, "min_bucket_length": 32, "eval_steps": None}
     changes |= {"task": "masked-lm", "streaming": True, "shuffle_buffer_size": 8}
-    results = finish(start_processes(tmp_path, data, changes, 2, kill="1:3"))
-    assert [status for status, _, _ in results] == [2, -signal.SIGKILL], results
+    losses: list[dict[int, float]] = []
+    for kill in ("1:3", "1:5"):
+        processes = start_processes(tmp_path, data, changes, 2, kill)
+        outputs = [process.communicate() for process in processes]
+        assert [process.returncode for process in processes] == [2, -signal.SIGKILL], outputs
+        lines = [json.loads(s) for s in outputs[1][0].splitlines() if s.startswith("{")]
+        losses.append({line["step"]: line["loss"] for line in lines})
+    assert [list(steps) for steps in losses] == [[1, 2, 3], [3, 4, 5]]
+    assert losses[0][3] == losses[1][3]
     report = train(tiny_run_options(tmp_path, train_files=[data], **changes))
     monkeypatch.setattr(RowShards, "num_readers", 2)
     whole = train(tiny_run_options(tmp_path / "whole", train_files=[data], **changes))
     assert report["tokens"] == whole["tokens"]
     np.testing.assert_allclose(report["losses"], whole["losses"], rtol=1e-4)
+    resumed = [losses[1][step] for step in (3, 4, 5)]
+    np.testing.assert_allclose(resumed, [loss for _, loss in whole["losses"][2:5]], rtol=1e-4)
