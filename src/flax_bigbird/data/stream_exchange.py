@@ -34,7 +34,7 @@ def exchange_windows(
 
         def give(of_round: list[Move] = of_round) -> dict[int, Windows]:
             return {
-                number: readers[move.giver].give(move.bucket, move.count)
+                number: readers[move.giver].give(move.bucket, move.num_windows)
                 for number, move in enumerate(of_round)
                 if move.giver in readers
             }

@@ -22,13 +22,13 @@ class Move(NamedTuple):
       giver: The index of the reader that has read them.
       receiver: The index of the reader that gives them to batches.
       bucket: The index of their bucket.
-      count: Their number.
+      num_windows: Their number.
     """
 
     giver: int
     receiver: int
     bucket: int
-    count: int
+    num_windows: int
 
 
 def count_batches(counts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[int]:
@@ -93,10 +93,10 @@ def divide_moves(
             budget = max_tokens
             while queue and (budget == max_tokens or budget >= lengths[queue[0].bucket]):
                 move = queue.popleft()
-                count = min(move.count, max(1, budget // lengths[move.bucket]))
-                of_round.append(move._replace(count=count))
-                if count < move.count:
-                    queue.appendleft(move._replace(count=move.count - count))
+                count = min(move.num_windows, max(1, budget // lengths[move.bucket]))
+                of_round.append(move._replace(num_windows=count))
+                if count < move.num_windows:
+                    queue.appendleft(move._replace(num_windows=move.num_windows - count))
                 budget -= count * lengths[move.bucket]
         yield of_round
 
