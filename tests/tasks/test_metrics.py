@@ -55,6 +55,9 @@ def test_regression():
     assert result["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [1, 3, 9])[0, 1])
     assert metrics.regression_metrics(np.ones(3), np.arange(3.0))["pearson"] == 0
     assert metrics.regression_metrics(np.ones(3), np.arange(3.0))["spearman"] == 0
+    lost = metrics.correlations(np.array([1.0, np.nan, 2.0]), np.arange(3.0))
+    assert np.isnan(list(lost.values())).all(), "a model that has diverged must not look neutral"
+    assert metrics.correlations(np.ones(1), np.ones(1)) == {"pearson": 0, "spearman": 0}
 
 
 def test_confusion():

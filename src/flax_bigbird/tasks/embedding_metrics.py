@@ -6,7 +6,8 @@ import numpy as np
 from scipy import special
 
 from flax_bigbird.checkpoint.embedding_layers import Normalize
-from flax_bigbird.tasks.ranking_metrics import correlations, iterate_cosines, retrieval_metrics
+from flax_bigbird.tasks.metrics import correlations
+from flax_bigbird.tasks.ranking_metrics import iterate_cosines, retrieval_metrics
 
 
 def search_metrics(

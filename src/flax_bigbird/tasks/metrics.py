@@ -79,24 +79,35 @@ def multi_label_metrics(
 
 
 def regression_metrics(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Returns mean squared and absolute error, Pearson's r, and Spearman's rho.
-
-    The correlations are 0 where they are undefined.
+    """Returns mean squared and absolute error, and the correlations.
 
     Args:
       predicted: `[num_examples]`.
       targets: `[num_examples]`.
     """
-    import scipy.stats
-
-    stats: Any = scipy.stats
-    constant = len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0
     return {
         "mse": float(((predicted - targets) ** 2).mean()),
         "mae": float(np.abs(predicted - targets).mean()),
-        "pearson": 0.0 if constant else float(stats.pearsonr(predicted, targets).statistic),
-        "spearman": 0.0 if constant else float(stats.spearmanr(predicted, targets).statistic),
-    }
+    } | correlations(predicted, targets)
+
+
+def correlations(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Returns Pearson's r and Spearman's rho.
+
+    They are 0 where they are undefined: where all values of one side are equal.
+
+    Args:
+      predicted: `[num_examples]`.
+      targets: `[num_examples]`.
+    """
+    from scipy import stats
+
+    functions: dict[str, Any] = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
+    if len(targets) < 2 or np.ptp(predicted) == 0 or np.ptp(targets) == 0:
+        return dict.fromkeys(functions, 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about values that are almost equal
+        return {name: float(f(predicted, targets).statistic) for name, f in functions.items()}
 
 
 def entity_metrics(

@@ -4,13 +4,12 @@ Where documents have equal scores, a relevant one ranks behind those that are no
 a model that gives all documents the same score gains nothing.
 """
 
-import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from flax_bigbird.checkpoint.embedding_layers import Normalize
+from flax_bigbird.tasks.metrics import correlations
 
 NUM_RANKS = 10
 """How many of the first documents count in nDCG and MRR."""
@@ -126,25 +125,6 @@ def candidate_metrics(
     if len(np.unique(labels)) > 2:
         metrics["spearman"] = correlations(scores, labels)["spearman"]
     return metrics
-
-
-def correlations(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns the Spearman and Pearson correlations; 0 where all scores or labels are equal.
-
-    Args:
-      scores: `[P]`.
-      labels: `[P]`.
-    """
-    from scipy import stats
-
-    functions: dict[str, Any] = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # equal values have no correlation
-        values = {
-            name: float(f(scores, labels).statistic) if len(scores) > 1 else 0.0
-            for name, f in functions.items()
-        }
-    return {name: value if np.isfinite(value) else 0.0 for name, value in values.items()}
 
 
 def _reciprocal_rank(ranks: np.ndarray) -> float:
