@@ -2,7 +2,7 @@
 
 import pytest
 
-from flax_bigbird._messages import count, first_line, on_one_line
+from flax_bigbird._messages import first_line, on_one_line, pluralize
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ def test_exceptions_are_quoted_on_one_line(error, first, whole):
 
 
 def test_nouns_agree_with_their_numbers():
-    assert [count(n, "row") for n in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
-    assert count(1, "text is empty", "texts are empty") == "1 text is empty"
-    assert count(3, "text is empty", "texts are empty") == "3 texts are empty"
+    assert [pluralize(n, "row") for n in (0, 1, 2, 2000)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "2,000 rows",
+    ]
+    assert pluralize(1, "text is empty", "texts are empty") == "1 text is empty"
+    assert pluralize(3, "text is empty", "texts are empty") == "3 texts are empty"

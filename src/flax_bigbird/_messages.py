@@ -13,7 +13,7 @@ def on_one_line(error: BaseException) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:_MAX_LENGTH]
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
+def pluralize(number: int, one: str, many: str | None = None) -> str:
     """Returns a number and what it counts, such as "1 row" and "2,000 rows".
 
     Args:

@@ -106,7 +106,7 @@ def test_shifted_answers_are_moved_and_counted(make_task, split):
     assert [text.strip() for text in spans(task, encoded)] == ["lazy dog"] * 3
     (message,) = encoded.messages
     assert "2 answers" in message
-    assert "moved to where their text is, by up to 1 characters" in message
+    assert "moved to where their text is, by up to 1 character" in message
 
 
 def test_misplaced_answers_are_one_error_or_are_dropped(make_task):
@@ -129,7 +129,9 @@ def test_misplaced_answers_are_one_error_or_are_dropped(make_task):
 
 def test_training_needs_answer_start(make_task):
     task_class = get_task("question-answering")
-    with pytest.raises(DataError, match=r"must have answer_start to be trained on; 1 of the train"):
+    with pytest.raises(
+        DataError, match=r"must have answer_start to be trained on; 1 row of the train"
+    ):
         task_class.check_rows(task_class.options_class(), make_rows({"text": ["dog"]}), "train")
 
 

@@ -4,7 +4,6 @@ Published data sets have answers whose `answer_start` is off by a few characters
 space or accents were counted in another way. Such an answer is moved to where its text is.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from flax_bigbird.data.columns import answers_as_lists
@@ -38,40 +37,6 @@ class AnswerSpan(NamedTuple):
     start: int
     end: int
     shift: int
-
-
-class AnswerErrors:
-    """Counts the answers of a split that are not where their rows say.
-
-    Attributes:
-      num_shifted: The number of answers that are moved.
-      max_shift: The largest number of characters that one is moved by.
-      num_unknown: The number of rows with answers, and without `answer_start`.
-      misplaced: The indices of the rows whose answer does not occur near its offset.
-      example: What is wrong with the first of them, in words.
-    """
-
-    def __init__(self, rows: Iterable[tuple[str, Answers]]):
-        self.num_shifted = self.max_shift = self.num_unknown = 0
-        self.misplaced: list[int] = []
-        self.example = ""
-        for index, (context, answers) in enumerate(rows):
-            if not answers.texts:
-                continue
-            if answers.starts is None:
-                self.num_unknown += 1
-                continue
-            span = first_answer(context, answers)
-            if span is None:
-                text, start = answers.texts[0], answers.starts[0]
-                there = context[max(0, start) : max(0, start) + len(text)]
-                self.example = self.example or (
-                    f"has {text[:40]!r} at {start}, where the context has {there[:40]!r}"
-                )
-                self.misplaced.append(index)
-            elif span.shift:
-                self.num_shifted += 1
-                self.max_shift = max(self.max_shift, abs(span.shift))
 
 
 def parse_answers(value: Any) -> Answers:

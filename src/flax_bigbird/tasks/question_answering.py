@@ -7,28 +7,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
-from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
     iterate_column,
-    require_columns,
-    require_texts,
-    row_location,
 )
 from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
-from flax_bigbird.tasks.answers import (
-    MAX_SHIFT,
-    AnswerErrors,
-    Answers,
-    AnswerSpan,
-    first_answer,
-    parse_answers,
-)
+from flax_bigbird.tasks.answer_checks import check_answers
+from flax_bigbird.tasks.answers import AnswerSpan, first_answer, parse_answers
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span, best_spans
@@ -79,7 +70,7 @@ class QuestionAnswering(Task):
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
-        return cls._check_rows(options, rows, split)[0]
+        return check_answers(options, rows, split).messages
 
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
@@ -102,7 +93,7 @@ class QuestionAnswering(Task):
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options = self.options
-        messages, misplaced = self._check_rows(options, rows, split)
+        messages, misplaced = check_answers(options, rows, split)
         if misplaced and split != "test":  # evaluation does not need to know where an answer is
             rows = rows.select(np.setdiff1d(np.arange(len(rows)), misplaced))
 
@@ -138,7 +129,7 @@ class QuestionAnswering(Task):
         if truncated:
             messages.append(
                 f"Questions of the {SPLIT_NAMES[split]} are truncated to a quarter of the window "
-                f"in {truncated:,} windows"
+                f"in {pluralize(truncated, 'window')}"
             )
         return EncodedDataset(examples.remove_columns("short"), messages, rows)
 
@@ -280,46 +271,6 @@ class QuestionAnswering(Task):
         positions = {name: jnp.maximum(batch[name], 0) for name in logits}
         return sum(classification_losses(logits[name], positions[name]) / 2 for name in logits)
 
-    @classmethod
-    def _check_rows(cls, options: Any, rows: Dataset, split: Split) -> tuple[list[str], list[int]]:
-        """Returns messages, and the indices of the rows whose answer is not in the context."""
-        require_columns(rows, cls.columns(options), split)
-        messages = require_texts(rows, _text_columns(options), split)
-        answers = _parse_all(rows, options.answers_column, split)
-        contexts = iterate_column(rows, options.context_column)
-        errors = AnswerErrors(zip(contexts, answers, strict=True))
-        num_misplaced, what = len(errors.misplaced), SPLIT_NAMES[split]
-        if errors.num_unknown and split != "test":
-            raise DataError(
-                f"answers must have answer_start to be trained on; {errors.num_unknown} of the "
-                f"{what} have none: add it"
-            )
-        drops = options.skip_bad_rows and num_misplaced < len(rows)
-        if num_misplaced and split != "test" and not drops:
-            raise DataError(
-                "an answer must be in its context where answer_start says, give or take "
-                f"{MAX_SHIFT} characters; {row_location(rows, errors.misplaced[0], split)} "
-                f"{errors.example} ({num_misplaced} rows in all): correct them, or drop them with "
-                "skip_bad_rows"
-            )
-        if errors.num_shifted:
-            messages.append(
-                f"{errors.num_shifted:,} answers of the {what} are not where answer_start says, "
-                f"and are moved to where their text is, by up to {errors.max_shift} characters"
-            )
-        if num_misplaced:
-            fate = "the loss leaves them out" if split == "test" else "their rows are dropped"
-            messages.append(
-                f"{num_misplaced:,} answers of the {what} are not in their context where "
-                f"answer_start says; {fate}"
-            )
-        if errors.num_unknown:
-            messages.append(
-                f"{errors.num_unknown:,} answers of the {what} have no answer_start; the loss "
-                "leaves them out"
-            )
-        return messages, errors.misplaced
-
 
 def _text_columns(options: Any) -> tuple[str, str]:
     return options.question_column, options.context_column
@@ -329,22 +280,6 @@ def _answer_in(context: str, span: Span) -> Row | None:
     """Returns the text of a span and its characters; None for white space, which is no answer."""
     start, end = trim_span(context, span.start, span.end)
     return {"answer": context[start:end], "start": start, "end": end} if start < end else None
-
-
-def _parse_all(rows: Dataset, column: str, split: Split) -> Iterator[Answers]:
-    """Yields the answers of every row.
-
-    Raises:
-      DataError: if they cannot be parsed. The message names the row.
-    """
-    for index, value in enumerate(iterate_column(rows, column)):
-        try:
-            yield parse_answers(value)
-        except DataError as error:
-            raise DataError(
-                "answers must hold the lists text and answer_start, as in SQuAD; "
-                f"{row_location(rows, index, split)} {error}: correct it"
-            ) from error
 
 
 def _answer_positions(
