@@ -130,9 +130,7 @@ def test_index_of_another_save_is_an_error(tmp_path, form):
     index = json.loads(path.read_text())
     index["weight_map"]["cls.other"] = next(iter(index["weight_map"].values()))
     path.write_text(json.dumps(index))
-    with pytest.raises(
-        CheckpointError, match=r"1 tensors that their shards do not hold: cls.other"
-    ):
+    with pytest.raises(CheckpointError, match=r"1 tensor that its shard does not hold: cls.other"):
         load_tree(tmp_path)
 
 

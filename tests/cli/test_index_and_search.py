@@ -74,7 +74,7 @@ def test_names_and_texts_do_not_control_the_terminal(model, tmp_path, capsys):
     assert main(["index", str(folder), "-o", index, "--model", model]) == 0
     shown = "".join(capsys.readouterr().out.splitlines())
     assert "skipped [/bold].txt: data files" in shown
-    assert f"1 files: {index}" in shown
+    assert f"1 file: {index}" in shown
     assert main(["search", index, "cow", "--words"]) == 0
     shown = capsys.readouterr().out
     assert "1. \\x1b[2J.md, line 1" in shown

@@ -74,7 +74,7 @@ def test_short_texts_are_examples(make_task, name):
     rows = datasets.Dataset.from_dict({"text": ["dog", "", "the lazy dog", "t"]})
     encoded = task.encode_dataset(rows, "train")
     (empty,) = encoded.messages
-    assert "1 texts in column 'text' of the training data are empty" in empty
+    assert "1 text in column 'text' of the training data is empty, row " in empty
     assert encoded.examples["input_ids"][0] == task.tokenizer("dog")["input_ids"]
     assert len(encoded.examples) == 3
     for example in encoded.examples:

@@ -112,7 +112,8 @@ def test_a_document_of_a_million_tokens(tmp_path):
     recorded = RecordingCallback()
     train(tiny_run_options(tmp_path / "cut", **common), [recorded])
     assert any(
-        "1 of 23 documents" in text and "are truncated" in text for text in recorded.messages
+        "1 of 23 documents" in text and "tokens and is truncated" in text
+        for text in recorded.messages
     )
     report = train(tiny_run_options(tmp_path / "whole", whole_documents=True, **common))
     assert report["training"]["tokens"] > 1_000_000

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.attention.backends import cpu, mosaic_tpu, reference, triton, xla
 from flax_bigbird.attention.dispatch import run_first, unavailability
 from flax_bigbird.attention.manual_axes import vary_together
@@ -187,9 +188,9 @@ def _check_pattern(shape: tuple[Dimension, ...], pattern: BlockPattern) -> None:
         )
     if size < 1 or -(-length // size) != rows:
         raise ValueError(
-            f"the pattern has {rows} rows of {size} tokens, for {(rows - 1) * size + 1} to "
-            f"{rows * size} tokens; q has {length}: build the pattern for "
-            f"{-(-length // max(size, 1))} blocks"
+            f"the pattern has {pluralize(rows, 'row')} of {pluralize(size, 'token')}, for "
+            f"{(rows - 1) * size + 1} to {pluralize(rows * size, 'token')}; q has {length}: build "
+            f"the pattern for {pluralize(-(-length // max(size, 1)), 'block')}"
         )
     if pattern.blocks.shape != pattern.counts.shape:
         raise ValueError(
@@ -212,6 +213,6 @@ def _check_pattern(shape: tuple[Dimension, ...], pattern: BlockPattern) -> None:
             low, high = ids.min(), ids.max()
             if low < 0 or high >= rows:
                 raise ValueError(
-                    f"{name} must lie in 0..{rows - 1} (the pattern has {rows} rows); "
+                    f"{name} must lie in 0..{rows - 1} (the pattern has {pluralize(rows, 'row')}); "
                     f"got {low} to {high}"
                 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.checkpoint import names
 from flax_bigbird.checkpoint.errors import CheckpointError
 from flax_bigbird.checkpoint.hub import Source
@@ -114,10 +115,11 @@ def _load_shards(source: Source, index: Path, load: Callable[[Path], _Content]) 
         not_held += [f"{name} ({shard})" for name in sorted(listed - held)]
         leaves |= content
     if not_held:
+        one, many = "tensor that its shard does not hold", "tensors that their shards do not hold"
         raise CheckpointError(
-            f"the shards must hold what {index} lists; it lists {len(not_held)} tensors that their "
-            f"shards do not hold: {', '.join(not_held[:8])}: index and shards come from different "
-            "saves; download all of them again"
+            f"the shards must hold what {index} lists; it lists "
+            f"{pluralize(len(not_held), one, many)}: {', '.join(not_held[:8])}: index and shards "
+            "come from different saves; download all of them again"
         )
     return leaves, metadata
 

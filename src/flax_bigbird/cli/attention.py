@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.checkpoint import atomic_write_bytes
 from flax_bigbird.cli.bulk import MODEL_HELP, output_flags
 from flax_bigbird.cli.errors import CommandError, require
@@ -67,8 +68,10 @@ def run_attention(
         content = attention_page(attention, title).encode("utf-8")
     atomic_write_bytes(target, content)
     shown = attention.map
-    part = f", window {shown['window']} of {shown['num_windows']}"
-    print(f"{shown['num_tokens']:,} tokens{part if shown['num_windows'] > 1 else ''}: {target}")
+    read = pluralize(shown["num_tokens"], "token")
+    if shown["num_windows"] > 1:
+        read += f", window {shown['window']} of {shown['num_windows']}"
+    print(f"{read}: {target}")
 
 
 def _check_output(output: str | None, overwrite: bool) -> Path:

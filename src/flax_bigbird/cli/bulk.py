@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import field_flag, flag, parse_flags
 from flax_bigbird.cli.terminal import print_plainly
@@ -77,19 +78,19 @@ def run_on_files(
     output: str | None,
     example: str,
     name: str,
-    unit: str = "rows",
+    unit: str = "row",
 ) -> None:
     """Runs the work of a command with a progress bar, and stops it after a signal.
 
     Args:
       work: A function that writes the output, whose path is its argument, and returns the number of
-        `unit`. It takes the keywords `on_start`, `on_progress`, `on_message` and `should_stop` of
+        units. It takes the keywords `on_start`, `on_progress`, `on_message` and `should_stop` of
         `flax_bigbird.inference.predict_files`.
       files: The data files.
       output: The output, if it is given.
       example: The name of a possible output.
       name: What the work is called in messages.
-      unit: What the work counts.
+      unit: What the work counts, in the singular.
 
     Raises:
       CommandError: if an extra is missing, or if options, model or data cannot be used.
@@ -108,7 +109,7 @@ def run_on_files(
         require("pyarrow", "train")
     enable_compilation_cache()
     messages: list[str] = []
-    columns = (TextColumn(unit), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(f"{unit}s"), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         deferred_signals(SAVING_MESSAGE) as is_stopped,
         Progress(*columns, console=Console()) as progress,
@@ -126,9 +127,10 @@ def run_on_files(
             raise CommandError(str(error)) from error
         except PredictionInterrupted as error:
             raise InterruptedWork(
-                f"{is_stopped.reason} after {error.rows:,} {unit}, which are saved; the same "
-                f"command resumes {name}",
+                f"{is_stopped.reason} after "
+                f"{pluralize(error.rows, f'{unit}, which is saved', f'{unit}s, which are saved')}; "
+                f"the same command resumes {name}",
                 is_stopped.exit_code,
             ) from error
-    for message in [*(f"{message}." for message in messages), f"{rows:,} {unit}: {output}"]:
+    for message in [*(f"{message}." for message in messages), f"{pluralize(rows, unit)}: {output}"]:
         print_plainly(progress.console, message)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.cli.errors import CommandError, require
 from flax_bigbird.cli.flags import argument, command_from_parameters, flag, parse_flags
 from flax_bigbird.cli.inference_flags import inference_flags, task_fields
@@ -70,9 +71,8 @@ def run_evaluation(
         raise CommandError(str(error)) from error
     for message in result["messages"]:
         print_plainly(console, message)
-    print_plainly(
-        console, f"{result['task']}: {result['rows']:,} rows, {result['tokens']:,} tokens"
-    )
+    rows, tokens = pluralize(result["rows"], "row"), pluralize(result["tokens"], "token")
+    print_plainly(console, f"{result['task']}: {rows}, {tokens}")
     for name, value in result["metrics"].items():
         print_plainly(console, f"{name}: {value:.4f}")
     if target:

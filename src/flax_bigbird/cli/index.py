@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.cli.bulk import output_flags, run_on_files
 from flax_bigbird.cli.errors import CommandError
 from flax_bigbird.cli.flags import (
@@ -83,7 +84,7 @@ def run_index(folder: str, output: str | None, overwrite: bool | None, **flags: 
             on_message(line)
         return summary.num_files
 
-    run_on_files(work, [folder], output, "INDEX", "the index", "files")
+    run_on_files(work, [folder], output, "INDEX", "the index", "file")
 
 
 def _report(summary: "IndexSummary") -> Iterator[str]:
@@ -91,16 +92,27 @@ def _report(summary: "IndexSummary") -> Iterator[str]:
     for path, reason in summary.skipped[:MAX_LISTED]:
         yield f"skipped {path}: {reason.rstrip('.')}"
     if len(summary.skipped) > MAX_LISTED:
-        yield f"{len(summary.skipped) - MAX_LISTED:,} more files were skipped"
+        more = len(summary.skipped) - MAX_LISTED
+        yield pluralize(more, "more file was skipped", "more files were skipped")
     for path, other in summary.duplicates[:MAX_LISTED]:
         yield f"{path} is the same as {other}, and is indexed once"
     if len(summary.duplicates) > MAX_LISTED:
-        yield f"{len(summary.duplicates) - MAX_LISTED:,} more files are the same as others"
+        more = len(summary.duplicates) - MAX_LISTED
+        yield pluralize(
+            more, "more file is the same as another", "more files are the same as others"
+        )
     if summary.empty:
-        yield f"{len(summary.empty):,} files are empty, {summary.empty[0]} first"
+        first = summary.empty[0]
+        yield pluralize(
+            len(summary.empty), f"file is empty, {first}", f"files are empty, {first} first"
+        )
     if summary.num_others:
-        yield f"{summary.num_others:,} files of other formats are not indexed"
+        yield pluralize(
+            summary.num_others,
+            "file of another format is not indexed",
+            "files of other formats are not indexed",
+        )
     yield (
-        f"{summary.num_added:,} files added, {summary.num_changed:,} changed, "
-        f"{summary.num_removed:,} removed; {summary.num_chunks:,} chunks"
+        f"{pluralize(summary.num_added, 'file')} added, {summary.num_changed:,} changed, "
+        f"{summary.num_removed:,} removed; {pluralize(summary.num_chunks, 'chunk')}"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.cli.errors import CommandError, InterruptedWork, require
 from flax_bigbird.cli.flags import (
     command_from_parameters,
@@ -136,7 +137,7 @@ def run_training(options: TrainingArguments) -> None:
         print_plainly(console, f"{name}: {value:.4f}")
     print_plainly(
         console,
-        f"{report['steps']:,} steps, {report['tokens_per_second']:,.0f} tokens/s, "
+        f"{pluralize(report['steps'], 'step')}, {report['tokens_per_second']:,.0f} tokens/s, "
         f"{report['mfu']:.0%} of the machine's matmul rate. The model and the report are in "
         f"{options.output_dir}.",
     )

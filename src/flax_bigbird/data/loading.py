@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data import files
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
@@ -203,10 +204,10 @@ def _check_texts(rows: Dataset, name: str, split: str) -> list[str]:
         )
     if not empty:
         return []
-    return [
-        f"{len(empty):,} texts in column {name!r} of the {SPLIT_NAMES[split]} are empty, "
-        f"{row_location(rows, empty[0], split)} first"
-    ]
+    column = f"in column {name!r} of the {SPLIT_NAMES[split]}"
+    first = row_location(rows, empty[0], split)
+    one, many = f"text {column} is empty, {first}", f"texts {column} are empty, {first} first"
+    return [pluralize(len(empty), one, many)]
 
 
 def _check_columns_exist(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird._messages import first_line
+from flax_bigbird._messages import first_line, pluralize
 from flax_bigbird._transformers import quiet
 from flax_bigbird.data.character_vocabulary import encode_characters
 from flax_bigbird.data.errors import OptionError, TokenizerWarning
@@ -240,6 +240,25 @@ def unknown_tokens_message(num_unknown: int, num_tokens: int, texts: str) -> str
         f"{num_unknown / num_tokens:.0%} of the tokens of the {texts} are unknown to the "
         f"tokenizer, more than {MAX_UNKNOWN_FRACTION:.0%}, so the model cannot tell these words "
         "apart: use a tokenizer, and a model, that were trained on texts of this kind"
+    )
+
+
+def truncated_message(
+    num_truncated: int, num_examples: int, noun: str, texts: str, length: int
+) -> str:
+    """Returns a sentence for the log about examples that do not fit in the model.
+
+    Args:
+      num_truncated: The number of examples that are truncated.
+      num_examples: The number of all examples.
+      noun: What an example is called, in the singular.
+      texts: What all of them are called, for example "training data".
+      length: The number of tokens that they are truncated to.
+    """
+    which = f"of {pluralize(num_examples, noun)} of the {texts}"
+    limit = f"longer than {length:,} tokens and"
+    return pluralize(
+        num_truncated, f"{which} is {limit} is truncated", f"{which} are {limit} are truncated"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxtyping import Array
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.generation.generation_config import DEFAULT_NEW_TOKENS
 
 Scalars = dict[str, Array]
@@ -151,8 +152,9 @@ def resolve_max_new_tokens(
         max_new_tokens = values["max_length"] - prompt_length
         if max_new_tokens < 1:
             raise ValueError(
-                f"max_length counts the prompt and must be above its {prompt_length} tokens; got "
-                f"{values['max_length']}: raise it, or pass max_new_tokens"
+                "max_length counts the prompt and must be above its "
+                f"{pluralize(prompt_length, 'token')}; got {values['max_length']}: raise it, or "
+                "pass max_new_tokens"
             )
     else:
         max_new_tokens = max(1, min(DEFAULT_NEW_TOKENS, num_positions - num_prompt_tokens))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.inference.attention_lists import FULL, GLOBAL, RANDOM, WINDOW
 from flax_bigbird.inference.document_attention import DocumentAttention
 
@@ -72,8 +73,8 @@ def _draw_blocks(axis: Any, attention: DocumentAttention) -> None:
     head = "mean of all heads" if attention.head is None else f"head {attention.head}"
     blocks = attention.map
     axis.set_title(
-        f"Layer {attention.layer}, {head}: {blocks['num_tokens']:,} tokens in "
-        f"{blocks['num_blocks']} blocks of {blocks['block_size']}"
+        f"Layer {attention.layer}, {head}: {pluralize(blocks['num_tokens'], 'token')} in "
+        f"{pluralize(blocks['num_blocks'], 'block')} of {blocks['block_size']}"
     )
     axis.set_xlabel("block that is read")
     axis.set_ylabel("block that reads")

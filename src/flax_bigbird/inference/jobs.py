@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.inference.partial_output import PartialOutput
@@ -20,7 +21,7 @@ class PredictionInterrupted(Exception):
     """
 
     def __init__(self, rows: int):
-        super().__init__(f"stopped after {rows} rows")
+        super().__init__(f"stopped after {pluralize(rows, 'row')}")
         self.rows = rows
 
 

@@ -10,6 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from flax_bigbird._messages import pluralize
+
 Cache = dict[str, Any]
 
 
@@ -62,8 +64,8 @@ def check_size(cache: Any, batch: int, length: int) -> int:
         )
     if length > size:
         raise ValueError(
-            f"past_key_values holds {size} positions; input_ids has {length}: make it longer, "
-            f"with model.init_cache({batch}, max_length)"
+            f"past_key_values holds {pluralize(size, 'position')}; input_ids has {length}: make it "
+            f"longer, with model.init_cache({batch}, max_length)"
         )
     return size
 

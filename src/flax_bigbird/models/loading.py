@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_bigbird import _transformers, checkpoint
-from flax_bigbird._messages import on_one_line
+from flax_bigbird._messages import on_one_line, pluralize
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning
 from flax_bigbird.config import OWN_KEYS, SparsityConfig
 from flax_bigbird.models.config_checks import check_config
@@ -235,7 +235,7 @@ def load_params(
         )
     if not matched.params:
         raise CheckpointError(
-            f"{file} has none of the {len(expected)} parameters of {name}; it has "
+            f"{file} has none of the {pluralize(len(expected), 'parameter')} of {name}; it has "
             f"{checkpoint.format_paths(matched.unexpected) or 'none at all'}: check that it is a "
             "checkpoint of a BigBird model"
         )
@@ -268,19 +268,25 @@ def _warn_about_differences(
     initialize: bool,
 ) -> None:
     """Warns about parameters that only the model or only the file has."""
-    consequence = "were initialized anew: train them" if initialize else "are missing from params"
     missing = [checkpoint.format_paths(matched.missing)] if matched.missing else []
     missing += [f"of another shape: {'; '.join(shapes)}"] if shapes else []
     if missing:
+        origin = f"of {name} that {file} does not have"
+        one, many = "is missing from params", "are missing from params"
+        if initialize:
+            one, many = "was initialized anew: train it", "were initialized anew: train them"
+        one, many = f"parameter {origin} {one}", f"parameters {origin} {many}"
+        number = len(matched.missing) + len(shapes)
         _warn(
-            f"{len(matched.missing) + len(shapes)} parameters of {name} that {file} does not have "
-            f"{consequence}: " + "; ".join(missing),
+            f"{pluralize(number, one, many)}: {'; '.join(missing)}",
             new_parameters=[*matched.missing, *matched.mismatched],
         )
     if matched.unexpected:
+        origin = f"of {file} that {name} does not have"
+        one, many = f"parameter {origin} was not read", f"parameters {origin} were not read"
+        paths = checkpoint.format_paths(matched.unexpected)
         _warn(
-            f"{len(matched.unexpected)} parameters of {file} that {name} does not have were not "
-            f"read: {checkpoint.format_paths(matched.unexpected)}",
+            f"{pluralize(len(matched.unexpected), one, many)}: {paths}",
             unread_parameters=matched.unexpected,
         )
 

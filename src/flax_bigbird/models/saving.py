@@ -10,6 +10,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict
 
 from flax_bigbird import checkpoint
+from flax_bigbird._messages import pluralize
 from flax_bigbird.checkpoint import CheckpointWarning, atomic_write_text
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models.parameterized import ParameterizedModel, mismatched_params
@@ -100,9 +101,10 @@ def _check_params(model: ParameterizedModel, params: Any, flat: dict[Any, Any]) 
     if missing:
         warnings.warn(
             CheckpointWarning(
-                f"params lack {len(missing)} parameters of {type(model).__name__}, and so does "
-                f"what is saved: {checkpoint.format_paths(missing)}. from_pretrained will "
-                "initialize them anew; fill them in with model.init_weights, or pass the whole tree"
+                f"params lack {pluralize(len(missing), 'parameter')} of {type(model).__name__}, "
+                f"and so does what is saved: {checkpoint.format_paths(missing)}. from_pretrained "
+                "will initialize them anew; fill them in with model.init_weights, or pass the "
+                "whole tree"
             ),
             stacklevel=4,
         )

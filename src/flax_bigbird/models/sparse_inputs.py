@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models import argument_checks as checks
 
@@ -56,9 +57,9 @@ def _check_global_blocks(x: Any, attention_mask: Any, sparsity: SparsityConfig) 
     num_blocks = marked.reshape(*marked.shape[:-1], -1, block_size).any(-1).sum(-1)
     if num_blocks.size and num_blocks.max() > max_blocks:
         raise ValueError(
-            f"global_attention_mask may mark tokens in at most {max_blocks} blocks of {block_size} "
-            f"per example (config.max_user_global_blocks); got {num_blocks.max()}: mark fewer, or "
-            "raise the limit"
+            f"global_attention_mask may mark tokens in at most {pluralize(max_blocks, 'block')} of "
+            f"{block_size} per example (config.max_user_global_blocks); got "
+            f"{num_blocks.max()}: mark fewer, or raise the limit"
         )
 
 

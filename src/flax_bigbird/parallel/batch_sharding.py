@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flax_bigbird._mesh_axes import ROW_AXES, SEQUENCE
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.batching import BatchRows
 from flax_bigbird.data.types import ROW_MASK, Arrays
 from flax_bigbird.parallel.mesh import replicated
@@ -84,8 +85,8 @@ class BatchSharding:
         if wasted <= 0.25:
             return None
         return (
-            f"Batches of {num_rows:,} rows of {length:,} tokens leave {wasted:.0%} of the devices' "
-            f"work unused, as they are shared by {shards:,}: raise tokens_per_batch."
+            f"Batches of {pluralize(num_rows, 'row')} of {length:,} tokens leave {wasted:.0%} of "
+            f"the devices' work unused, as they are shared by {shards:,}: raise tokens_per_batch."
         )
 
     def batch_rows(

@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.inference.attention_lists import Layout, block_lists, token_lists
 from flax_bigbird.inference.token_lists import Token, token_windows
 from flax_bigbird.server.errors import RequestError, too_large
@@ -108,7 +109,8 @@ def _position(body: AttentionRequest, tokens: list[Any]) -> int | None:
     if body.position is not None and body.position >= len(tokens):
         raise RequestError(
             "validation",
-            f"position must be below the {len(tokens):,} tokens that are read; got "
+            "position must be below the "
+            f"{pluralize(len(tokens), 'token that is read', 'tokens that are read')}; got "
             f"{body.position:,}",
             parameter="position",
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.server.batches import BatchQueue, Entry, Group
 from flax_bigbird.server.device import DeviceThread, OnBatch
 from flax_bigbird.server.errors import RequestError, too_large
@@ -67,7 +68,7 @@ class Engine:
         if self.is_draining:
             raise RequestError("unhealthy", "the server is shutting down", retry_after=1)
         if self.num_requests >= self._settings.max_concurrent_requests:
-            raise self._overloaded(f"the server works on {self.num_requests} requests")
+            raise self._overloaded(f"the server works on {pluralize(self.num_requests, 'request')}")
         self.num_requests += 1
         try:
             yield
@@ -98,7 +99,11 @@ class Engine:
                 "divide it"
             )
         if self.queue.tokens + tokens > limit:
-            raise self._overloaded(f"{self.queue.tokens:,} tokens wait for the device")
+            raise self._overloaded(
+                pluralize(
+                    self.queue.tokens, "token waits for the device", "tokens wait for the device"
+                )
+            )
         ticket = Ticket(len(units))
         by_group: dict[Any, tuple[Group, list[Entry]]] = {}
         for slot, unit in enumerate(units):

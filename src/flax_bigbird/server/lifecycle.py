@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.server import logs
 from flax_bigbird.server.app import create_app
@@ -54,11 +55,11 @@ def prepare(service: Service, sources: list[ModelSource]) -> None:
     begun = time.monotonic()
     service.models = load_models(sources, service.settings)
 
-    def on_progress(count: int, total: int) -> None:
+    def on_progress(compiled: int, total: int) -> None:
         if service.engine.is_draining:
             raise OptionError("the server was stopped before it was ready")
-        service.progress = f"{count} of {total} programs are compiled"
-        if count in (1, total) or count % 10 == 0:
+        service.progress = f"{compiled} of {pluralize(total, 'program')} compiled"
+        if compiled in (1, total) or compiled % 10 == 0:
             logger.info(service.progress)
 
     compile_programs(service.models, on_progress)

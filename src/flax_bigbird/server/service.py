@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 from starlette.requests import Request
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.server.engine import Engine
 from flax_bigbird.server.errors import RequestError, not_found, too_large
 from flax_bigbird.server.metrics import Metrics
@@ -136,8 +137,8 @@ class Service:
             )
         if len(texts) > limit:
             raise too_large(
-                f"{field_name} must hold at most {limit} texts; got {len(texts)}: send several "
-                "requests"
+                f"{field_name} must hold at most {pluralize(limit, 'text')}; got {len(texts)}: "
+                "send several requests"
             )
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.types import Row
@@ -106,7 +107,7 @@ def get_candidates(row: Row, options: Any, *, labeled: bool) -> Candidates:
     if len(values) != len(documents):
         raise DataError(
             f"every document must have a label; column {options.label_column!r} has {len(values)} "
-            f"for {len(documents)} documents: correct the row"
+            f"for {pluralize(len(documents), 'document')}: correct the row"
         )
     labels = [_check_label(value, options) for value in values]
     return Candidates(query, documents, labels, is_list)

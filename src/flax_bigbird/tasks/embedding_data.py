@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import SPLIT_NAMES
@@ -197,15 +198,14 @@ def length_messages(examples: Dataset, num_rows: int, options: Any, split: Split
             f"them are a pair; none of {num_rows:,} has: give longer texts"
         )
     if too_short := num_rows - len(examples):
-        messages.append(
-            f"{too_short:,} of {num_rows:,} texts of the {name} have fewer than "
-            f"{MIN_CROPPED_TOKENS} tokens and are left out"
-        )
+        texts = f"of {pluralize(num_rows, 'text')} of the {name}"
+        short = f"fewer than {MIN_CROPPED_TOKENS} tokens"
+        one, many = f"has {short} and is left out", f"have {short} and are left out"
+        messages.append(pluralize(too_short, f"{texts} {one}", f"{texts} {many}"))
     if truncated := int(column_array(examples, "cut").sum()):
-        messages.append(
-            f"{truncated:,} of {len(examples):,} rows of the {name} have a text longer than "
-            f"{options.length:,} tokens, which is truncated"
-        )
+        all_rows = f"of {pluralize(len(examples), 'row')} of the {name}"
+        cut = f"a text longer than {options.length:,} tokens, which is truncated"
+        messages.append(pluralize(truncated, f"{all_rows} has {cut}", f"{all_rows} have {cut}"))
     return messages
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
@@ -104,9 +105,11 @@ class LanguageModeling(Task):
             )
         dropped = int(column_array(windows, "dropped").sum())
         if dropped:
+            origin = f"of the {SPLIT_NAMES[split]}"
+            tokens = pluralize(dropped, f"token {origin} is", f"tokens {origin} are")
             messages.append(
-                f"{dropped:,} tokens of the {SPLIT_NAMES[split]} are left out: ends shorter than "
-                f"{MIN_TOKENS} tokens of documents longer than {length:,}"
+                f"{tokens} left out: ends shorter than {MIN_TOKENS} tokens of documents longer "
+                f"than {length:,}"
             )
         examples = windows.remove_columns("dropped")
         if not lengths.all():

@@ -65,8 +65,8 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
     except (CheckpointError, OSError, ValueError) as error:
         raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
     # Parameters of another head in the file do no harm.
-    messages = [str(warning.message) for warning in caught]
-    missing = [message for message in messages if "were not read" not in message]
+    given = [w.message for w in caught if isinstance(w.message, CheckpointWarning)]
+    missing = [message for message in given if not message.unread_parameters]
     if missing:
         raise OptionError(
             f"the checkpoint must have all parameters of {model_class}; {model}: {missing[0]}: "

@@ -23,6 +23,7 @@ from flax_bigbird.data.tokenization import (
     map_cached,
     tokenize,
     tokenizer_fingerprint,
+    truncated_message,
 )
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import classification_losses
@@ -139,9 +140,9 @@ class MultipleChoice(Task):
         examples = map_cached(rows, encode_batch, *key, fingerprint)
         truncated = int(column_array(examples, "cut").sum())
         if truncated:
+            texts = SPLIT_NAMES[split]
             messages.append(
-                f"{truncated:,} of {len(examples):,} rows of the {SPLIT_NAMES[split]} are longer "
-                f"than {options.length:,} tokens and are truncated"
+                truncated_message(truncated, len(examples), "row", texts, options.length)
             )
         # All examples of a batch have the same number of choices.
         num_choices = max(MIN_CHOICES, int(column_array(examples, "num_choices").max()))

@@ -31,6 +31,7 @@ from flax_bigbird.data.tokenization import (
     text_hash,
     tokenize,
     tokenizer_fingerprint,
+    truncated_message,
 )
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window
@@ -171,9 +172,9 @@ class Reranking(Task):
         fingerprint = tokenizer_fingerprint(self.tokenizer)
         examples = map_cached(rows, encode_batch, *key, fingerprint)
         if truncated := int(column_array(examples, "cut").sum()):
+            texts = SPLIT_NAMES[split]
             messages.append(
-                f"{truncated:,} of {len(examples):,} examples of the {SPLIT_NAMES[split]} are "
-                f"longer than {self.options.length:,} tokens and are truncated"
+                truncated_message(truncated, len(examples), "example", texts, options.length)
             )
         # All examples of a batch have the same number of documents.
         num_documents = int(column_array(examples, "num_documents").max())

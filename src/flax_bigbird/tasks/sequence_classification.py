@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.config import classifier_pooling
 from flax_bigbird.data.batching import Bucket, Examples, assign_buckets
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
 from flax_bigbird.data.splitting import RowLabels
-from flax_bigbird.data.tokenization import column_array, tokenize
+from flax_bigbird.data.tokenization import column_array, tokenize, truncated_message
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import (
@@ -168,15 +169,17 @@ class SequenceClassification(Task):
             indices = [self.label_indices[label] for label in examples[label_column]]
             weights = balanced_weights(indices)
             examples = examples.add_column("weight", weights)  # type: ignore[arg-type]
-        count = len(SingleWindows(examples, options.length))
-        if count > len(rows):
-            message = f"{len(rows):,} documents of the {SPLIT_NAMES[split]} are {count:,} windows"
+        num_windows = len(SingleWindows(examples, options.length))
+        if num_windows > len(rows):
+            origin = f"of the {SPLIT_NAMES[split]}"
+            documents = pluralize(len(rows), f"document {origin} is", f"documents {origin} are")
+            message = f"{documents} {num_windows:,} windows"
             grouped = f", at most {max_windows} in an example" if max_windows > 1 else ""
             messages.append(message + grouped)
         if truncated:
+            texts = SPLIT_NAMES[split]
             messages.append(
-                f"{truncated:,} of {len(examples):,} documents of the {SPLIT_NAMES[split]} are "
-                f"longer than {options.length:,} tokens and are truncated"
+                truncated_message(truncated, len(examples), "document", texts, options.length)
             )
         return EncodedDataset(examples, messages, max_windows=max_windows)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, row_location
@@ -95,7 +96,7 @@ class TokenClassification(Task):
             if len(words) != len(tags):
                 raise DataError(
                     f"every word must have one tag; {row_location(rows, index, split)} has "
-                    f"{len(words)} words and {len(tags)} tags: correct it"
+                    f"{pluralize(len(words), 'word')} and {pluralize(len(tags), 'tag')}: correct it"
                 )
         return []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.data import files
 from flax_bigbird.data.batching import (
@@ -75,7 +76,7 @@ class SplitData:
     @property
     def description(self) -> str:
         return (
-            f"{self.num_rows:,} rows of {self.num_tokens:,} tokens, padding "
+            f"{pluralize(self.num_rows, 'row')} of {pluralize(self.num_tokens, 'token')}, padding "
             f"{self.padding_fraction:.0%}"
         )
 
@@ -270,8 +271,10 @@ def pack_split(
         max_blocks=SparsityConfig.from_hf(config).max_packed_blocks,
     )
     num_packed = sum(len(row) for row in packed.packed_rows)
+    too_long = pluralize(len(data.lengths) - num_packed, "is", "are")
     callback.on_message(
-        f"{num_packed:,} examples are packed into {len(packed.packed_rows):,} rows of "
-        f"{options.length:,} tokens; {len(data.lengths) - num_packed:,} are too long to be packed."
+        f"{pluralize(num_packed, 'example is', 'examples are')} packed into "
+        f"{pluralize(len(packed.packed_rows), 'row')} of {options.length:,} tokens; {too_long} too "
+        "long to be packed."
     )
     return SplitData(data.encoded, data.lengths, packed.buckets, packed)

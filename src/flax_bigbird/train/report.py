@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.checkpoint import atomic_write_text
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.train.run_directory import RunDirectory
@@ -64,10 +65,10 @@ def plot_confusion_matrix(path: Path, counts: np.ndarray, labels: list[str]) -> 
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
+    for (row, column), number in np.ndenumerate(counts):
+        if number:
             color = "white" if fractions[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=7)
+            axes.text(column, row, str(number), ha="center", va="center", color=color, fontsize=7)
     figure.savefig(path, dpi=120, bbox_inches="tight")
 
 
@@ -106,8 +107,9 @@ def model_card(run: PreparedRun, report: dict[str, Any], has_figures: bool) -> s
         *_result_lines(report),
         "## Training",
         "",
-        f"{report['steps']:,} steps, {report['tokens']:,} tokens, {report['seconds']:,.0f} s. The "
-        "options are in `options.yaml`, the metrics in `metrics.jsonl`.",
+        f"{pluralize(report['steps'], 'step')}, {pluralize(report['tokens'], 'token')}, "
+        f"{report['seconds']:,.0f} s. The options are in `options.yaml`, the "
+        "metrics in `metrics.jsonl`.",
         "",
         *(["![loss](loss.png)", ""] if has_figures else []),
     ]
@@ -120,8 +122,8 @@ def _data_sentence(run: PreparedRun, report: dict[str, Any]) -> str:
     name = run.options.dataset or files
     sentence = f"{name}: a stream for training"
     if "rows" in training:
-        rows, tokens = training["rows"], training["tokens"]
-        sentence = f"{name}: {rows:,} rows with {tokens:,} tokens for training"
+        rows, tokens = pluralize(training["rows"], "row"), pluralize(training["tokens"], "token")
+        sentence = f"{name}: {rows} with {tokens} for training"
     return sentence + (f", {validation['rows']:,} for validation." if validation else ".")
 
 

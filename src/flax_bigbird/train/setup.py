@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data import files
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.mesh_options import check_mesh_fits_model
@@ -109,7 +110,8 @@ def prepare_run(
         run.model.params = broadcast_arrays(run.model.params)
     if run.max_steps:
         data = run.train_data
-        callback.on_message(f"Training on {data.description}, for {run.max_steps:,} steps.")
+        steps = pluralize(run.max_steps, "step")
+        callback.on_message(f"Training on {data.description}, for {steps}.")
     return dataclasses.replace(run, eval_on_start=is_fitted)
 
 

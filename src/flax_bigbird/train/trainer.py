@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.batching import (
     BatchRows,
     Bucket,
@@ -296,8 +297,9 @@ class Trainer:
         mean = float(sums[0] / max(1.0, sums[1]))
         if not math.isfinite(mean):
             raise TrainingError(
-                f"the loss must be finite; it is {mean} in the {len(totals)} steps up to "
-                f"{self.state.global_step}: lower learning_rate or raise warmup_ratio; the last "
-                "checkpoint and the best model so far are not affected"
+                f"the loss must be finite; it is {mean} in the "
+                f"{pluralize(len(totals), 'step')} up to {self.state.global_step}: lower "
+                "learning_rate or raise warmup_ratio; the last checkpoint and the best model so "
+                "far are not affected"
             )
         return mean

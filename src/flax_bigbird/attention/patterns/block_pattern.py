@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from flax_bigbird._messages import pluralize
+
 IntArray = Int[Array, "..."] | Int[np.ndarray, "..."]
 if TYPE_CHECKING:
     Leaf = IntArray
@@ -115,8 +117,8 @@ class BlockPattern:
                 ids[0, n, i, : len(row)] = row  # type: ignore[arg-type, call-overload]
         if ids.max(initial=-1) >= num_blocks or ids.min(initial=0) < -1:
             raise ValueError(
-                f"block ids must lie in 0..{num_blocks - 1} (the pattern has {num_blocks} rows); "
-                f"got ids from {ids.min()} to {ids.max()}"
+                f"block ids must lie in 0..{num_blocks - 1} (the pattern has "
+                f"{pluralize(num_blocks, 'row')}); got ids from {ids.min()} to {ids.max()}"
             )
         blocks, counts = merge_repeats(ids, ids >= 0)
         return cls(blocks, counts, np.asarray([global_rows], np.int32), block_size, causal)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.lines import iterate_lines
 from flax_bigbird.data.readers.rows import FileRow
@@ -71,9 +72,9 @@ def _iterate_sentences(file: Path) -> Iterator[list[Word]]:
         num_columns = num_columns or len(fields)
         if len(fields) != num_columns or not all(fields):
             raise DataError(
-                f"every word of a CoNLL file must have the {num_columns} columns of the first; "
-                f"{file}, line {number} has {len(list(filter(None, fields)))}: correct it, and "
-                "separate columns by single tabs or by spaces"
+                f"every word of a CoNLL file must have the {pluralize(num_columns, 'column')} of "
+                f"the first; {file}, line {number} has {len(list(filter(None, fields)))}: correct "
+                "it, and separate columns by single tabs or by spaces"
             )
         sentence.append((number, fields))
     if sentence:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.readers.lines import iterate_lines
 from flax_bigbird.data.readers.rows import FileRow
@@ -113,8 +114,8 @@ class _CsvReader:
                     else "add the others, or quote a text that goes on in the next line"
                 )
                 raise DataError(
-                    f"every row must have the header's {width} columns; {self.file}, line {number} "
-                    f"has {len(fields)}: {remedy}"
+                    f"every row must have the header's {pluralize(width, 'column')}; {self.file}, "
+                    f"line {number} has {len(fields)}: {remedy}"
                 )
             if width:
                 self._remember(fields)
