@@ -10,7 +10,7 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import save_file
 
-from flax_bigbird.checkpoint import CheckpointError, names
+from flax_bigbird.checkpoint import CheckpointError, Source, load_weights, names
 
 HEADS = {
     "safe": "model.safetensors",
@@ -29,6 +29,18 @@ def test_saved_weights_are_loaded_bit_for_bit(tmp_path, form, dtype):
     tree = {path: leaf.astype(dtype) for path, leaf in example_tree(1).items()}
     assert HEADS[form] in save_tree(tmp_path, tree, form)
     assert_trees_equal(load_tree(tmp_path), tree)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_shapes_are_those_of_the_weights_and_take_no_memory(tmp_path, form):
+    tree = example_tree(1) | {("cls", "bias"): np.ones((), ml_dtypes.bfloat16)}
+    save_tree(tmp_path, tree, form)
+    shapes, _ = load_weights(Source(str(tmp_path)), tree, shapes_only=True)
+    assert {path: (leaf.shape, leaf.dtype) for path, leaf in shapes.items()} == {
+        path: (leaf.shape, leaf.dtype) for path, leaf in tree.items()
+    }
+    if form.startswith("safe"):
+        assert not any(any(leaf.strides) or leaf.any() for leaf in shapes.values())
 
 
 @pytest.mark.parametrize("metadata", [{"format": "flax"}, None])

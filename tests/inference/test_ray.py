@@ -7,10 +7,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_checkpoints import read_jsonl, sentence, write_jsonl
 
 import flax_bigbird.inference as local
@@ -31,6 +33,7 @@ from flax_bigbird.inference.ray import (
     predict_files,
     slices,
 )
+from flax_bigbird.tasks.loading import check_model
 
 NUM_ROWS = 40
 
@@ -160,6 +163,8 @@ def test_datasets_of_ray_are_answered_in_order(two_workers, classifier, classify
     ).take_all()
     assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
     assert [answer["label"] for answer in answers] == [a["label"] for a in classify(rows)]
+    with pytest.raises(OptionError, match="must have all parameters of FlaxBigBirdForTokenClass"):
+        predict_dataset(dataset, classifier, task="token-classification")
 
 
 def test_clusters_are_divided_among_workers(two_workers):
@@ -230,18 +235,24 @@ def test_workers_return_vectors(make_checkpoint, source):
         ({"output": "file://{}"}, "output must be new; file:.* files: choose another URL"),
         ({"output": "nowhere://bucket/out"}, "a URL must be that of a file system"),
         ({"model": "truncated"}, "model must be a BigBird checkpoint; .* is truncated"),
+        ({"model": "headless"}, "must have all parameters of FlaxBigBirdForSequenceClassification"),
         ({"options": {"mesh": "data=2"}}, "got mesh='data=2' for the engine ray, each of whose"),
     ],
 )
 def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(cluster, "connect", None)
+    for module, name in ((cluster, "connect"), (jax, "devices"), (jax, "default_backend")):
+        monkeypatch.setattr(module, name, None)
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     write_jsonl(tmp_path / "other.jsonl", [{"body": "a"}])
     model = classifier
     if "model" in change:
         model = str(shutil.copytree(classifier, tmp_path / change["model"]))
         weights = Path(model, "model.safetensors")
-        weights.write_bytes(weights.read_bytes()[:-9])
+        if change["model"] == "truncated":
+            weights.write_bytes(weights.read_bytes()[:-9])
+        else:
+            tensors = load_file(weights)
+            save_file({name: tensors[name] for name in tensors if "class" not in name}, weights)
     inputs = change.get("inputs", ["in.jsonl"])
     inputs = [name if ":" in name or name == "-" else str(tmp_path / name) for name in inputs]
     output = change.get("output", "out").format(tmp_path)
@@ -252,6 +263,26 @@ def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatc
             model, inputs, output, keep=change.get("keep", ()), **change.get("options", {})
         )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("model_class", "fields"),
+    [
+        ("FlaxBigBirdModel", {"add_pooling_layer": False}),
+        ("FlaxBigBirdForCausalLM", {}),
+        ("FlaxBigBirdForPreTraining", {}),
+        ("FlaxBigBirdForMultipleChoice", {}),
+    ],
+)
+def test_checkpoints_are_checked_without_a_device(
+    make_checkpoint, monkeypatch, model_class, fields
+):
+    changes = {"is_decoder": True} if "CausalLM" in model_class else {}
+    model = make_checkpoint(model_class, **changes)
+    monkeypatch.setattr(jax, "default_backend", None)
+    check_model(model, model_class, **fields)
+    with pytest.raises(OptionError, match="must have all parameters of FlaxBigBirdForQuestion"):
+        check_model(model, "FlaxBigBirdForQuestionAnswering")
 
 
 def test_slices_leave_out_rows_that_are_answered(tmp_path):

@@ -30,7 +30,11 @@ _Content = tuple[dict[Any, np.ndarray], Mapping[str, str]]
 
 
 def load_weights(
-    source: Source, expected: Iterable[names.Path], prefix: str = "bert"
+    source: Source,
+    expected: Iterable[names.Path],
+    prefix: str = "bert",
+    *,
+    shapes_only: bool = False,
 ) -> tuple[Flat, Path]:
     """Loads the preferred weights of a source as a flat linen tree.
 
@@ -38,6 +42,8 @@ def load_weights(
       source: the folder or repository.
       expected: the parameter paths of the model that the weights are loaded into.
       prefix: the name of the backbone in a task's tree.
+      shapes_only: whether to return zeros that take no memory, of the shapes and dtypes of the
+        file. Of safetensors, the header alone is read; other formats have none.
 
     Returns:
       The arrays by path, in the dtypes of the file, and the path of the file or of its index.
@@ -53,6 +59,8 @@ def load_weights(
         if path is None:
             continue
         load, to_tree = _FORMATS[Path(file).suffix]
+        if shapes_only and load is _load_safetensors:
+            load = _load_safetensors_shapes
         content = load(path) if index is None else _load_shards(source, index, load)
         return to_tree(content, set(expected), prefix), path
     raise CheckpointError(
@@ -160,12 +168,15 @@ def _broken(path: Path, kind: str, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is truncated or no {kind} file ({error}): {remedy}")
 
 
-def _load_safetensors(path: Path) -> _Content:
+def _load_safetensors(
+    path: Path, read: Callable[[Any, str], np.ndarray] = lambda file, name: file.get_tensor(name)
+) -> _Content:
+    """Returns the content of a file; `read` returns a tensor of an open one."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except AttributeError as error:  # NumPy has no such dtype
         raise CheckpointError(
@@ -174,6 +185,18 @@ def _load_safetensors(path: Path) -> _Content:
         ) from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise _broken(path, "safetensors", error) from error
+
+
+def _load_safetensors_shapes(path: Path) -> _Content:
+    """Returns the content of a file with zeros, all of them one and the same, as its tensors."""
+
+    def read(file: Any, name: str) -> np.ndarray:
+        tensor = file.get_slice(name)
+        shape = tensor.get_shape()
+        dtype = tensor[:0].dtype if shape else file.get_tensor(name).dtype
+        return np.broadcast_to(np.zeros((), dtype), shape)
+
+    return _load_safetensors(path, read)
 
 
 def _load_msgpack(path: Path) -> _Content:

@@ -218,8 +218,23 @@ def load_params(
     Warns:
       CheckpointWarning: If parameters are missing, or if the checkpoint has others.
     """
+    matched = match_checkpoint(model, source, ignore_mismatched_sizes, initialize=initialize)
+    return jax.tree.map(jnp.asarray, unflatten_dict(matched.params))
+
+
+def match_checkpoint(
+    model: ParameterizedModel,
+    source: checkpoint.Source,
+    ignore_mismatched_sizes: bool,
+    *,
+    initialize: bool,
+    shapes_only: bool = False,
+) -> checkpoint.MatchedParams:
+    """Returns the parameters of a checkpoint that the model has; see `load_params`."""
     expected: dict[Any, Any] = flatten_dict(model.params_shape_tree)
-    flat, file = checkpoint.load_weights(source, expected, model.base_model_prefix)
+    flat, file = checkpoint.load_weights(
+        source, expected, model.base_model_prefix, shapes_only=shapes_only
+    )
     matched = checkpoint.match_params(flat, expected)
     name = type(model).__name__
     shapes = [
@@ -242,7 +257,7 @@ def load_params(
     _check_dtypes(matched.params, file)
     _warn_about_differences(name, file, matched, shapes, initialize=initialize)
     _warn_about_another_task(model)
-    return jax.tree.map(jnp.asarray, unflatten_dict(matched.params))
+    return matched
 
 
 def _check_dtypes(params: checkpoint.Flat, file: Path) -> None:

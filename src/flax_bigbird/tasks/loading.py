@@ -1,13 +1,15 @@
 """Loads the configuration, the model, and the saved options of a checkpoint for a task."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import flax_bigbird
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
 from flax_bigbird.data.errors import OptionError
+from flax_bigbird.models.checkpoint_checks import check_params
 from flax_bigbird.models.loading import load_config as load_checkpoint_config
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.option_names import translate_saved_options
@@ -56,12 +58,32 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
       OptionError: if the checkpoint cannot be loaded or lacks parameters of the model class.
     """
     config = {"padding_invariant": True} | config
+    with _model_errors(model, model_class):
+        return getattr(flax_bigbird, model_class).from_pretrained(model, dtype=dtype, **config)
+
+
+def check_model(model: str, model_class: str, **config: Any) -> None:
+    """Checks that `load_model` can load a checkpoint, without its weights and without any device.
+
+    Args:
+      model: A directory, the name of a model inside the package, or a Hub id.
+      model_class: The name of the model class in `flax_bigbird`.
+      **config: Changes of the configuration.
+
+    Raises:
+      OptionError: as `load_model` does.
+    """
+    with _model_errors(model, model_class):
+        check_params(getattr(flax_bigbird, model_class), Source(model), config)
+
+
+@contextlib.contextmanager
+def _model_errors(model: str, model_class: str) -> Iterator[None]:
+    """Raises `OptionError` if the block cannot load a checkpoint, or finds parameters missing."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CheckpointWarning)
-            loaded = getattr(flax_bigbird, model_class).from_pretrained(
-                model, dtype=dtype, **config
-            )
+            yield
     except (CheckpointError, OSError, ValueError) as error:
         raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
     # Parameters of another head in the file do no harm.
@@ -72,7 +94,6 @@ def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> An
             f"the checkpoint must have all parameters of {model_class}; {model}: {missing[0]}: "
             "train it for the task first, or name another task"
         )
-    return loaded
 
 
 def load_files_beside(load: Callable[[Source], _Content], model: str) -> _Content:

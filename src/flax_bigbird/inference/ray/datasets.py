@@ -13,6 +13,8 @@ from flax_bigbird.inference.predictor import resolve_prediction
 from flax_bigbird.inference.ray.cluster import Workers
 from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
 from flax_bigbird.inference.resolve import resolve_name
+from flax_bigbird.tasks.embedding import Embedding
+from flax_bigbird.tasks.loading import check_model
 
 BATCH_SIZE = 1024  # rows that a worker sorts by length and answers at once
 
@@ -52,7 +54,8 @@ def predict_dataset(
       OptionError, DataError: if the model, an option or a column cannot be used. While the answers
         are consumed, Ray wraps the `DataError` of a row in an exception of its own.
     """
-    resolve_prediction(model, task, options)
+    name, task_class, _, _ = resolve_prediction(model, task, options)
+    check_model(name, task_class.model_class, **task_class.model_fields)
     arguments = {"task": task, "keep": keep} | options
     return _map(dataset, RayPredictor, model, arguments, concurrency, batch_size, preserve_order)
 
@@ -81,7 +84,8 @@ def embed_dataset(
     Raises:
       OptionError, DataError: as `predict_dataset` does.
     """
-    resolve_embedding(model, options)
+    name, _, _, _, _ = resolve_embedding(model, options)
+    check_model(name, Embedding.model_class, **Embedding.model_fields)
     arguments = {"keep": keep} | options
     return _map(dataset, RayEmbedder, model, arguments, concurrency, batch_size, preserve_order)
 

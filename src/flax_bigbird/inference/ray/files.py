@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flax_bigbird.checkpoint import CheckpointError, Source, load_weights
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.readers.rows import FileRow
@@ -47,6 +46,7 @@ from flax_bigbird.inference.ray.slices import (
 )
 from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
 from flax_bigbird.tasks.embedding import Embedding
+from flax_bigbird.tasks.loading import check_model
 from flax_bigbird.tasks.prediction_task import PredictionTask
 
 if TYPE_CHECKING:
@@ -270,16 +270,8 @@ def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool)
     for source in local[:MAX_CHECKED_FILES]:
         if source != sources[0]:
             _check_first_row(job.task, inputs.iterate_rows(source))
-    _check_weights(job.name)
+    check_model(job.name, job.task.model_class, **job.task.model_fields)
     return inputs
-
-
-def _check_weights(model: str) -> None:
-    """Raises `OptionError` if the weights of a checkpoint cannot be read, without any device."""
-    try:
-        load_weights(Source(model), ())
-    except (CheckpointError, OSError, ValueError) as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
 
 
 def _check_first_row(task: PredictionTask, rows: Iterator[FileRow]) -> None:
