@@ -53,10 +53,14 @@ def test_error_offline_with_empty_cache(tmp_path):
     assert "model.safetensors, flax_model.msgpack" in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["./no/such/folder", "no such folder", "a/b/c"])
-def test_error_for_missing_folder(name):
-    with pytest.raises(CheckpointError, match=r"neither a folder .*looked for config\.json"):
+@pytest.mark.parametrize("name", ["/no/such/folder", "/no", "./no", "no such folder", "a/b/c"])
+def test_error_for_missing_folder(name, monkeypatch):
+    """The Hub is not asked, and no error of its client is shown."""
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    with pytest.raises(CheckpointError, match="there is no folder of that name: check") as error:
         load(name)
+    assert repr(name) in str(error.value)
+    assert error.value.__cause__ is error.value.__context__ is None
 
 
 def test_error_for_folder_without_config(tmp_path):

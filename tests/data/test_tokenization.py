@@ -41,6 +41,13 @@ def french(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "~/folder/of/tokenizer"])
+def test_a_path_that_does_not_exist_is_no_hub_id(name):
+    with pytest.raises(OptionError, match=f"holds one; {name} does not exist: check") as error:
+        load_tokenizer(name)
+    assert error.value.__context__ is None
+
+
 def test_a_folder_without_tokenizer_files_is_refused(tmp_path):
     """`transformers` would make a tokenizer of seven special tokens."""
     write_config(tmp_path)

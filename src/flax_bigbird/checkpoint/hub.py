@@ -11,6 +11,17 @@ from flax_bigbird.pretrained import local_path
 _SNAPSHOT = re.compile(r"snapshots[/\\]([0-9a-f]{40})[/\\]")
 
 
+def is_hub_id(name: str) -> bool:
+    """Returns whether a name may be that of a repository on the Hub, which `/a`, `./a` are not."""
+    from huggingface_hub import utils
+
+    try:
+        utils.validate_repo_id(name)
+    except utils.HFValidationError:
+        return False
+    return True
+
+
 @dataclasses.dataclass
 class Source:
     """Where a checkpoint's files come from, with the options for downloading them.
@@ -69,6 +80,11 @@ class Source:
                 f"a checkpoint is a folder or a Hub id; {self.name!r} is a file: pass the folder "
                 "that holds it"
             )
+        if not is_hub_id(self.name):
+            raise CheckpointError(
+                f"a checkpoint is a folder or a Hub id ('owner/name'); {self.name!r} is no Hub id, "
+                "and there is no folder of that name: check the path"
+            )
         path = self._download(file)
         snapshot = _SNAPSHOT.search(str(path))
         if snapshot:
@@ -102,11 +118,6 @@ class Source:
                 f"a checkpoint is a folder or a Hub id; there is no repository {self.name!r} at "
                 f"revision {self.revision or 'main'!r} on the Hub (or you may not read it), and no "
                 "folder of that name: check the spelling, or pass token="
-            ) from error
-        except errors.HFValidationError as error:
-            raise CheckpointError(
-                f"{self.name!r} is neither a folder that exists nor a Hub id ('owner/name'): "
-                f"check the path (looked for {file} there)"
             ) from error
         except OSError as error:
             raise CheckpointError(

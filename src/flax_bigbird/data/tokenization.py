@@ -13,6 +13,7 @@ import numpy as np
 
 from flax_bigbird._messages import first_line, pluralize
 from flax_bigbird._transformers import quiet
+from flax_bigbird.checkpoint.hub import is_hub_id
 from flax_bigbird.data.character_vocabulary import encode_characters
 from flax_bigbird.data.errors import OptionError, TokenizerWarning
 from flax_bigbird.data.normalization import normalize_as_trained
@@ -57,8 +58,13 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     """
     with quiet():
         from transformers import AutoTokenizer
-    path_or_name = local_path(str(name))
-    path = Path(path_or_name)
+    path = Path(local_path(str(name))).expanduser()
+    path_or_name = str(path) if path.is_dir() else str(name)
+    if not path.is_dir() and not is_hub_id(path_or_name):
+        what = "is a file" if path.exists() else "does not exist"
+        raise OptionError(
+            f"tokenizer must be a directory or Hub id that holds one; {name} {what}: check the path"
+        )
     if path.is_dir() and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise OptionError(
             f"tokenizer must be a directory with the files of one ({', '.join(TOKENIZER_FILES)}); "
@@ -93,7 +99,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             f"the tokenizer must have tokens for texts; that of {name} has only special tokens: "
             "name a tokenizer with a vocabulary"
         )
-    sentencepiece_model = _sentencepiece_file(str(name))
+    sentencepiece_model = _sentencepiece_file(path_or_name)
     try:
         if sentencepiece_model is not None:
             difference = find_disagreement(tokenizer, sentencepiece_model)

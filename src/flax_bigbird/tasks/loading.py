@@ -39,10 +39,7 @@ def load_config(model: str) -> Any:
     try:
         return load_checkpoint_config(Source(path))
     except (OSError, ValueError) as error:
-        raise OptionError(
-            f"model must be a BigBird checkpoint; {path}: {error}: name a directory or Hub id that "
-            "is one"
-        ) from error
+        raise OptionError(f"model must be a BigBird checkpoint; {path}: {error}") from None
 
 
 def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> Any:
@@ -109,7 +106,7 @@ def load_files_beside(load: Callable[[Source], _Content], model: str) -> _Conten
     try:
         return load(Source(model))
     except CheckpointError as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
+        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from None
 
 
 def load_saved_options(model: str) -> dict[str, Any]:
