@@ -27,10 +27,10 @@ from flax_bigbird.inference.ray import (
     RayPredictor,
     cluster,
     embed_files,
-    files,
     parts,
     predict_dataset,
     predict_files,
+    slice_worker,
     slices,
 )
 from flax_bigbird.tasks.loading import check_model
@@ -314,11 +314,11 @@ def test_parts_have_one_schema_and_every_row(tmp_path):
 
 
 def test_rows_that_kill_workers_end_the_job(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "MAX_ATTEMPTS", 1)
+    monkeypatch.setattr(slice_worker, "MAX_ATTEMPTS", 1)
     written = parts.LocalParts(tmp_path / "out")
     written.partial.directory.mkdir()
     written.start()
-    worker = files.SliceWorker(RayPredictor, written, classifier)
+    worker = slice_worker.SliceWorker(RayPredictor, written, classifier)
     row = slices.FileRow({"text": "the cow"}, "in.jsonl, line 7")
     batch = pyarrow.table({"first": [6], "rows": [slices.pickle.dumps([row])]})
     assert worker(batch)["rows"] == [1]

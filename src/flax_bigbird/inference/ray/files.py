@@ -1,42 +1,20 @@
 """Prediction and embedding for files on a Ray cluster, published at once and resumed if killed."""
 
-import dataclasses
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flax_bigbird.data import files as data_files
-from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.data.readers.rows import FileRow
-from flax_bigbird.data.remote_files import (
-    expand_sources,
-    is_url,
-    local_copy,
-    source_fingerprint,
-)
-from flax_bigbird.data.standard_input import STANDARD_INPUT
 from flax_bigbird.data.tokenization import load_tokenizer, unknown_tokens_message
 from flax_bigbird.inference.bulk_embedding import task_fingerprint
 from flax_bigbird.inference.embedder_loading import resolve_embedding
-from flax_bigbird.inference.jobs import (
-    JobEvents,
-    PredictionInterrupted,
-    check_keep,
-    file_fingerprint,
-    job_fingerprint,
-    needed_columns,
-)
-from flax_bigbird.inference.partial_output import PredictionError
+from flax_bigbird.inference.jobs import JobEvents, PredictionInterrupted
 from flax_bigbird.inference.predictor import resolve_prediction
 from flax_bigbird.inference.ray import cluster
-from flax_bigbird.inference.ray.datasets import (
-    actor_arguments,
-    compilation_cache,
-    model_path,
-    refuse_mesh,
-)
+from flax_bigbird.inference.ray.datasets import actor_arguments, compilation_cache, model_path
+from flax_bigbird.inference.ray.job import Job, check_job
 from flax_bigbird.inference.ray.parts import Parts
+from flax_bigbird.inference.ray.slice_worker import SliceWorker
 from flax_bigbird.inference.ray.slices import (
     Input,
     count_all_rows,
@@ -46,17 +24,6 @@ from flax_bigbird.inference.ray.slices import (
 )
 from flax_bigbird.inference.ray.workers import RayEmbedder, RayPredictor
 from flax_bigbird.tasks.embedding import Embedding
-from flax_bigbird.tasks.loading import check_model
-from flax_bigbird.tasks.prediction_task import PredictionTask
-
-if TYPE_CHECKING:
-    import pyarrow
-
-MAX_CHECKED_FILES = 256
-"""How many local files are opened before the cluster is started, so that errors are found early."""
-
-MAX_ATTEMPTS = 4
-"""How many workers may die with the same rows. Ray itself would try them forever."""
 
 
 def predict_files(
@@ -152,77 +119,6 @@ def embed_files(
     return _run(job, files, output, overwrite, address, concurrency, events)
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a job computes.
-
-    Attributes:
-      task: The task, which has no model here.
-      name: The directory, shipped name or Hub id of the checkpoint.
-      model: The model as it was given.
-      worker: The class of the workers.
-      options: The arguments of the workers.
-      keep: The columns of the input that the output repeats.
-      depends_on: What the answers depend on besides the model, its options and the files.
-    """
-
-    task: PredictionTask
-    name: str
-    model: str | Path
-    worker: type[RayPredictor]
-    options: dict[str, Any]
-    keep: Sequence[str]
-    depends_on: dict[str, Any]
-
-    def fingerprint(self, inputs: Input) -> dict[str, Any]:
-        """Returns everything that the answers depend on."""
-        prints = [
-            source_fingerprint(source) if is_url(source) else file_fingerprint(Path(source))
-            for source in inputs.sources
-        ]
-        own = job_fingerprint(self.task, self.name, str(self.task.options.dtype))
-        return {**own, "inputs": prints, "keep": list(self.keep), **self.depends_on}
-
-
-class SliceWorker:
-    """Answers slices of rows in an actor of Ray, and writes each as a part of the output."""
-
-    def __init__(self, worker: type[RayPredictor], parts: Parts, *args: Any, **options: Any):
-        self.parts = parts
-        self.worker: RayPredictor | Exception
-        try:
-            self.worker = worker(*args, **options)
-        except cluster.OWN_ERRORS as error:
-            self.worker = error
-
-    def __call__(self, batch: "pyarrow.Table") -> dict[str, list[Any]]:
-        """Returns the numbers of rows, of unknown tokens and of tokens of a slice, or its error."""
-        (item,) = batch.to_pylist()
-        try:
-            rows, unknown, tokens = self._answer(item["first"], pickle.loads(item["rows"]))
-        except cluster.OWN_ERRORS as error:
-            return {"rows": [0], "unknown": [0], "tokens": [0], "error": [pickle.dumps(error)]}
-        return {"rows": [rows], "unknown": [unknown], "tokens": [tokens], "error": [b""]}
-
-    def _answer(self, first: int, rows: list[FileRow] | Exception) -> tuple[int, int, int]:
-        """Writes a part, and returns the numbers of its rows, of unknown tokens, and of tokens."""
-        for value in (self.worker, rows):
-            if isinstance(value, Exception):
-                raise value
-        assert isinstance(self.worker, RayPredictor)
-        assert isinstance(rows, list)
-        if self.parts.count_attempt(first) > MAX_ATTEMPTS:
-            raise PredictionError(
-                f"a worker must survive its rows; {MAX_ATTEMPTS} died with the rows from "
-                f"{rows[0].origin} to {rows[-1].origin}: give workers more memory with a lower "
-                "concurrency or tokens_per_batch, or leave these rows out"
-            )
-        unknown_before, tokens_before = self.worker.predictor.token_counts
-        self.parts.write(self.worker.answer(rows, first), first, first + len(rows))
-        unknown, tokens = self.worker.predictor.token_counts
-        return len(rows), unknown - unknown_before, tokens - tokens_before
-
-
 def _run(
     job: Job,
     files: Sequence[str | Path],
@@ -234,7 +130,7 @@ def _run(
 ) -> int:
     """Answers the rows of files on a cluster."""
     parts = Parts.of(output)
-    inputs = _check(job, files, parts, overwrite)
+    inputs = check_job(job, files, parts, overwrite)
     counts = count_few_rows(inputs)
     with cluster.plain_errors(), cluster.connect(address):
         workers = cluster.Workers.of_cluster(concurrency)
@@ -242,46 +138,6 @@ def _run(
         with parts.publishing(lambda: job.fingerprint(inputs), overwrite):
             _answer(job, inputs, counts, parts, workers, events)
     return sum(counts)
-
-
-def _check(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bool) -> Input:
-    """Returns the files, after all checks that need no cluster.
-
-    Raises:
-      OptionError, DataError: if something cannot be used.
-    """
-    refuse_mesh(job.options)
-    if STANDARD_INPUT in map(str, files):
-        raise OptionError(
-            "the engine ray reads files; got -, standard input: write it to a file, or leave "
-            "engine out"
-        )
-    parts.check_new(overwrite)
-    options = job.task.options
-    kind, sources = expand_sources(files, options.file_format)
-    local = [source for source in sources if not is_url(source)]
-    parts.check_is_no_input(local)
-    data_files.check_separator(options.separator, kind)
-    with local_copy(sources[0]) as path:
-        check_keep(job.keep, [path], kind, options.separator)
-        columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
-        inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
-        _check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
-    for source in local[:MAX_CHECKED_FILES]:
-        if source != sources[0]:
-            _check_first_row(job.task, inputs.iterate_rows(source))
-    check_model(job.name, job.task.model_class, **job.task.model_fields)
-    return inputs
-
-
-def _check_first_row(task: PredictionTask, rows: Iterator[FileRow]) -> None:
-    """Raises `DataError` if the first row lacks what the task reads."""
-    for row in rows:
-        try:
-            task.encode(row)
-        except DataError as error:
-            raise DataError(f"{row.origin}: {error}") from error
-        return
 
 
 def _answer(
