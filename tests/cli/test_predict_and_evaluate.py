@@ -44,9 +44,29 @@ def test_predict_needs_a_new_output(classifier, rows, tmp_path, capsys):
     target = tmp_path / "out.jsonl"
     target.write_text("")
     assert main(["predict", classifier, rows, "-o", str(target)]) == 2
-    assert "output must be new" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "output must be new" in shown.err
+    assert shown.out == "", "the progress bar must wait until all is checked"
     assert main(["predict", classifier, rows]) == 2
     assert "add --output FILE.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ('{"text": 3}\n{"text": "a"}\n', [], "in.jsonl, line 1: column 'text' must hold"),
+        ("", [], "in.jsonl"),
+        ('{"text": "a"}\n', ["--mesh", "data=99"], "mesh"),
+    ],
+)
+def test_a_progress_bar_starts_after_the_checks(classifier, tmp_path, capsys, text, flags, message):
+    (tmp_path / "in.jsonl").write_text(text)
+    line = ["predict", classifier, str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl")]
+    assert main([*line, *flags]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in " ".join(shown.err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 def test_evaluate_does_not_replace_its_input(classifier, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What the commands that answer every row of files share: flags, progress bar, and signals."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -110,15 +111,19 @@ def run_on_files(
     enable_compilation_cache()
     messages: list[str] = []
     columns = (TextColumn(f"{unit}s"), MofNCompleteColumn(), TimeRemainingColumn())
-    with (
-        deferred_signals(SAVING_MESSAGE) as is_stopped,
-        Progress(*columns, console=Console()) as progress,
-    ):
-        bar = progress.add_task("", total=None)
+    progress = Progress(*columns, console=Console())
+    bar = progress.add_task("", total=None)
+    with deferred_signals(SAVING_MESSAGE) as is_stopped, contextlib.ExitStack() as shown:
+
+        def show(done: int, total: int) -> None:
+            """Shows the bar, once everything that can be checked before the work is checked."""
+            progress.update(bar, completed=done, total=total)
+            shown.enter_context(progress)
+
         try:
             rows = work(
                 output,
-                on_start=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_start=show,
                 on_progress=lambda done: progress.update(bar, completed=done),
                 on_message=messages.append,
                 should_stop=is_stopped,

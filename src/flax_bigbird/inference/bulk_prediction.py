@@ -14,6 +14,7 @@ from flax_bigbird.data.types import Row
 from flax_bigbird.inference.jobs import (
     JobEvents,
     PredictionInterrupted,
+    check_first_row,
     check_keep,
     check_output,
     file_fingerprint,
@@ -181,6 +182,7 @@ def answer_files(
 
         # This reads all rows, so that wrong ones are reported before anything is written.
         num_rows = sum(1 for _ in iterate_rows())
+        check_first_row(predictor.task, iterate_rows())
         partial = PartialOutput.of(target)
         name = STANDARD_INPUT if inputs is not files else None
         job = {

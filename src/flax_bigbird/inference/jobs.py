@@ -1,13 +1,14 @@
 """What a job that writes the answers for files checks, depends on, and reports."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.prediction_task import PredictionTask
@@ -65,6 +66,16 @@ def check_keep(keep: Sequence[str], paths: list[Path], kind: str, separator: str
             raise DataError(
                 f"keep must name columns of the input; got {name!r}: there are {', '.join(names)}"
             )
+
+
+def check_first_row(task: PredictionTask, rows: Iterable[FileRow]) -> None:
+    """Raises `DataError` if the first row lacks what the task reads. There may be no row."""
+    for row in rows:
+        try:
+            task.encode(row)
+        except DataError as error:
+            raise DataError(f"{row.origin}: {error}") from error
+        return
 
 
 def needed_columns(

@@ -1,13 +1,12 @@
 """What a job on a Ray cluster computes, and the checks that need no cluster."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data import files as data_files
-from flax_bigbird.data.errors import DataError, OptionError
-from flax_bigbird.data.readers.rows import FileRow
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.remote_files import (
     expand_sources,
     is_url,
@@ -16,6 +15,7 @@ from flax_bigbird.data.remote_files import (
 )
 from flax_bigbird.data.standard_input import STANDARD_INPUT
 from flax_bigbird.inference.jobs import (
+    check_first_row,
     check_keep,
     file_fingerprint,
     job_fingerprint,
@@ -86,19 +86,9 @@ def check_job(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bo
         check_keep(job.keep, [path], kind, options.separator)
         columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
         inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
-        _check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
+        check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
     for source in local[:MAX_CHECKED_FILES]:
         if source != sources[0]:
-            _check_first_row(job.task, inputs.iterate_rows(source))
+            check_first_row(job.task, inputs.iterate_rows(source))
     check_model(job.name, job.task.model_class, **job.task.model_fields)
     return inputs
-
-
-def _check_first_row(task: PredictionTask, rows: Iterator[FileRow]) -> None:
-    """Raises `DataError` if the first row lacks what the task reads."""
-    for row in rows:
-        try:
-            task.encode(row)
-        except DataError as error:
-            raise DataError(f"{row.origin}: {error}") from error
-        return
