@@ -1,9 +1,11 @@
 """The options of tasks: values, names, commands, and the options of earlier versions."""
 
+import pickle
 from typing import Any
 
 import pytest
 
+from flax_bigbird.inference.options import predict_options
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.tasks.options import (
     OptionError,
@@ -157,3 +159,17 @@ def test_options_of_earlier_runs_are_translated():
     assert translate_saved_options(kept) == {"gradient_checkpointing": "full"}
     present = {"task": "masked-lm", "mlm_probability": 0.2, "gradient_checkpointing": "full"}
     assert translate_saved_options(present) == present
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("max_answer_length", 0), ("max_answer_length", "3"), ("dtype", "int8")]
+)
+def test_errors_know_the_option_that_they_begin_with(name, value):
+    """The server calls some options otherwise. Processes send each other errors by pickle."""
+    with pytest.raises(OptionError) as error:
+        predict_options("question-answering", **{name: value})
+    for received in (error.value, pickle.loads(pickle.dumps(error.value))):
+        assert received.option == name
+        assert str(received) == f"{name} {received.rule}"
+        assert received.rule.startswith("must be ")
+    assert OptionError("the data must exist").option is None

@@ -5,7 +5,15 @@ class OptionError(ValueError):
     """An option has a value that is not allowed.
 
     The message states the rule, the received value, and the remedy.
+
+    Attributes:
+      option: The name of the option with which the message begins; None if it begins otherwise.
+      rule: The message without that name, for a user who knows the option by another one.
     """
+
+    def __init__(self, message: str = "", *, option: str | None = None):
+        super().__init__(message if option is None else f"{option} {message}")
+        self.option, self.rule = option, message
 
 
 class DataError(ValueError):

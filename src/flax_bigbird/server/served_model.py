@@ -101,10 +101,10 @@ class ServedModel:
         try:
             return self.task.with_options(**changes)
         except OptionError as error:
-            message = str(error)
-            for name, field in FIELDS.items():
-                message = message.replace(name, field)
-            raise RequestError("validation", message) from error
+            if error.option is None:
+                raise RequestError("validation", str(error)) from error
+            field = FIELDS.get(error.option, error.option)
+            raise RequestError("validation", f"{field} {error.rule}", parameter=field) from error
 
     async def answer(
         self, engine: Engine, task: Any, rows: Sequence[Any], *, must_fit: bool = False

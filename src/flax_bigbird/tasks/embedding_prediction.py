@@ -112,8 +112,9 @@ class EmbeddingPrediction(PredictionTask):
         self.truncate_dim = options.truncate_dim or modules.truncate_dim
         if self.truncate_dim is not None and self.truncate_dim > size:
             raise OptionError(
-                f"truncate_dim must be at most the {size:,} dimensions of the vectors; got "
-                f"{self.truncate_dim:,}: lower it"
+                f"must be at most the {size:,} dimensions of the vectors; got "
+                f"{self.truncate_dim:,}: lower it",
+                option="truncate_dim",
             )
         self.dimension: int = self.truncate_dim or size
         self._num_excluded_tokens = self._count_excluded_tokens()

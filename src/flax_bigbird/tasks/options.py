@@ -102,8 +102,9 @@ class Options(pydantic.BaseModel):
             choices, value = field_metadata(field)["choices"], getattr(self, name)
             if choices and value is not None and value not in choices:
                 raise OptionError(
-                    f"{name} must be one of {', '.join(choices)}; got {value!r}: "
-                    f"{nearest(str(value), choices) or 'choose one of them'}"
+                    f"must be one of {', '.join(choices)}; got {value!r}: "
+                    f"{nearest(str(value), choices) or 'choose one of them'}",
+                    option=name,
                 )
         return self
 
@@ -275,13 +276,15 @@ def _option_error(options_class: type[Options], error: pydantic.ValidationError)
         return cause
     name, value = str(first["loc"][0]), first["input"]
     if first["type"] == "missing":
-        return OptionError(f"{name} must be given; got none: add it")
+        return OptionError("must be given; got none: add it", option=name)
     field = options_class.model_fields[name]
     if first["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
-        return OptionError(f"{name} must be {_range(field)}; got {_number(value)}: change it")
+        rule = f"must be {_range(field)}; got {_number(value)}: change it"
+        return OptionError(rule, option=name)
     where = " in it" if len(first["loc"]) > 1 else ""
     type_name = _type_name(field)
-    return OptionError(f"{name} must be of type {type_name}; got {value!r}{where}: change it")
+    rule = f"must be of type {type_name}; got {value!r}{where}: change it"
+    return OptionError(rule, option=name)
 
 
 def _range(field: FieldInfo) -> str:
