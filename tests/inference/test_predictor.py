@@ -7,6 +7,7 @@ from tiny_checkpoints import LABELS, sentence, write_jsonl
 
 from flax_bigbird.data.batching import stack
 from flax_bigbird.inference import DataError, OptionError, load_predictor
+from flax_bigbird.inference.options import saved_option_names
 
 
 def test_classes_of_several_rows_equal_those_of_each_alone(classify):
@@ -183,7 +184,7 @@ def test_options_that_cannot_be_used(classifier, options, message):
 
 
 def test_options_default_to_those_of_the_training_run(make_checkpoint, tmp_path):
-    """Options of former names too; the dtype and the seed of a run are not those of predictions."""
+    """Options of former names too; but not the dtype, the batches and the seed of the run."""
     folder = make_checkpoint("FlaxBigBirdForSequenceClassification", layer_norm_eps=1e-11)
     saved = "task: sequence-classification\ntext_column: body\nsmallest_bucket: 16\n"
     saved += "max_length: 32\ntokens_per_batch: 32\ndtype: bfloat16\nseed: 3\n"
@@ -191,10 +192,11 @@ def test_options_default_to_those_of_the_training_run(make_checkpoint, tmp_path)
         stream.write(saved)
     options = load_predictor(folder).options
     assert (options.text_column, options.min_bucket_length) == ("body", 16)
-    assert (options.max_length, options.tokens_per_batch) == (32, 32)
+    assert (options.max_length, options.tokens_per_batch) == (32, 16_384)
     assert options.dtype == "float32"
     changed = load_predictor(folder, max_length=64, text_column="text").options
-    assert (changed.text_column, changed.max_length, changed.tokens_per_batch) == ("text", 64, 64)
+    assert (changed.text_column, changed.max_length) == ("text", 64)
+    assert "tokens_per_batch" not in saved_option_names("sequence-classification", "evaluate")
     rows = [{"body": "the cow"}]
     write_jsonl(tmp_path / "in.jsonl", rows)
     assert load_predictor(folder)(rows)[0]["label"] in LABELS.values()

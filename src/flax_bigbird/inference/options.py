@@ -139,12 +139,13 @@ def evaluate_options(task: str, *, rows_are_given: bool = False, **options: Any)
 def saved_option_names(task: str, command: Command) -> frozenset[str]:
     """Returns the options of a command whose defaults are the values of the training run.
 
-    These are the options that training has too, except those that belong to the files.
-    No command uses the mesh of the run, whose devices this machine may lack. Prediction does not
-    use the dtype of the run: it computes in float32 unless `dtype` is given.
-    Embedding does not use its batches either, which may be larger than the memory.
+    These are the options that training has too, except those that belong to the files and those
+    that belong to the machine: no command uses the mesh of the run, whose devices this machine may
+    lack, nor `tokens_per_batch`, the batch of all of its devices, on which answers do not depend.
+    Prediction and embedding do not use the dtype of the run: they compute in float32 unless `dtype`
+    is given.
     """
     options_class = get_options_class(task)
     names = set(option_fields(options_class, "train")) & set(option_fields(options_class, command))
-    own = {"evaluate": set(), "embed": {"dtype", "tokens_per_batch"}}.get(command, {"dtype"})
-    return frozenset(names - {"separator", "file_format", "mesh"} - own)
+    own = set() if command == "evaluate" else {"dtype"}
+    return frozenset(names - {"separator", "file_format", "mesh", "tokens_per_batch"} - own)

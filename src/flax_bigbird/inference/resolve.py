@@ -56,7 +56,8 @@ def resolve_options(
 ) -> dict[str, Any]:
     """Merges the given options with those of the model's training run; given ones take precedence.
 
-    Without a `tokens_per_batch` among the given ones, a batch holds a text of `max_length` tokens.
+    Without a `tokens_per_batch` among the given ones, a batch has the default number of tokens, or
+    holds one text of `max_length` tokens if that is more.
 
     Args:
       task: The name of the task.
@@ -73,5 +74,5 @@ def resolve_options(
     length = options.get("max_length")
     if isinstance(length, int) and "tokens_per_batch" not in given:
         default = TaskOptions.model_fields["tokens_per_batch"].default
-        options["tokens_per_batch"] = max(options.get("tokens_per_batch", default), length)
+        options["tokens_per_batch"] = max(default, length)
     return options
