@@ -30,7 +30,6 @@ from flax_bigbird.inference.ray import (
     parts,
     predict_dataset,
     predict_files,
-    slice_worker,
     slices,
 )
 from flax_bigbird.tasks.loading import check_model
@@ -66,14 +65,6 @@ def worker_processes() -> list[int]:
     for _ in range(4):  # raylets start workers, and this process starts raylets
         own |= {int(pid) for pid, parent, _ in lines if int(parent) in own}
     return [int(pid) for pid, _, args in lines if int(pid) in own and "MapWorker" in args]
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "num_workers", "expected"),
-    [(0, 2, 1), (10, 2, 5), (500, 2, 250), (700, 2, 175), (2_000, 2, 250), (100_000, 2, 1021)],
-)
-def test_every_worker_has_several_slices_of_several_rows(num_rows, num_workers, expected):
-    assert slices.rows_per_slice(num_rows, num_workers) == expected
 
 
 @pytest.mark.slow
@@ -285,18 +276,6 @@ def test_checkpoints_are_checked_without_a_device(
         check_model(model, "FlaxBigBirdForQuestionAnswering")
 
 
-def test_slices_leave_out_rows_that_are_answered(tmp_path):
-    source = write_jsonl(tmp_path / "in.jsonl", [{"text": str(n)} for n in range(10)])
-    inputs = slices.Input([source], "json", None, None)
-    batch = {"source": [source], "first": [100], "count": [10]}
-    done = [(0, 101), (103, 105), (108, 200)]
-    found = slices._read_slices(batch, inputs=inputs, done=done, max_rows=2)
-    ranges = [(item["first"][0], slices.pickle.loads(item["rows"][0])) for item in found]
-    texts = [(first, [row["text"] for row in rows]) for first, rows in ranges]
-    assert texts == [(101, ["1", "2"]), (105, ["5", "6"]), (107, ["7"])]
-    assert slices._gaps(done, 0, 101) == []
-
-
 def test_parts_have_one_schema_and_every_row(tmp_path):
     written = parts.LocalParts(tmp_path / "out")
     written.directory.mkdir(parents=True)
@@ -311,20 +290,6 @@ def test_parts_have_one_schema_and_every_row(tmp_path):
     written.write(pyarrow.table({"id": ["x"]}), 3, 4)
     with pytest.raises(DataError, match="values of a column must have one type"):
         written.finish(4)
-
-
-def test_rows_that_kill_workers_end_the_job(classifier, tmp_path, monkeypatch):
-    monkeypatch.setattr(slice_worker, "MAX_ATTEMPTS", 1)
-    written = parts.LocalParts(tmp_path / "out")
-    written.partial.directory.mkdir()
-    written.start()
-    worker = slice_worker.SliceWorker(RayPredictor, written, classifier)
-    row = slices.FileRow({"text": "the cow"}, "in.jsonl, line 7")
-    batch = pyarrow.table({"first": [6], "rows": [slices.pickle.dumps([row])]})
-    assert worker(batch)["rows"] == [1]
-    error = slices.pickle.loads(worker(batch)["error"][0])
-    assert isinstance(error, PredictionError)
-    assert "1 died with the rows from in.jsonl, line 7" in str(error)
 
 
 def test_clusters_that_are_not_there_are_reported(monkeypatch):
