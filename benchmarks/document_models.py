@@ -16,12 +16,8 @@ from document_sets import LabeledTexts, Rows
 import flax_bigbird
 from flax_bigbird.checkpoint import CheckpointWarning
 from flax_bigbird.data.batching import assign_buckets
-from flax_bigbird.data.tokenization import (
-    column_array,
-    load_tokenizer,
-    tokenize,
-    tokenize_with_offsets,
-)
+from flax_bigbird.data.encoded_rows import column_array
+from flax_bigbird.data.tokenization import load_tokenizer, tokenize, tokenize_with_offsets
 from flax_bigbird.inference import evaluate, load_predictor
 from flax_bigbird.inference.rows import rows_as_dataset
 from flax_bigbird.tasks.linear_classifiers import fit_linear

@@ -139,8 +139,9 @@ def pipeline_run(folder: Path, steps: int) -> dict[str, float]:
     from transformers import BigBirdConfig
 
     from flax_bigbird.data.batching import assign_buckets, training_batches
+    from flax_bigbird.data.encoded_rows import column_array
     from flax_bigbird.data.loading import load_files
-    from flax_bigbird.data.tokenization import column_array, load_tokenizer
+    from flax_bigbird.data.tokenization import load_tokenizer
     from flax_bigbird.tasks.registry import get_task
     from flax_bigbird.train import train_options
 

@@ -1,7 +1,7 @@
 """Tokenization prints no progress bars of its own."""
 
+from flax_bigbird.data.encoded_rows import map_cached
 from flax_bigbird.data.loading import load_files
-from flax_bigbird.data.tokenization import map_cached
 
 
 def test_no_progress_bar_is_printed(tmp_path, capfd):

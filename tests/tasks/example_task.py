@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import map_cached, tokenizer_fingerprint
 from flax_bigbird.data.loading import require_columns, require_texts
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
+from flax_bigbird.data.tokenization import add_special_tokens, tokenize
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Task, Window, get_text
 from flax_bigbird.tasks.options import DATA, TaskOptions, option

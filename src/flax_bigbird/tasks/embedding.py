@@ -16,6 +16,7 @@ from flax_bigbird.checkpoint.sentence_transformers import (
 )
 from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import (
     iterate_column,
@@ -23,7 +24,6 @@ from flax_bigbird.data.loading import (
     require_columns,
     require_texts,
 )
-from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import ROW_MASK, Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.nn.contrastive_losses import map_mini_batches
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task

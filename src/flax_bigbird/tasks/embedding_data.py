@@ -8,9 +8,10 @@ import numpy as np
 
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import SPLIT_NAMES
-from flax_bigbird.data.tokenization import column_array, text_hash, tokenize
+from flax_bigbird.data.tokenization import text_hash, tokenize
 from flax_bigbird.data.types import Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, with_special_tokens
 from flax_bigbird.tasks.base import Split, get_text

@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.data.batching import Bucket, assign_buckets
+from flax_bigbird.data.encoded_rows import column_array, count_tokens_of_rows
 from flax_bigbird.data.loading import SPLIT_NAMES
-from flax_bigbird.data.tokenization import (
-    column_array,
-    count_tokens_of_rows,
-    unknown_tokens_message,
-)
+from flax_bigbird.data.tokenization import unknown_tokens_message
 from flax_bigbird.data.types import Arrays
 from flax_bigbird.nn.losses import IGNORED_LABEL
 from flax_bigbird.tasks.base import EncodedDataset, Split, Task

@@ -10,14 +10,10 @@ import numpy as np
 
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column, require_columns, require_texts
-from flax_bigbird.data.tokenization import (
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
+from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import split_windows
 from flax_bigbird.data.word_boundaries import token_lengths

@@ -10,6 +10,12 @@ import numpy as np
 
 from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import (
+    column_array,
+    map_cached,
+    tokenizer_fingerprint,
+    truncated_message,
+)
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
@@ -17,14 +23,7 @@ from flax_bigbird.data.loading import (
     require_columns,
     require_texts,
 )
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-    truncated_message,
-)
+from flax_bigbird.data.tokenization import add_special_tokens, tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text

@@ -9,14 +9,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES
-from flax_bigbird.data.tokenization import (
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
+from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses, cross_entropy
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split

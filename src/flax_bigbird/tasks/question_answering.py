@@ -9,12 +9,12 @@ import numpy as np
 
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
     iterate_column,
 )
 from flax_bigbird.data.sentences import trim_span
-from flax_bigbird.data.tokenization import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses

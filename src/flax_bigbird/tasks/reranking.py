@@ -16,6 +16,12 @@ from flax_bigbird.checkpoint.cross_encoders import (
 from flax_bigbird.checkpoint.embedding_layers import ACTIVATIONS
 from flax_bigbird.data.batching import stack
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import (
+    column_array,
+    map_cached,
+    tokenizer_fingerprint,
+    truncated_message,
+)
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.loading import (
     SPLIT_NAMES,
@@ -24,15 +30,7 @@ from flax_bigbird.data.loading import (
     require_columns,
     require_texts,
 )
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    column_array,
-    map_cached,
-    text_hash,
-    tokenize,
-    tokenizer_fingerprint,
-    truncated_message,
-)
+from flax_bigbird.data.tokenization import add_special_tokens, text_hash, tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window
 from flax_bigbird.tasks.candidates import (

@@ -10,10 +10,11 @@ from flax_bigbird._messages import pluralize
 from flax_bigbird.config import classifier_pooling
 from flax_bigbird.data.batching import Bucket, Examples, assign_buckets
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array, truncated_message
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
 from flax_bigbird.data.splitting import RowLabels
-from flax_bigbird.data.tokenization import column_array, tokenize, truncated_message
+from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
 from flax_bigbird.tasks import metrics
 from flax_bigbird.tasks.base import (

@@ -6,13 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
+from flax_bigbird.data.tokenization import add_special_tokens, tokenize
 from flax_bigbird.data.types import Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import covering_windows
 

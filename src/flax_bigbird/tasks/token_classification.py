@@ -9,15 +9,11 @@ import numpy as np
 
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
+from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, row_location
 from flax_bigbird.data.splitting import RowLabels
-from flax_bigbird.data.tokenization import (
-    column_array,
-    map_cached,
-    tokenize,
-    tokenizer_fingerprint,
-)
+from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
 from flax_bigbird.data.words import split_words
