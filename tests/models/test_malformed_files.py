@@ -22,8 +22,8 @@ from safetensors.numpy import load_file, save_file
 
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
 from flax_bigbird.config import SparsityConfig
+from flax_bigbird.models.config_loading import load_config
 from flax_bigbird.models.config_rules import _FILE_RULES, MAX_NESTING
-from flax_bigbird.models.loading import load_config
 
 # Users have no checks of annotations; these would hide the exceptions that users get.
 pytestmark = pytest.mark.usefixtures("unchecked_annotations", "limited_time")

@@ -6,7 +6,8 @@ import jax
 
 from flax_bigbird import checkpoint
 from flax_bigbird.config import SparsityConfig
-from flax_bigbird.models.loading import match_checkpoint, resolve_config
+from flax_bigbird.models.config_loading import resolve_config
+from flax_bigbird.models.loading import match_checkpoint
 from flax_bigbird.models.parameterized import ParameterizedModel
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from flax_bigbird import _transformers, checkpoint
-from flax_bigbird.models import loading, saving
+from flax_bigbird.models import config_loading, loading, saving
 from flax_bigbird.models.parameterized import ParameterizedModel, Params
 
 
@@ -141,7 +141,7 @@ class PretrainedModel(ParameterizedModel):
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        config, module_kwargs = loading.resolve_config(cls, source, config, overrides)
+        config, module_kwargs = config_loading.resolve_config(cls, source, config, overrides)
         if input_shape is not None:
             module_kwargs["input_shape"] = input_shape
         task: Any = cls  # subclasses may have other constructors
@@ -156,7 +156,7 @@ class PretrainedModel(ParameterizedModel):
         )
         params = loading.load_params(model, source, ignore_mismatched_sizes, initialize=_do_init)
         if model.can_generate():
-            stored = loading.load_generation_config(source)
+            stored = config_loading.load_generation_config(source)
             model.generation_config = stored or model.generation_config
         if not _do_init:
             return model, params

@@ -10,7 +10,7 @@ import flax_bigbird
 from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.models.checkpoint_checks import check_params
-from flax_bigbird.models.loading import load_config as load_checkpoint_config
+from flax_bigbird.models.config_loading import load_config as load_checkpoint_config
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.option_names import translate_saved_options
 
