@@ -223,6 +223,14 @@ def test_workers_return_vectors(make_checkpoint, source):
         ({"options": {"max_length": 65}}, "max_length must be at most .*64; got 65"),
         ({"inputs": ["in.jsonl", "broken.jsonl"]}, r"broken.jsonl, line 2 is not"),
         ({"inputs": ["in.jsonl", "other.jsonl"]}, r"other.jsonl, line 1: column 'text' must hold"),
+        (
+            {"inputs": ["in.jsonl", "file://{}/other.jsonl"]},
+            r"file:\S*, line 1: column 'text' must",
+        ),
+        ({"inputs": ["in.jsonl", "file://{}/broken1.jsonl"]}, r"file:\S*broken1.jsonl, line 1 is"),
+        ({"inputs": ["in.jsonl", "file://{}/empty.jsonl"]}, "data files must hold data; file:"),
+        ({"inputs": ["file://{}/tables"]}, r"file:\S*tables/b.parquet has no 'text', which file:"),
+        ({"inputs": ["file://{}/damaged"]}, r"readable as parquet; file:\S*damaged/b.parquet is"),
         ({"output": "file://{}"}, "output must be new; file:.* files: choose another URL"),
         ({"output": "nowhere://bucket/out"}, "a URL must be that of a file system"),
         ({"model": "truncated"}, "model must be a BigBird checkpoint; .* is truncated"),
@@ -235,6 +243,14 @@ def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatc
         monkeypatch.setattr(module, name, None)
     (tmp_path / "broken.jsonl").write_text('{"text": "a"}\n{"text": \n')
     write_jsonl(tmp_path / "other.jsonl", [{"body": "a"}])
+    (tmp_path / "broken1.jsonl").write_text('{"text": ')
+    (tmp_path / "empty.jsonl").touch()
+    for folder in ("tables", "damaged"):
+        (tmp_path / folder).mkdir()
+        for name, column in {"a": "text", "b": "body"}.items():
+            table = pyarrow.table({column: ["a"]})
+            pyarrow.parquet.write_table(table, tmp_path / folder / f"{name}.parquet")
+    (tmp_path / "damaged" / "b.parquet").write_bytes(b"PAR1 and no end")
     model = classifier
     if "model" in change:
         model = str(shutil.copytree(classifier, tmp_path / change["model"]))
@@ -246,6 +262,7 @@ def test_invalid_calls_start_no_cluster(classifier, source, tmp_path, monkeypatc
             save_file({name: tensors[name] for name in tensors if "class" not in name}, weights)
     inputs = change.get("inputs", ["in.jsonl"])
     inputs = [name if ":" in name or name == "-" else str(tmp_path / name) for name in inputs]
+    inputs = [name.format(tmp_path) for name in inputs]
     output = change.get("output", "out").format(tmp_path)
     output = output if "://" in output else tmp_path / output
     before = sorted(tmp_path.rglob("*"))

@@ -19,6 +19,7 @@ import ray
 from flax_bigbird.inference.ray import (
     RayPredictor,
     cluster,
+    job,
     parts,
     predict_files,
     slice_worker,
@@ -44,6 +45,17 @@ def test_slices_leave_out_rows_that_are_answered(tmp_path):
     texts = [(first, [row["text"] for row in rows]) for first, rows in ranges]
     assert texts == [(101, ["1", "2"]), (105, ["5", "6"]), (107, ["7"])]
     assert slices._gaps(done, 0, 101) == []
+
+
+@pytest.mark.parametrize(("max_bytes", "expected"), [(1000, ["a"]), (17, ["a"]), (14, []), (5, [])])
+def test_the_first_row_is_checked_if_the_head_of_a_file_holds_it(
+    tmp_path, monkeypatch, max_bytes, expected
+):
+    write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {}, {"text": "c"}])  # 14, 3 and 14 bytes
+    inputs = slices.Input([], "json", None, None)
+    monkeypatch.setattr(job, "MAX_HEAD_BYTES", max_bytes)
+    rows = job._first_row_of_head(inputs, f"file://{tmp_path}/in.jsonl")
+    assert [row["text"] for row in rows] == expected
 
 
 def test_rows_that_kill_workers_end_the_job(classifier, tmp_path, monkeypatch):

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flax_bigbird._messages import first_line
 from flax_bigbird.data import files
@@ -15,10 +16,16 @@ from flax_bigbird.data.unreachable import explain_unreachable, unreachable
 
 if TYPE_CHECKING:
     import pyarrow.fs
+    import pyarrow.parquet
 
+T = TypeVar("T")
 
 GCS_RETRY_LIMIT = "?retry_limit_seconds=30"
 """How long pyarrow tries to reach Google Cloud Storage; by default, it does for 15 minutes."""
+
+
+MAX_REQUESTS = 16
+"""How many remote files are asked for at the same time."""
 
 
 def is_url(path: str | Path) -> bool:
@@ -103,9 +110,11 @@ def expand_sources(
     """
     expanded: list[str] = []
     formats: set[str | None] = set()
+    urls = [str(source) for source in sources if is_url(source)]
+    files_of_urls = iter(in_parallel(_expand_url, [(url, file_format) for url in urls]))
     for source in sources:
         if is_url(source):
-            found = _expand_url(str(source), file_format)
+            found = next(files_of_urls)
             expanded += found
             formats |= {file_format or files.format_of_name(Path(url)) for url in found}
         else:
@@ -127,12 +136,30 @@ def _expand_url(url: str, file_format: str | None) -> list[str]:
     with explain_unreachable(url):
         found = root.files()
     if len(found) == 1 and found[0].path == root.path:
+        if found[0].size == 0:
+            raise DataError(f"data files must hold data; {url} is empty: leave it out")
         return [url]
     # A directory may hold other files, such as _SUCCESS.
     named = [f for f in found if file_format or files.format_of_name(Path(f.path))]
     if not named:
         raise DataError(f"data files must exist; {url} has none: check the URL")
     return [root.url(f.path) for f in named]
+
+
+def in_parallel(function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
+    """Returns what a function returns for each of some arguments, up to `MAX_REQUESTS` at a time.
+
+    The first exception in the order of the arguments is raised.
+    """
+    if len(arguments) < 2:
+        return [function(*own) for own in arguments]
+    with ThreadPoolExecutor(MAX_REQUESTS) as pool:
+        futures = [pool.submit(function, *own) for own in arguments]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 @contextlib.contextmanager
@@ -168,6 +195,42 @@ def local_copy(source: str) -> Iterator[Path]:
             raise DataError(str(error).replace(str(copy), source)) from error
 
 
+@contextlib.contextmanager
+def copy_of_head(source: str, max_bytes: int) -> Iterator[tuple[Path, bool]]:
+    """Yields the path of a temporary copy of the start of a remote file, and if that is all of it.
+
+    Args:
+      source: A URL.
+      max_bytes: The maximum size of the copy.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
+    remote = RemotePath.of(source)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory, Path(remote.path).name)
+        with (
+            explain_unreachable(source),
+            # Decompression is left to those who read the copy.
+            remote.filesystem.open_input_stream(remote.path, compression=None) as stream,
+        ):
+            content = stream.read(max_bytes + 1)
+        copy.write_bytes(content[:max_bytes])
+        yield copy, len(content) <= max_bytes
+
+
+def parquet_column_names(source: str) -> list[str]:
+    """Returns the names of the columns of a Parquet file, of which only the end is read.
+
+    Args:
+      source: A path or a URL.
+
+    Raises:
+      DataError: if the file cannot be read.
+    """
+    return _parquet_metadata(source).schema.to_arrow_schema().names
+
+
 def parquet_num_rows(source: str) -> int:
     """Returns the number of rows of a Parquet file, of which only the end is read.
 
@@ -177,6 +240,10 @@ def parquet_num_rows(source: str) -> int:
     Raises:
       DataError: if the file cannot be read.
     """
+    return _parquet_metadata(source).num_rows
+
+
+def _parquet_metadata(source: str) -> "pyarrow.parquet.FileMetaData":
     import pyarrow
     import pyarrow.parquet
 
@@ -186,7 +253,7 @@ def parquet_num_rows(source: str) -> int:
         filesystem, path = remote.filesystem, remote.path
     with explain_unreachable(source):
         try:
-            return pyarrow.parquet.read_metadata(path, filesystem=filesystem).num_rows
+            return pyarrow.parquet.read_metadata(path, filesystem=filesystem)
         except pyarrow.ArrowException as error:
             raise DataError(
                 f"data files must be readable as parquet; {source} is not ({first_line(error)}): "

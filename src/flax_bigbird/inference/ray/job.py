@@ -1,16 +1,21 @@
 """What a job on a Ray cluster computes, and the checks that need no cluster."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data import files as data_files
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import DataError, OptionError
+from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.remote_files import (
+    copy_of_head,
     expand_sources,
+    in_parallel,
     is_url,
     local_copy,
+    parquet_column_names,
     source_fingerprint,
 )
 from flax_bigbird.data.standard_input import STANDARD_INPUT
@@ -29,7 +34,10 @@ from flax_bigbird.tasks.loading import check_model
 from flax_bigbird.tasks.prediction_task import PredictionTask
 
 MAX_CHECKED_FILES = 256
-"""How many local files are opened before the cluster is started, so that errors are found early."""
+"""How many files are opened before the cluster is started, so that errors are found early."""
+
+MAX_HEAD_BYTES = 2**18
+"""How much is read of a remote file to check its first row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +95,57 @@ def check_job(job: Job, files: Sequence[str | Path], parts: Parts, overwrite: bo
         columns = needed_columns(job.task, [path], kind, options.separator, job.keep)
         inputs = Input(sources, kind, frozenset(columns) if columns else None, options.separator)
         check_first_row(job.task, inputs.iterate_rows_of_copy(sources[0], path))
-    for source in local[:MAX_CHECKED_FILES]:
-        if source != sources[0]:
-            check_first_row(job.task, inputs.iterate_rows(source))
+    _check_other_files(job.task, inputs)
     check_model(job.name, job.task.model_class, **job.task.model_fields)
     return inputs
+
+
+def _check_other_files(task: PredictionTask, inputs: Input) -> None:
+    """Checks all files but the first, up to `MAX_CHECKED_FILES` of them.
+
+    Of local files, the first row is checked. Of remote ones, it is if a small part of the file
+    holds it, and of remote Parquet files, the columns are.
+
+    Raises:
+      DataError: if one cannot be read, or lacks what the task reads.
+    """
+    others = [source for source in inputs.sources[1:] if source != inputs.sources[0]]
+    others = others[:MAX_CHECKED_FILES]
+    remote = [source for source in others if is_url(source)]
+    if inputs.kind == "parquet":
+        _check_same_columns(inputs, remote)
+    else:
+        # The task encodes them here: not all tokenizers may be used by several threads.
+        for rows in in_parallel(_first_row_of_head, [(inputs, source) for source in remote]):
+            check_first_row(task, rows)
+    for source in others:
+        if not is_url(source):
+            check_first_row(task, inputs.iterate_rows(source))
+
+
+def _check_same_columns(inputs: Input, sources: Sequence[str]) -> None:
+    """Raises `DataError` if Parquet files lack a column that is read of the first file."""
+    if not sources:
+        return
+    first = inputs.sources[0]
+    names = in_parallel(parquet_column_names, [(source,) for source in (first, *sources)])
+    needed = (inputs.columns or frozenset()).intersection(names[0])
+    for source, columns in zip(sources, names[1:], strict=True):
+        for name in sorted(needed.difference(columns)):
+            raise DataError(
+                f"all files must have the columns that are read; {source} has no {name!r}, which "
+                f"{first} has: there are {', '.join(columns)}: rename its column, or leave it out"
+            )
+
+
+def _first_row_of_head(inputs: Input, source: str) -> list[FileRow]:
+    """Returns the first row of a remote file, if its first bytes hold all of the row."""
+    with copy_of_head(source, MAX_HEAD_BYTES) as (path, is_all):
+        rows = inputs.iterate_rows_of_copy(source, path)
+        try:
+            first = list(itertools.islice(rows, 1 if is_all else 2))
+        except DataError as error:
+            if is_all:
+                raise DataError(str(error).replace(str(path), source)) from error
+            return []  # what is wrong may be that the rest is missing
+        return first[:1] if is_all or len(first) == 2 else []
