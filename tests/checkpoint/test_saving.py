@@ -17,6 +17,7 @@ from checkpoint_trees import FORMATS, assert_trees_equal, example_tree, load_tre
 
 from flax_bigbird import checkpoint
 from flax_bigbird.checkpoint import CheckpointError, saving
+from flax_bigbird.checkpoint.sharding import parse_size
 
 
 def save(folder, value, form="safe", **documents):
@@ -192,7 +193,7 @@ def test_read_only_target_is_an_error_before_any_work(tmp_path, monkeypatch):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "mkdir", read_only)  # root may write anywhere, so the error is faked
-    monkeypatch.setattr(saving, "_plan", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(saving, "plan_weight_files", lambda *_: pytest.fail("work was done"))
     with pytest.raises(CheckpointError, match=r"cannot be written to .Read-only file system"):
         save(tmp_path, 2)
     assert content(tmp_path) == before
@@ -232,7 +233,7 @@ SIZES = {
 @pytest.mark.parametrize("size", SIZES)
 def test_spellings_of_sizes(size):
     """Those of `transformers`, in which a lower-case b without an i counts bits."""
-    assert saving.parse_size(size) == SIZES[size]
+    assert parse_size(size) == SIZES[size]
 
 
 @pytest.mark.parametrize("leaf", ["text", None, object()])

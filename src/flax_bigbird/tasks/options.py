@@ -7,7 +7,6 @@ with a value or a name is raised as an `OptionError`.
 
 import functools
 import types
-import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +16,7 @@ from pydantic.fields import FieldInfo
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.mesh_options import parse_mesh
 from flax_bigbird.tasks import registry
+from flax_bigbird.tasks.option_errors import option_error
 from flax_bigbird.tasks.option_names import Command, check_option_names, field_metadata, nearest
 
 # typing.Self cannot be checked at run time.
@@ -94,7 +94,7 @@ class Options(pydantic.BaseModel):
         try:
             super().__init__(**values)
         except pydantic.ValidationError as error:
-            raise _option_error(type(self), error) from error
+            raise option_error(type(self), error) from error
 
     @pydantic.model_validator(mode="after")
     def _check_choices(self) -> "Options":
@@ -266,48 +266,3 @@ def command_options(task: str, command: Command, *bases: type[Options]) -> type[
     namespace = {"task": task, "command": command, "__module__": __name__}
     kinds = (*bases, registry.get_options_class(task))
     return types.new_class(name, kinds, exec_body=lambda body: body.update(namespace))
-
-
-def _option_error(options_class: type[Options], error: pydantic.ValidationError) -> OptionError:
-    """Returns the first error that pydantic reports as an `OptionError`."""
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, OptionError):
-        return cause
-    name, value = str(first["loc"][0]), first["input"]
-    if first["type"] == "missing":
-        return OptionError("must be given; got none: add it", option=name)
-    field = options_class.model_fields[name]
-    if first["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
-        rule = f"must be {_range(field)}; got {_number(value)}: change it"
-        return OptionError(rule, option=name)
-    where = " in it" if len(first["loc"]) > 1 else ""
-    type_name = _type_name(field)
-    rule = f"must be of type {type_name}; got {value!r}{where}: change it"
-    return OptionError(rule, option=name)
-
-
-def _range(field: FieldInfo) -> str:
-    """Returns the values that a field allows, in words."""
-    low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
-    high = next((limit.le for limit in field.metadata if hasattr(limit, "le")), None)
-    if low is not None and high is not None:
-        return f"between {_number(low)} and {_number(high)}"
-    if low is not None:
-        return f"at least {_number(low)}"
-    return f"at most {_number(high)}" if high is not None else "finite"
-
-
-def _number(value: int | float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _type_name(field: FieldInfo) -> str:
-    """Returns the type of a field as users read it, without `None`."""
-    hint = field.annotation
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(
-        kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
-        for kind in kinds
-        if kind is not types.NoneType
-    )
