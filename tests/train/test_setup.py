@@ -12,7 +12,7 @@ from flax_bigbird.checkpoint import CheckpointWarning
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.train import train
-from flax_bigbird.train.model_setup import summarize_differences
+from flax_bigbird.train.checkpoint_differences import summarize_differences
 
 
 @pytest.fixture(scope="module")
