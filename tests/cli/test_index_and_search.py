@@ -38,13 +38,13 @@ def test_what_was_done_is_printed(model, tmp_path, capsys):
     for message in (
         "skipped c.txt: data files must be UTF-8",
         "b.txt is the same as a.txt, and is indexed once",
-        "1 files are empty, d.md first",
-        "1 files of other formats are not indexed",
-        "3 files added, 0 changed, 0 removed; 1 chunks",
+        "1 file is empty, d.md",
+        "1 file of another format is not indexed",
+        "3 files added, 0 changed, 0 removed; 1 chunk",
     ):
         assert message in shown
     assert main(command) == 0
-    assert "0 files added, 0 changed, 0 removed; 1 chunks" in capsys.readouterr().out
+    assert "0 files added, 0 changed, 0 removed; 1 chunk" in capsys.readouterr().out
 
 
 def test_results_are_printed_as_a_table_or_as_json(index, capsys):

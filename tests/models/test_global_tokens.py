@@ -141,7 +141,7 @@ def test_too_many_blocks():
     model = tiny_models.model(**OPTIONS, max_user_global_blocks=1)
     inputs = arrays()
     inputs["attention_mask"][:] = 1
-    message = "at most 1 blocks of 4 per example.*got 2: mark fewer, or raise the limit"
+    message = "at most 1 block of 4 per example.*got 2: mark fewer, or raise the limit"
     with pytest.raises(ValueError, match=message):
         model(**inputs, global_attention_mask=user_global())
     out = tiny_models.run(

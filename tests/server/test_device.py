@@ -162,7 +162,7 @@ def test_requests_are_counted_and_refused_when_the_server_ends():
     engine = Device(max_concurrent_requests=1).engine
     with engine.admitted():
         assert engine.num_requests == 1
-        with pytest.raises(RequestError, match="works on 1 requests"), engine.admitted():
+        with pytest.raises(RequestError, match="works on 1 request"), engine.admitted():
             pass
     assert engine.num_requests == 0
     engine.is_draining = True

@@ -86,7 +86,7 @@ def test_every_task_reports_empty_texts(tmp_path, task, row, column, changes):
         tmp_path, task, max_steps=1, validation_fraction=0, train_files=[data], **changes
     )
     train(options, [recorded])
-    message = f"1 texts in column '{column}' of the training data are empty, {data}, line 2 first."
+    message = f"1 text in column '{column}' of the training data is empty, {data}, line 2."
     assert message in recorded.messages
 
 
