@@ -1,5 +1,6 @@
 """Sets up every test: offline, with full float32 precision and with checked annotations."""
 
+import collections
 import importlib.metadata
 import os
 import signal
@@ -65,6 +66,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("shared")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Puts the files with the most slow tests first, so that no process is left with them alone."""
+    num_slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[item.path])
 
 
 @pytest.fixture
