@@ -166,7 +166,7 @@ def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--model", default="bigbird-sotu-mini")
+    parser.add_argument("--model", default="bigbird-books-mini")
     parser.add_argument("--documents", type=int, default=100, help="training documents per set")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)

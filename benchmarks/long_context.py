@@ -287,7 +287,7 @@ def table(results: dict[str, Any]) -> str:
     """Returns the Markdown page of all parts that have been run."""
     parts = [
         "# What a longer context is worth",
-        "`bigbird-sotu-mini` on held-out State of the Union addresses; "
+        f"`{results['model']}` on held-out State of the Union addresses; "
         f"{results['machine']['cores']} cores, {results['machine']['processor']}; "
         f"`python benchmarks/long_context.py`. {results.get('note', '')}".strip(),
     ]
@@ -361,7 +361,7 @@ PARTS = {"loss": masked_token_loss, "dating": dating, "far": distant_passages_ta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="bigbird-sotu-mini")
+    parser.add_argument("--model", default="bigbird-books-mini")
     parser.add_argument("--short-model", help="a model of the same size, trained on 512 tokens")
     parser.add_argument("--folder", default="long-context-runs", help="for the training runs")
     parser.add_argument("--seeds", type=int, default=3, help="of part 2")
@@ -377,7 +377,7 @@ def main() -> None:
     results = json.loads(path.read_text()) if path.exists() else {}
     for name in arguments.only or PARTS:
         results[name] = PARTS[name](arguments)
-        results["machine"] = machine()
+        results |= {"machine": machine(), "model": Path(arguments.model).name}
         write_results(path, results, table(results))
     print(table(results))
 

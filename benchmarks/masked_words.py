@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from random_attention import texts
+from report import write_results
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 from flax_bigbird.data.tokenization import load_tokenizer, tokenize
@@ -153,6 +154,30 @@ def held_out_texts(books: str) -> dict[str, list[str]]:
     }
 
 
+def table(results: dict[str, Any]) -> str:
+    """Returns the Markdown page of all models that were evaluated."""
+    lines = [
+        "# Masked words, by input length",
+        "",
+        "Bits per character of masked words in held-out texts, with standard errors "
+        "(`python benchmarks/masked_words.py`): State of the Union addresses, and books of "
+        "`mlschmitt/classic-books-markdown`. 15% of the words in the middle of an excerpt are "
+        "masked, and they are the same for every model and length. An error says how much the "
+        "excerpts differ. Differences between models are more certain than that.",
+        "",
+        "| model | texts | tokens | bits per character |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{Path(name).name}` | {kind} | {int(length):,} | "
+        f"{values['bits_per_character']:.3f} ± {values['error']:.3f} |"
+        for name, kinds in results.items()
+        for kind, lengths in kinds.items()
+        for length, values in lengths.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("models", nargs="+", help="shipped names or folders")
@@ -163,15 +188,16 @@ def main() -> None:
     arguments = parser.parse_args()
     path = Path(arguments.output) if arguments.output else None
     results: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+    held_out = held_out_texts(arguments.held_out_books)
     for name in arguments.models:
-        for kind, documents in held_out_texts(arguments.held_out_books).items():
+        for kind, documents in held_out.items():
             result = evaluate(name, documents, arguments.excerpts, tuple(arguments.lengths))
             results.setdefault(name, {}).setdefault(kind, {}).update(result)
             for length, values in result.items():
                 line = f"{values['bits_per_character']:.3f} ± {values['error']:.3f}"
                 print(f"{name}: {kind}, {length} tokens: {line} bits per character", flush=True)
         if path:
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            write_results(path, results, table(results))
 
 
 if __name__ == "__main__":

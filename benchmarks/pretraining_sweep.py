@@ -6,7 +6,7 @@ are then evaluated on masked words of held-out addresses and books (`masked_word
 character, which compare recipes with different vocabularies.
 
     python benchmarks/pretraining_sweep.py --books train.parquet --held-out-books validation.parquet
-    python benchmarks/pretraining_sweep.py --evaluate bigbird-sotu-mini --books ...
+    python benchmarks/pretraining_sweep.py --evaluate bigbird-books-mini --books ...
 
 The books are those of `mlschmitt/classic-books-markdown`, with a column "text". The results are
 written after each recipe, and finished recipes are not repeated.

@@ -6,7 +6,7 @@ the published checkpoints were trained) and once under "fixed". Both models are 
 every rule, and without random blocks, on the same held-out windows with the same masked tokens.
 Runs in `--folder` that were finished or interrupted are resumed.
 
-`--model` evaluates an existing model, such as `bigbird-sotu-mini`, and trains nothing.
+`--model` evaluates an existing model, such as `bigbird-books-mini`, and trains nothing.
 """
 
 import argparse

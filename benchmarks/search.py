@@ -215,7 +215,7 @@ def main() -> None:
     from flax_bigbird.inference import load_embedder
     from flax_bigbird.inference.search.fingerprint import model_fingerprint
 
-    models = arguments.model or ["bigbird-sotu-mini"]
+    models = arguments.model or ["bigbird-books-mini"]
     result: dict[str, Any] = {"runs": []}
     if arguments.output.exists() and not arguments.quick:
         result = json.loads(arguments.output.read_text(encoding="utf-8"))
@@ -262,7 +262,7 @@ def main() -> None:
                 for system, values in systems.items():
                     print(f"  {task.name} {system}: {values}", flush=True)
                 result["runs"].sort(
-                    key=lambda run: (run["model"] != "bigbird-sotu-mini", run["model"])
+                    key=lambda run: (run["model"] != "bigbird-books-mini", run["model"])
                 )
                 if not arguments.quick:
                     write_results(arguments.output, result, table(result))

@@ -93,7 +93,7 @@ def build(path: Path, count: int, dimension: int, data: Path | None) -> np.ndarr
     write_checksums(target)
     Manifest(
         library_version=__version__,
-        model="bigbird-sotu-mini",
+        model="bigbird-books-mini",
         fingerprint="",
         options=dict.fromkeys(VECTOR_OPTIONS),
         query_prompt=None,
@@ -117,7 +117,7 @@ def measure(path: Path, queries: np.ndarray) -> dict[str, Any]:
     start = time.perf_counter()
     index = open_index(path)
     opened = time.perf_counter() - start
-    embedder = load_embedder("bigbird-sotu-mini")
+    embedder = load_embedder("bigbird-books-mini")
 
     def embedding(vector: np.ndarray) -> Any:
         embedder.encode_query(QUERY)

@@ -208,7 +208,7 @@ def test_base_install_imports_every_module(package):
 def test_base_install_predicts():
     after = """
 from flax_bigbird.inference import load_predictor
-fill_masks = load_predictor("bigbird-sotu-mini")
+fill_masks = load_predictor("bigbird-books-mini")
 print(fill_masks("The state of the [MASK] is strong."))
 """
     _, stdout, _ = run_in_fresh_process(WITHOUT_EXTRAS, after)

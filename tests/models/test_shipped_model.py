@@ -1,4 +1,4 @@
-"""`bigbird-sotu-mini`, the model inside the package: how it is found, and what it has learned."""
+"""`bigbird-books-mini`, the model inside the package: how it is found, and what it has learned."""
 
 import functools
 import json

@@ -353,8 +353,8 @@ def test_wrong_options_are_one_line(capsys, monkeypatch, flags, message):
     ("model", "message"),
     [
         ("no-such-directory/model", "no-such-directory/model"),
-        ("chess=bigbird-sotu-mini", "the task before = must be one of"),
-        ("next-sentence=bigbird-sotu-mini", "the task before = must be one of"),
+        ("chess=bigbird-books-mini", "the task before = must be one of"),
+        ("next-sentence=bigbird-books-mini", "the task before = must be one of"),
     ],
 )
 def test_a_model_that_cannot_be_served_is_an_error(model, message):

@@ -43,7 +43,7 @@ def test_causal_models_are_trained_and_validated(tmp_path, data):
     changes = STREAMING | {"train_files": [data], "validation_files": [data], "eval_steps": 3}
     callback = RecordingCallback()
     report = train(tiny_run_options(tmp_path, "causal-lm", **changes), [callback])
-    assert "Training on a stream of 1 shards, for 6 steps." in callback.messages
+    assert "Training on a stream of 1 shard, for 6 steps." in callback.messages
     assert report["training"] == {"shards": 1}
     assert report["metrics"]["loss"] > 0
     assert "a stream for training" in (tmp_path / "run" / "README.md").read_text()

@@ -5,7 +5,7 @@ Each model is a folder beside this file, in the layout that `save_pretrained` wr
 
 from pathlib import Path
 
-DEFAULT_MODEL = "bigbird-sotu-mini"
+DEFAULT_MODEL = "bigbird-books-mini"
 _FOLDER = Path(__file__).parent
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.batching import Bucket, CollateFn, SelectRows
 from flax_bigbird.data.corpus import Corpus
 from flax_bigbird.data.stream_batches import BatchSource, StreamBatches
@@ -58,9 +59,10 @@ class StreamSource:
         data = StreamData(self.corpus, options, task, self.num_readers)
         if self.corpus.num_shards < data.num_readers:
             callback.on_message(
-                f"The stream has {self.corpus.num_shards:,} shards, and {data.num_readers:,} "
-                "processes read it: they divide shards by rows, unless these are row groups of "
-                "Parquet files. With as many files as processes, each reads less."
+                f"The stream has {pluralize(self.corpus.num_shards, 'shard')}, and "
+                f"{data.num_readers:,} processes read it: they divide shards by rows, unless "
+                "these are row groups of Parquet files. With as many files as processes, each "
+                "reads less."
             )
         return data
 
@@ -104,7 +106,7 @@ class StreamData:
 
     @property
     def description(self) -> str:
-        return f"a stream of {self.corpus.num_shards:,} shards"
+        return f"a stream of {pluralize(self.corpus.num_shards, 'shard')}"
 
     def summary(self) -> dict[str, int | float]:
         return {"shards": self.corpus.num_shards}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flax_bigbird._messages import first_line
+from flax_bigbird._messages import first_line, pluralize
 from flax_bigbird.checkpoint.atomic import atomic_write_bytes, publish_directory
 from flax_bigbird.data import files as data_files
 from flax_bigbird.data.errors import DataError, OptionError
@@ -109,8 +109,9 @@ class Parts(abc.ABC):
         if [first for first, _ in ranges] != stops[:-1] or stops[-1] != num_rows:
             raise PredictionError(
                 f"every one of the {num_rows:,} rows must be answered once; the parts that this "
-                f"machine sees are not those ({len(ranges)} parts): make sure that all nodes of "
-                "the cluster share the file system of the output, and set overwrite to start over"
+                f"machine sees are not those ({pluralize(len(ranges), 'part')}): make "
+                "sure that all nodes of the cluster share the file system of the output, and set "
+                "overwrite to start over"
             )
         names = [part_name(*range) for range in ranges]
         schemas = [pyarrow.parquet.read_schema(self.read(name)) for name in names]
@@ -216,8 +217,8 @@ class RemoteParts(Parts):
         found = self._files()
         if found and not overwrite:
             raise OptionError(
-                f"output must be new; {self.url} has {len(found)} files: choose another URL, or "
-                "set overwrite"
+                f"output must be new; {self.url} has {pluralize(len(found), 'file')}: choose "
+                "another URL, or set overwrite"
             )
 
     def check_is_no_input(self, files: Sequence[str]) -> None:
