@@ -31,6 +31,7 @@ from flax_bigbird.examples.state_of_the_union.speeches import (
     load_speeches,
     split_by_year,
 )
+from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.train import train, train_options
 
 RESULTS = Path(__file__).parent / "results"
@@ -166,7 +167,7 @@ def _table_row(name: str, settings: dict[str, Any], runs: list[dict[str, Any]]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--model", default="bigbird-books-mini")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--documents", type=int, default=100, help="training documents per set")
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -40,6 +40,7 @@ from flax_bigbird.examples.state_of_the_union.demo import (
 from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
 from flax_bigbird.inference import load_predictor
 from flax_bigbird.nn.losses import negative_log_likelihood
+from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.train import train
 
 LENGTHS = (512, 1024, 2048, 4096)
@@ -361,7 +362,7 @@ PARTS = {"loss": masked_token_loss, "dating": dating, "far": distant_passages_ta
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="bigbird-books-mini")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--short-model", help="a model of the same size, trained on 512 tokens")
     parser.add_argument("--folder", default="long-context-runs", help="for the training runs")
     parser.add_argument("--seeds", type=int, default=3, help="of part 2")

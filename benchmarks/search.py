@@ -21,6 +21,8 @@ import numpy as np
 from report import processor, write_results
 from search_tasks import Task, load_tasks
 
+from flax_bigbird.pretrained import DEFAULT_MODEL
+
 RESULTS = Path(__file__).parent / "results"
 CHUNK_TOKENS, CHUNK_OVERLAP = 256, 32
 RANK_CONSTANT = 60
@@ -215,7 +217,7 @@ def main() -> None:
     from flax_bigbird.inference import load_embedder
     from flax_bigbird.inference.search.fingerprint import model_fingerprint
 
-    models = arguments.model or ["bigbird-books-mini"]
+    models = arguments.model or [DEFAULT_MODEL]
     result: dict[str, Any] = {"runs": []}
     if arguments.output.exists() and not arguments.quick:
         result = json.loads(arguments.output.read_text(encoding="utf-8"))
@@ -261,9 +263,7 @@ def main() -> None:
                 ]
                 for system, values in systems.items():
                     print(f"  {task.name} {system}: {values}", flush=True)
-                result["runs"].sort(
-                    key=lambda run: (run["model"] != "bigbird-books-mini", run["model"])
-                )
+                result["runs"].sort(key=lambda run: (run["model"] != DEFAULT_MODEL, run["model"]))
                 if not arguments.quick:
                     write_results(arguments.output, result, table(result))
     print(table(result))

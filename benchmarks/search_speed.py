@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from report import changed_options, machine, memory_kib, write_results
 
+from flax_bigbird.pretrained import DEFAULT_MODEL
+
 QUERY = "Who was the first to see the ship leave the harbour, and what did he say of it?"
 ROWS = {
     "vectors": "by vectors",
@@ -93,7 +95,7 @@ def build(path: Path, count: int, dimension: int, data: Path | None) -> np.ndarr
     write_checksums(target)
     Manifest(
         library_version=__version__,
-        model="bigbird-books-mini",
+        model=DEFAULT_MODEL,
         fingerprint="",
         options=dict.fromkeys(VECTOR_OPTIONS),
         query_prompt=None,
@@ -117,7 +119,7 @@ def measure(path: Path, queries: np.ndarray) -> dict[str, Any]:
     start = time.perf_counter()
     index = open_index(path)
     opened = time.perf_counter() - start
-    embedder = load_embedder("bigbird-books-mini")
+    embedder = load_embedder(DEFAULT_MODEL)
 
     def embedding(vector: np.ndarray) -> Any:
         embedder.encode_query(QUERY)
