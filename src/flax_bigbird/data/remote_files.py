@@ -189,15 +189,15 @@ def local_copy(source: str) -> Iterator[Path]:
                 source_filesystem=remote.filesystem,
                 destination_filesystem=fs.LocalFileSystem(),
             )
-        try:
+        with _named_as(source, copy):
             yield copy
-        except DataError as error:
-            raise DataError(str(error).replace(str(copy), source)) from error
 
 
 @contextlib.contextmanager
 def copy_of_head(source: str, max_bytes: int) -> Iterator[tuple[Path, bool]]:
     """Yields the path of a temporary copy of the start of a remote file, and if that is all of it.
+
+    Errors in the data name the URL instead of the copy.
 
     Args:
       source: A URL.
@@ -216,7 +216,17 @@ def copy_of_head(source: str, max_bytes: int) -> Iterator[tuple[Path, bool]]:
         ):
             content = stream.read(max_bytes + 1)
         copy.write_bytes(content[:max_bytes])
-        yield copy, len(content) <= max_bytes
+        with _named_as(source, copy):
+            yield copy, len(content) <= max_bytes
+
+
+@contextlib.contextmanager
+def _named_as(source: str, copy: Path) -> Iterator[None]:
+    """Raises a `DataError` of the block again, with the URL in place of the copy's path."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace(str(copy), source)) from error
 
 
 def parquet_column_names(source: str) -> list[str]:

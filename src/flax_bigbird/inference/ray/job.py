@@ -144,8 +144,8 @@ def _first_row_of_head(inputs: Input, source: str) -> list[FileRow]:
         rows = inputs.iterate_rows_of_copy(source, path)
         try:
             first = list(itertools.islice(rows, 1 if is_all else 2))
-        except DataError as error:
+        except DataError:
             if is_all:
-                raise DataError(str(error).replace(str(path), source)) from error
+                raise
             return []  # what is wrong may be that the rest is missing
         return first[:1] if is_all or len(first) == 2 else []
