@@ -30,7 +30,7 @@ class CheckpointWarning(UserWarning):
 
 
 def warn_about_checkpoint(message: str, **parameters: Iterable[tuple[str, ...]]) -> None:
-    """Gives a warning that points to the caller of `from_pretrained`.
+    """Gives a warning that points to the caller of this package, such as of `from_pretrained`.
 
     Args:
       message: The message.

@@ -7,7 +7,7 @@ class OptionError(ValueError):
     The message states the rule, the received value, and the remedy.
 
     Attributes:
-      option: The name of the option with which the message begins; None if it begins otherwise.
+      option: The name of the option with which the message begins; None if that is not known.
       rule: The message without that name, for a user who knows the option by another one.
     """
 

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from flax.traverse_util import flatten_dict
 
 from flax_bigbird import checkpoint
 from flax_bigbird._messages import pluralize
-from flax_bigbird.checkpoint import CheckpointWarning, atomic_write_text
+from flax_bigbird.checkpoint import atomic_write_text
+from flax_bigbird.checkpoint.errors import warn_about_checkpoint
 from flax_bigbird.config import SparsityConfig
 from flax_bigbird.models.parameterized import ParameterizedModel, mismatched_params
 
@@ -99,14 +99,10 @@ def _check_params(model: ParameterizedModel, params: Any, flat: dict[Any, Any]) 
             f"{more}. Pass parameters of one replica (flax.jax_utils.unreplicate)"
         )
     if missing:
-        warnings.warn(
-            CheckpointWarning(
-                f"params lack {pluralize(len(missing), 'parameter')} of {type(model).__name__}, "
-                f"and so does what is saved: {checkpoint.format_paths(missing)}. from_pretrained "
-                "will initialize them anew; fill them in with model.init_weights, or pass the "
-                "whole tree"
-            ),
-            stacklevel=4,
+        warn_about_checkpoint(
+            f"params lack {pluralize(len(missing), 'parameter')} of {type(model).__name__}, and so "
+            f"does what is saved: {checkpoint.format_paths(missing)}. from_pretrained will "
+            "initialize them anew; fill them in with model.init_weights, or pass the whole tree"
         )
 
 
