@@ -11,6 +11,7 @@ held-out text is removed, because speeches and books quote one another. The file
   and fill an input of 512 tokens, of every address (four times, cut at other places) and of a third
   of the books' text;
 * the same with 1,020, 2,044 and 4,092 tokens, of every address once and of smaller parts of books;
+  with `--long`, which the last stage uses, other excerpts, and more that are long;
 * `validation.parquet`: excerpts cut out of the training texts, which choose the best checkpoint;
 * `held_out_addresses.parquet` and `held_out_books.parquet`.
 """
@@ -36,6 +37,8 @@ EXCERPT = 4000  # characters of a validation excerpt
 EXCERPTS = {"books": 40, "addresses": 24}
 BOOK_SHARES = {508: 1 / 3, 1020: 1 / 16, 2044: 1 / 16, 4092: 1 / 8}  # by tokens of an excerpt
 ADDRESS_COPIES = {508: 4, 1020: 1, 2044: 1, 4092: 1}
+LONG_BOOK_SHARES = {508: 1 / 4, 1020: 1 / 16, 2044: 1 / 8, 4092: 1 / 4}
+LONG_ADDRESS_COPIES = {508: 2, 1020: 1, 2044: 1, 4092: 2}
 LONGEST_WORD = 20  # tokens that an excerpt may be shorter by, to end between words
 PART = 2_000_000  # characters of a book that are tokenized at once
 
@@ -156,6 +159,8 @@ def write_mixture(
     held_out: Mapping[str, list[str]],
     tokenizer: Any,
     folder: Path,
+    *,
+    is_long: bool = False,
 ) -> None:
     """Writes the files that the module's docstring lists.
 
@@ -164,7 +169,10 @@ def write_mixture(
       held_out: The held-out texts, likewise.
       tokenizer: The tokenizer of the model that is to be trained.
       folder: Where the files are written.
+      is_long: Whether more of the excerpts are long. They are cut at other places, too.
     """
+    book_shares = LONG_BOOK_SHARES if is_long else BOOK_SHARES
+    address_copies = LONG_ADDRESS_COPIES if is_long else ADDRESS_COPIES
     folder.mkdir(exist_ok=True)
     for kind, texts in held_out.items():
         write(folder / f"held_out_{kind}.parquet", map(normalized, texts))
@@ -178,12 +186,14 @@ def write_mixture(
     write(folder / "validation.parquet", excerpts)
     for kind in texts:
         write(folder / f"{kind}.parquet", texts[kind])
+    if is_long:
+        generator = np.random.default_rng(1)
     books = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
     for kind, sources in (("addresses", texts["addresses"]), ("books", books)):
         offsets = [token_offsets(text, tokenizer) for text in sources]
-        for size in BOOK_SHARES:
-            copies = ADDRESS_COPIES[size] if kind == "addresses" else 1
-            share = BOOK_SHARES[size] if kind == "books" else 1.0
+        for size in book_shares:
+            copies = address_copies[size] if kind == "addresses" else 1
+            share = book_shares[size] if kind == "books" else 1.0
             excerpts = [
                 excerpt
                 for text, tokens in list(zip(sources, offsets, strict=True)) * copies
@@ -202,6 +212,7 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", default="google/bigbird-roberta-base", help="a model's folder or Hub id"
     )
+    parser.add_argument("--long", action="store_true", help="write more long excerpts (stage 9)")
     arguments = parser.parse_args()
     training, held_out = load_addresses()
     books, other_books = (
@@ -213,6 +224,7 @@ def main() -> None:
         {"addresses": held_out, "books": other_books},
         AutoTokenizer.from_pretrained(arguments.tokenizer),
         arguments.folder,
+        is_long=arguments.long,
     )
 
 

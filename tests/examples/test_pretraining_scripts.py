@@ -178,13 +178,25 @@ def test_the_files_of_the_mixture_are_those_that_later_steps_read(tmp_path, monk
         for kind in ("addresses", "books")
     }
     held_out = {kind: [f"held-out {kind}"] for kind in texts}
-    importlib.import_module("write_mixture").write_mixture(
-        texts, held_out, load_tokenizer(DEFAULT_MODEL), tmp_path / "mixture"
-    )
-    for stage in ("7-books", "8-decay"):
+    write_mixture = importlib.import_module("write_mixture").write_mixture
+    for name, is_long in (("mixture", False), ("mixture-long", True)):
+        training = {kind: list(texts[kind]) for kind in texts}
+        tokenizer = load_tokenizer(DEFAULT_MODEL)
+        write_mixture(training, held_out, tokenizer, tmp_path / name, is_long=is_long)
+    for stage in ("7-books", "8-decay", "9-longer"):
         options = yaml.safe_load((EXAMPLES / f"pretraining/{stage}.yaml").read_text("utf-8"))
         for file in [*options["train_files"], *options["validation_files"]]:
             assert (tmp_path / file).is_file()
+
+    def num_rows(file):
+        return parquet.read_table(tmp_path / file).num_rows
+
+    shorter, longer = (
+        {size: num_rows(f"{name}/addresses_{size}.parquet") for size in (508, 4092)}
+        for name in ("mixture", "mixture-long")
+    )
+    assert longer[508] < shorter[508]
+    assert longer[4092] > shorter[4092] > 0
 
     script = importlib.import_module("write_passages")
     monkeypatch.setattr(script, "PASSAGES", 40)

@@ -59,7 +59,8 @@ class AnswerFile:
         """
         if target.suffix not in cls.suffixes:
             raise OptionError(
-                f"output must end in {' or '.join(cls.suffixes)}; got {target.name!r}: rename it"
+                f"must end in {' or '.join(cls.suffixes)}; got {target.name!r}: rename it",
+                option="output",
             )
 
     def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:

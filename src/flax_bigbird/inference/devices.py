@@ -62,7 +62,7 @@ class InferenceDevices:
         """
         available = _local_devices() if devices is None else list(devices)
         if not available:
-            raise OptionError("devices must be one or more; got none: leave devices out")
+            raise OptionError("must be one or more; got none: leave devices out", option="devices")
         created = create_mesh(mesh, available)
         if created is None:
             return cls(device=None if devices is None else available[0])

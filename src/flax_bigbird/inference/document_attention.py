@@ -77,8 +77,9 @@ def document_attention(model: str, text: str, arguments: AttentionArguments) -> 
     encoder, task = predictor.model, predictor.task
     if encoder.sparsity.causal:
         raise OptionError(
-            f"model must be an encoder; {model} is a decoder: name an encoder, or use "
-            "output_attentions in Python"
+            f"must be an encoder; {model} is a decoder: name an encoder, or use "
+            "output_attentions in Python",
+            option="model",
         )
     config = encoder.config
     windows, _ = token_windows(task.tokenizer, text, arguments.query, task.options.length)
@@ -172,7 +173,9 @@ def _find_token(given: str, tokens: list[Token], text: str) -> int:
     last = len(tokens) - 1
     if given.isdecimal():
         if int(given) > last:
-            raise OptionError(f"token must lie in 0..{last}; got {given}: choose another one")
+            raise OptionError(
+                f"must lie in 0..{last}; got {given}: choose another one", option="token"
+            )
         return int(given)
     own: list[Any] = [token for token in tokens if token["start"] is not None]
     begin, end = (own[0]["start"], own[-1]["stop"]) if own else (0, 0)
@@ -182,6 +185,7 @@ def _find_token(given: str, tokens: list[Token], text: str) -> int:
         if start >= 0 and first is not None and first < start + len(given) and start < after:
             return position
     raise OptionError(
-        f"token must be a position or a word of the window; {given!r} does not occur in its "
-        f"characters, {begin:,} to {end:,}: check the spelling, or choose another window"
+        f"must be a position or a word of the window; {given!r} does not occur in its "
+        f"characters, {begin:,} to {end:,}: check the spelling, or choose another window",
+        option="token",
     )

@@ -55,7 +55,9 @@ def chunk_options(by: str, chunk_size: int | None, chunk_overlap: int) -> dict[s
       OptionError: if they contradict each other.
     """
     if by not in ("tokens", "sentence"):
-        raise OptionError(f"by must be 'tokens' or 'sentence'; got {by!r}: choose one of them")
+        raise OptionError(
+            f"must be 'tokens' or 'sentence'; got {by!r}: choose one of them", option="by"
+        )
     is_by_sentence = by == "sentence"
     if is_by_sentence and chunk_size is not None:
         raise OptionError(
@@ -85,7 +87,8 @@ def check_encode_call(
             raise OptionError(f"{name} must be {only!r}; got {value!r}: leave it out")
     if device is not None:
         raise OptionError(
-            f"device must be None; got {device!r}: leave it out, or give load_embedder devices"
+            f"must be None; got {device!r}: leave it out, or give load_embedder devices",
+            option="device",
         )
     if options.get("chunk_tokens") is not None or options.get("chunk_sentences"):
         raise OptionError(

@@ -41,7 +41,7 @@ def check_output(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         PartialOutput.of(target).remove_published()
         raise OptionError(
-            f"output must be new; {target} exists: choose another name, or set overwrite"
+            f"must be new; {target} exists: choose another name, or set overwrite", option="output"
         )
     data_files.check_output_directory(target)
 

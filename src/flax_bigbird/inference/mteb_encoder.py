@@ -45,8 +45,9 @@ class MtebEncoder:
     ):
         if revision is not None:
             raise OptionError(
-                f"revision must be None; got {revision!r}: download that revision, and name the "
-                "folder as the model"
+                f"must be None; got {revision!r}: download that revision, and name the "
+                "folder as the model",
+                option="revision",
             )
         self.embedder = model if isinstance(model, Embedder) else load_embedder(model, **options)
 

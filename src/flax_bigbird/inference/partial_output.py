@@ -74,8 +74,9 @@ class PartialOutput:
                 stack.enter_context(lock_directory(self.directory))
             except DirectoryInUseError as error:
                 raise OptionError(
-                    f"output must not be in use by another prediction; {target} is written by "
-                    f"{error.holder}: wait until it ends, stop it, or choose another output"
+                    f"must not be in use by another prediction; {target} is written by "
+                    f"{error.holder}: wait until it ends, stop it, or choose another output",
+                    option="output",
                 ) from error
             yield
 

@@ -100,8 +100,9 @@ def check_max_length(max_length: int | None, config: Any) -> None:
     positions = config.max_position_embeddings
     if max_length and max_length > positions:
         raise OptionError(
-            f"max_length must be at most the model's max_position_embeddings, "
-            f"{positions}; got {max_length}: lower it"
+            f"must be at most the model's max_position_embeddings, "
+            f"{positions}; got {max_length}: lower it",
+            option="max_length",
         )
 
 

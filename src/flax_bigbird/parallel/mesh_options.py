@@ -28,7 +28,7 @@ def parse_mesh(text: str | None) -> dict[str, int]:
         name, separator, value = (part.strip() for part in pair.partition("="))
         if not separator or not name:
             raise OptionError(
-                f"mesh must be pairs of an axis and its size; got {text!r}: {_EXAMPLE}"
+                f"must be pairs of an axis and its size; got {text!r}: {_EXAMPLE}", option="mesh"
             )
         if name not in MESH_AXES:
             raise OptionError(
@@ -36,7 +36,8 @@ def parse_mesh(text: str | None) -> dict[str, int]:
             )
         if name in sizes:
             raise OptionError(
-                f"mesh must name an axis once; got {name} twice in {text!r}: leave one out"
+                f"must name an axis once; got {name} twice in {text!r}: leave one out",
+                option="mesh",
             )
         sizes[name] = _parse_size(name, value)
     if list(sizes.values()).count(REMAINING) > 1:

@@ -150,8 +150,9 @@ class ServerSettings(Options):
         short = [key for key in self.api_key if len(key) < MIN_KEY_LENGTH]
         if short:
             raise OptionError(
-                f"api_key must have at least {MIN_KEY_LENGTH} characters; got one of "
-                f"{len(short[0])}: make one with `openssl rand -hex 32`"
+                f"must have at least {MIN_KEY_LENGTH} characters; got one of "
+                f"{len(short[0])}: make one with `openssl rand -hex 32`",
+                option="api_key",
             )
         return self
 
@@ -160,8 +161,9 @@ class ServerSettings(Options):
         for origin in self.cors_origin:
             if origin != "*" and "://" not in origin:
                 raise OptionError(
-                    f"cors_origin must be an origin such as https://example.org, or *; got "
-                    f"{origin!r}: add the scheme"
+                    f"must be an origin such as https://example.org, or *; got "
+                    f"{origin!r}: add the scheme",
+                    option="cors_origin",
                 )
         return self
 

@@ -47,8 +47,9 @@ class CausalLM(LanguageModeling):
             self.options.max_new_tokens > self.options.length - 2
         ):
             raise OptionError(
-                f"max_new_tokens must leave room for a text in max_length={self.options.length}; "
-                f"got {self.options.max_new_tokens}: lower it"
+                f"must leave room for a text in max_length={self.options.length}; "
+                f"got {self.options.max_new_tokens}: lower it",
+                option="max_new_tokens",
             )
 
     @classmethod

@@ -272,8 +272,9 @@ class Embedding(EmbeddingPrediction, Task):
         for dim in self.options.matryoshka_dims:
             if not 1 <= dim <= size:
                 raise OptionError(
-                    f"matryoshka_dims must be from 1 to the {size:,} dimensions of the vectors; "
-                    f"got {dim:,}: change it"
+                    f"must be from 1 to the {size:,} dimensions of the vectors; "
+                    f"got {dim:,}: change it",
+                    option="matryoshka_dims",
                 )
 
     def _role_prompts(self) -> tuple[str, str]:
@@ -294,10 +295,11 @@ class Embedding(EmbeddingPrediction, Task):
         inputs = encoded.inputs_per_example
         if options.tokens_per_batch // inputs // length < 2:
             raise OptionError(
-                f"tokens_per_batch must hold two examples, each of {inputs} texts of "
+                f"must hold two examples, each of {inputs} texts of "
                 f"{length:,} tokens, which are negatives of each other; got "
                 f"{options.tokens_per_batch:,}: raise it, with mini_batch_size=1 if the memory is "
-                "too small, or lower max_length"
+                "too small, or lower max_length",
+                option="tokens_per_batch",
             )
 
 

@@ -33,13 +33,15 @@ def load_config(model: str) -> Any:
     directory = Path(path)
     if directory.is_dir() and not (directory / "config.json").is_file():
         raise OptionError(
-            f"model must be a BigBird checkpoint; the directory {path} has no config.json: name "
-            "another"
+            f"must be a BigBird checkpoint; the directory {path} has no config.json: name another",
+            option="model",
         )
     try:
         return load_checkpoint_config(Source(path))
     except (OSError, ValueError) as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {path}: {error}") from None
+        raise OptionError(
+            f"must be a BigBird checkpoint; {path}: {error}", option="model"
+        ) from None
 
 
 def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> Any:
@@ -82,7 +84,9 @@ def _model_errors(model: str, model_class: str) -> Iterator[None]:
             warnings.simplefilter("always", CheckpointWarning)
             yield
     except (CheckpointError, OSError, ValueError) as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from error
+        raise OptionError(
+            f"must be a BigBird checkpoint; {model}: {error}", option="model"
+        ) from error
     # Parameters of another head in the file do no harm.
     given = [w.message for w in caught if isinstance(w.message, CheckpointWarning)]
     missing = [message for message in given if not message.unread_parameters]
@@ -106,7 +110,9 @@ def load_files_beside(load: Callable[[Source], _Content], model: str) -> _Conten
     try:
         return load(Source(model))
     except CheckpointError as error:
-        raise OptionError(f"model must be a BigBird checkpoint; {model}: {error}") from None
+        raise OptionError(
+            f"must be a BigBird checkpoint; {model}: {error}", option="model"
+        ) from None
 
 
 def load_saved_options(model: str) -> dict[str, Any]:

@@ -180,8 +180,9 @@ class TaskOptions(Options):
         separator = self.separator
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise OptionError(
-                f"separator must be one character that is no quote or line end; got {separator!r}: "
-                "give one such as ;"
+                f"must be one character that is no quote or line end; got {separator!r}: "
+                "give one such as ;",
+                option="separator",
             )
         return self
 
@@ -200,8 +201,9 @@ class TaskOptions(Options):
     def _check_tokens_per_batch(self) -> "TaskOptions":
         if self.max_length is not None and self.tokens_per_batch < self.max_length:
             raise OptionError(
-                f"tokens_per_batch must hold one document of max_length={self.max_length} tokens; "
-                f"got {self.tokens_per_batch}: raise it, or lower max_length"
+                f"must hold one document of max_length={self.max_length} tokens; "
+                f"got {self.tokens_per_batch}: raise it, or lower max_length",
+                option="tokens_per_batch",
             )
         return self
 

@@ -162,8 +162,9 @@ def task_for_config(config: Any, model: str, command: str = "predict") -> str:
         if task.owns_model_class and task.model_class.removeprefix("Flax") in saved:
             return name
     raise OptionError(
-        f"task must be given for {model}, which was saved as {', '.join(saved) or 'no class'}: "
-        f"choose one of {', '.join(task_names(command))}"
+        f"must be given for {model}, which was saved as {', '.join(saved) or 'no class'}: "
+        f"choose one of {', '.join(task_names(command))}",
+        option="task",
     )
 
 
@@ -171,7 +172,9 @@ def _get_entry(name: str) -> TaskEntry:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, 1)
         remedy = f"did you mean {near[0]}?" if near else "choose one of them"
-        raise OptionError(f"task must be one of {', '.join(task_names())}; got {name!r}: {remedy}")
+        raise OptionError(
+            f"must be one of {', '.join(task_names())}; got {name!r}: {remedy}", option="task"
+        )
     return TASKS[name]
 
 
@@ -184,8 +187,9 @@ def check_command(name: str, command: str) -> None:
     commands = _get_entry(name).commands
     if command not in commands:
         raise OptionError(
-            f"task must be one of {', '.join(task_names(command))} for bigbird {command}; got "
-            f"{name!r}: use bigbird {' or '.join(commands)}"
+            f"must be one of {', '.join(task_names(command))} for bigbird {command}; got "
+            f"{name!r}: use bigbird {' or '.join(commands)}",
+            option="task",
         )
 
 

@@ -77,9 +77,10 @@ def recognize_negatives(options: Any, names: Collection[str]) -> Any:
     plain = [name for name in NEGATIVE_NAMES if name in names]
     if len(plain) > 1 or (numbered and plain and plain != ["negative"]):
         raise OptionError(
-            "negative_column must be given if several columns may be meant; the data have "
+            "must be given if several columns may be meant; the data have "
             f"{' and '.join([*plain, *numbered])}: name one of them, or several with commas "
-            "between them"
+            "between them",
+            option="negative_column",
         )
     found = [*plain, *numbered]
     return options.replace(negative_column=",".join(found)) if found else options

@@ -27,9 +27,10 @@ def find_prompt(prompts: Mapping[str, str], name: str) -> str:
     """
     if name not in prompts:
         raise OptionError(
-            "prompt_name must be one of the model's prompts, "
+            "must be one of the model's prompts, "
             f"{', '.join(prompts) or 'of which there are none'}; got {name!r}: choose one of them, "
-            "or give prompt"
+            "or give prompt",
+            option="prompt_name",
         )
     return prompts[name]
 
@@ -215,8 +216,9 @@ class EmbeddingOptions(TaskOptions):
             )
         if self.chunk_overlap and self.chunk_overlap >= (self.chunk_tokens or 0):
             raise OptionError(
-                f"chunk_overlap must be less than chunk_tokens; got {self.chunk_overlap} for "
-                f"chunk_tokens={self.chunk_tokens}: lower it, or give more chunk_tokens"
+                f"must be less than chunk_tokens; got {self.chunk_overlap} for "
+                f"chunk_tokens={self.chunk_tokens}: lower it, or give more chunk_tokens",
+                option="chunk_overlap",
             )
         if self.is_chunked and self.pooling_mode not in (None, "mean"):
             raise OptionError(
@@ -229,8 +231,9 @@ class EmbeddingOptions(TaskOptions):
     def _check_crops(self) -> "EmbeddingOptions":
         if self.crop_min_ratio > self.crop_max_ratio:
             raise OptionError(
-                f"crop_min_ratio must be at most crop_max_ratio={self.crop_max_ratio}; got "
-                f"{self.crop_min_ratio}: lower it"
+                f"must be at most crop_max_ratio={self.crop_max_ratio}; got "
+                f"{self.crop_min_ratio}: lower it",
+                option="crop_min_ratio",
             )
         return self
 

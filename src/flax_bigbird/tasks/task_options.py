@@ -303,8 +303,9 @@ class QuestionAnsweringOptions(TaskOptions):
     def _check_stride(self) -> "QuestionAnsweringOptions":
         if self.max_length is not None and self.stride >= self.max_length // 2:
             raise OptionError(
-                f"stride must be less than half of max_length={self.max_length}; got "
-                f"{self.stride}: lower it"
+                f"must be less than half of max_length={self.max_length}; got "
+                f"{self.stride}: lower it",
+                option="stride",
             )
         return self
 

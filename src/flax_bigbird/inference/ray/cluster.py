@@ -76,8 +76,9 @@ def _start(address: str) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise OptionError(
-            f"address must be that of a running Ray cluster; got {address!r} "
-            f"({first_line(error)}): start one with ray start --head, or leave address out"
+            f"must be that of a running Ray cluster; got {address!r} "
+            f"({first_line(error)}): start one with ray start --head, or leave address out",
+            option="address",
         ) from error
     finally:
         for name, value in before.items():
@@ -158,8 +159,9 @@ class Workers:
         count = concurrency if concurrency is not None else sum(gpus) or len(cpus)
         if not 1 <= count <= available:
             raise OptionError(
-                f"concurrency must lie in 1..{available}, the number of {unit} of the cluster; got "
-                f"{count}: change it, or give the address of a larger cluster"
+                f"must lie in 1..{available}, the number of {unit} of the cluster; got "
+                f"{count}: change it, or give the address of a larger cluster",
+                option="concurrency",
             )
         if any(gpus):
             return cls(count, 1, 1 - CPUS_FOR_TASKS, None)

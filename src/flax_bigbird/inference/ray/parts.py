@@ -191,8 +191,9 @@ class LocalParts(Parts):
                 stream.write(b".")
         except FileNotFoundError as error:
             raise OptionError(
-                "output must be on a file system that all nodes of the cluster share; a worker "
-                f"does not find {self.directory}: mount it there, or give a URL such as s3://..."
+                "must be on a file system that all nodes of the cluster share; a worker "
+                f"does not find {self.directory}: mount it there, or give a URL such as s3://...",
+                option="output",
             ) from error
         return (self._attempts / str(first)).stat().st_size
 
@@ -217,8 +218,9 @@ class RemoteParts(Parts):
         found = self._files()
         if found and not overwrite:
             raise OptionError(
-                f"output must be new; {self.url} has {pluralize(len(found), 'file')}: choose "
-                "another URL, or set overwrite"
+                f"must be new; {self.url} has {pluralize(len(found), 'file')}: choose "
+                "another URL, or set overwrite",
+                option="output",
             )
 
     def check_is_no_input(self, files: Sequence[str]) -> None:

@@ -254,14 +254,16 @@ def _checked_vector(vector: Any, dimension: int) -> np.ndarray:
     """
     if np.shape(vector) != (dimension,):
         raise OptionError(
-            f"vector must have the {dimension} dimensions of the index; got the shape "
-            f"{np.shape(vector)}: embed the query with the model of the index"
+            f"must have the {dimension} dimensions of the index; got the shape "
+            f"{np.shape(vector)}: embed the query with the model of the index",
+            option="vector",
         )
     values = np.asarray(vector)
     if values.dtype.kind not in "fiu" or not np.isfinite(values.astype(np.float32)).all():
         raise OptionError(
-            f"vector must hold finite numbers; got {str(vector)[:60]}, of type {values.dtype}: "
-            "embed the query with the model of the index"
+            f"must hold finite numbers; got {str(vector)[:60]}, of type {values.dtype}: "
+            "embed the query with the model of the index",
+            option="vector",
         )
     return values.astype(np.float32)
 
@@ -282,8 +284,9 @@ def _load_reranker(rerank: Any) -> Any:
         return load_reranker(rerank)
     if rerank is not None and not hasattr(rerank, "rank"):
         raise OptionError(
-            f"rerank must be the path of a reranker, or one that is loaded; got {rerank!r}: give "
-            "one of them, or leave it out"
+            f"must be the path of a reranker, or one that is loaded; got {rerank!r}: give "
+            "one of them, or leave it out",
+            option="rerank",
         )
     return rerank
 
