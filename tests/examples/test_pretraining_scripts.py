@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_checkpoints import Checkpoints
 
 from flax_bigbird.pretrained import DEFAULT_MODEL
 
@@ -108,6 +109,37 @@ def test_added_layers_hardly_change_the_logits():
     added = gradients["bert"]["encoder"]["layer"]["1"]
     for part in (added["attention"]["output"], added["output"]):
         assert np.abs(part["dense"]["kernel"]).max() > 0
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_the_average_of_models_is_in_the_middle(tmp_path):
+    import jax
+
+    from flax_bigbird import FlaxBigBirdForMaskedLM
+
+    script = importlib.import_module("average_models")
+    checkpoint = Checkpoints(tmp_path)
+    first = Path(checkpoint("FlaxBigBirdForMaskedLM"))
+    model = FlaxBigBirdForMaskedLM.from_pretrained(first)
+    second, target = tmp_path / "second", tmp_path / "mean"
+    for folder in (first, second):
+        folder.mkdir(exist_ok=True)
+        for name in script.TOKENIZER_FILES:
+            (folder / name).write_text(f"{folder.name} {name}")
+    model.save_pretrained(second, params=jax.tree.map(lambda leaf: leaf + 2, model.params))
+    script.average([first, second], target)
+    mean = FlaxBigBirdForMaskedLM.from_pretrained(target)
+    jax.tree.map(
+        lambda old, new: np.testing.assert_allclose(new, old + 1, atol=1e-6),
+        model.params,
+        mean.params,
+    )
+    assert (target / "tokenizer.json").read_text() == "second tokenizer.json"
+
+    wider = Path(checkpoint("FlaxBigBirdForMaskedLM", hidden_size=64))
+    with pytest.raises(ValueError, match="must have the same parameters to be averaged"):
+        script.average([first, wider], tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("pretraining")

@@ -159,7 +159,7 @@ def test_no_json_is_400(server, content):
             "input: Input should be a valid string, or: Input should be a valid integer",
         ),
         ("/embed", {"inputs": "a", "dimensions": 99}, "dimensions must be at most the 32 dim"),
-        ("/embed", {"inputs": "a", "prompt_name": "query"}, "prompt_name must be one of the model's"),
+        ("/embed", {"inputs": "a", "prompt_name": "query"}, "prompt_name must be one of"),
         ("/predict", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k: Input should"),
     ],
 )  # fmt: skip
