@@ -192,7 +192,9 @@ def main() -> None:
     for name in arguments.models:
         for kind, documents in held_out.items():
             result = evaluate(name, documents, arguments.excerpts, tuple(arguments.lengths))
-            results.setdefault(name, {}).setdefault(kind, {}).update(result)
+            # Keys of JSON are text: a length that was measured before must not occur twice.
+            by_length = {str(length): values for length, values in result.items()}
+            results.setdefault(name, {}).setdefault(kind, {}).update(by_length)
             for length, values in result.items():
                 line = f"{values['bits_per_character']:.3f} ± {values['error']:.3f}"
                 print(f"{name}: {kind}, {length} tokens: {line} bits per character", flush=True)
