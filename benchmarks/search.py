@@ -180,10 +180,12 @@ def measure(embedder: Any, task: Task, units: tuple[Spans, np.ndarray]) -> dict[
 
 def table(result: dict[str, Any]) -> str:
     """Returns the results as Markdown tables."""
+    models = dict.fromkeys(run["model"] for run in result["runs"])
+    flags = "".join(f" --model {model}" for model in models)
     lines = [
         "# What a search finds",
         "",
-        f"{result['machine']}. `{result['command']}`",
+        f"{result['machine']}. `python benchmarks/search.py --data DATA{flags}`",
         "",
         f"Chunks of {CHUNK_TOKENS} tokens, {CHUNK_OVERLAP} in common, by late chunking; cosines. "
         "Documents are ranked by their best chunk, speeches by one vector each. LSA has as many "
@@ -221,8 +223,6 @@ def main() -> None:
     result: dict[str, Any] = {"runs": []}
     if arguments.output.exists() and not arguments.quick:
         result = json.loads(arguments.output.read_text(encoding="utf-8"))
-    flags = "".join(f" --model {Path(model).name}" for model in models)
-    result["command"] = f"python benchmarks/search.py --data DATA{flags}"
     result["machine"] = f"{processor()}, {os.cpu_count()} cores"
     for model in models:
         embedder = load_embedder(model)
