@@ -3,7 +3,6 @@
 import collections
 import importlib.metadata
 import os
-import pathlib
 import signal
 
 # A shell starts background processes with SIGINT ignored; the tests of Ctrl-C need it.
@@ -50,8 +49,6 @@ TYPECHECKED: tuple[str, ...] = (
     "flax_bigbird.server",
     "flax_bigbird.cli",
 )
-# Compiled programs are freed between modules if a process has more memory maps than this.
-MAX_MEMORY_MAPS = 25_000
 # Directories whose tests train models, in which optax promotes dtypes. What a task computes in a
 # step is tested strictly in tests/tasks/test_step_dtypes.py.
 TRAINING_TESTS = ("cli", "docs", "examples", "inference")
@@ -118,14 +115,9 @@ def _strict_dtype_promotion(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def _clear_compiled_programs():
-    """Frees the memory maps of compiled programs in time: XLA crashes past Linux' limit of 65,530.
-
-    Until then, modules share the programs of small operations, which most of them use.
-    """
+    """Frees the memory maps of compiled programs; XLA crashes past Linux' limit of 65,530."""
     yield
-    maps = pathlib.Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > MAX_MEMORY_MAPS:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
