@@ -226,7 +226,7 @@ def table(results: dict[str, Any]) -> str:
         "# Recipes of pretraining",
         "",
         f"{results['seconds']:.0f} s of processor time each on {results['machine']}; "
-        "the number of steps is fixed after the first ones, so that some take up to an eighth less. "
+        "the number of steps is fixed after the first ones, and some took up to an eighth less. "
         "`python benchmarks/pretraining_sweep.py`. Windows of 128 tokens, half of addresses and "
         "half of books. Bits per character of masked words (15%, whole words), which do not depend "
         "on the vocabulary; the standard error of each is about "
