@@ -1,11 +1,18 @@
 """The options of tasks: values, names, commands, and the options of earlier versions."""
 
+import ast
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flax_bigbird.inference.options import predict_options
+import flax_bigbird
+from flax_bigbird.inference.attention_options import AttentionArguments
+from flax_bigbird.inference.options import EngineArguments, ModelArguments, predict_options
+from flax_bigbird.inference.search.options import IndexArguments, SearchArguments
+from flax_bigbird.server.settings import ServerSettings
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.tasks.options import (
     OptionError,
@@ -19,6 +26,9 @@ from flax_bigbird.tasks.task_options import (
     QuestionAnsweringOptions,
     SequenceClassificationOptions,
 )
+from flax_bigbird.train.arguments import train_options_class
+
+SOURCE = Path(flax_bigbird.__file__).parent
 
 
 @pytest.mark.parametrize(
@@ -173,3 +183,22 @@ def test_errors_know_the_option_that_they_begin_with(name, value):
         assert str(received) == f"{name} {received.rule}"
         assert received.rule.startswith("must be ")
     assert OptionError("the data must exist").option is None
+
+
+def test_errors_that_begin_with_an_option_know_it():
+    """A server names the option as its clients know it, and must find it without reading text."""
+    classes = [*map(train_options_class, task_names()), AttentionArguments, EngineArguments]
+    classes += [ModelArguments, IndexArguments, SearchArguments, ServerSettings]
+    names = {name for options_class in classes for name in options_class.model_fields}
+    names |= {"name", "option"}  # variables that hold one
+    unknown = []
+    calls = 0
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "OptionError" and node.args:
+                calls += 1
+                begin = re.match(r"f?['\"](\w+|\{\w+\}) must ", ast.unparse(node.args[0]))
+                if begin and not node.keywords and begin[1].strip("{}") in names:
+                    unknown.append(f"{path.name}:{node.lineno}: {begin[0]}")
+    assert calls > 100
+    assert not unknown

@@ -187,7 +187,7 @@ def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
-            raise OptionError(f"{name} must be key=value; got {text!r}: add the value")
+            raise OptionError(f"must be key=value; got {text!r}: add the value", option=name)
         pairs[key.strip()] = yaml.safe_load(value)
     return pairs
 

@@ -82,7 +82,9 @@ def gather_options(task: str, config: Path | None, flags: Mapping[str, Any]) -> 
         values.pop("task", None)
         values |= parse_flags(flags, option_fields(train_options_class(task)))
         if "output_dir" not in values:
-            raise OptionError("output_dir must be given; got none: add --output-dir DIRECTORY")
+            raise OptionError(
+                "must be given; got none: add --output-dir DIRECTORY", option="output_dir"
+            )
         return train_options(task, **values)
     except OptionError as error:
         raise CommandError(str(error)) from error

@@ -77,7 +77,8 @@ def check_output_directory(output: Path) -> None:
     """Raises `OptionError` if the directory that an output is to be written to does not exist."""
     if not output.parent.is_dir():
         raise OptionError(
-            f"output must be in a directory that exists; got {output}: create the directory"
+            f"must be in a directory that exists; got {output}: create the directory",
+            option="output",
         )
 
 
@@ -87,8 +88,9 @@ def check_output_is_no_input(output: Path, files: Iterable[str | Path]) -> None:
         path = Path(file).expanduser()
         if output.exists() and path.exists() and output.samefile(path):
             raise OptionError(
-                f"output must not be a file that is read; got {output}, which is {file}: choose "
-                "another name"
+                f"must not be a file that is read; got {output}, which is {file}: choose "
+                "another name",
+                option="output",
             )
 
 

@@ -62,13 +62,15 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     if not path.is_dir() and not is_hub_id(path_or_name):
         what = "is a file" if path.exists() else "does not exist"
         raise OptionError(
-            f"tokenizer must be a directory or Hub id that holds one; {name} {what}: check the path"
+            f"must be a directory or Hub id that holds one; {name} {what}: check the path",
+            option="tokenizer",
         )
     if path.is_dir() and not any((path / file).is_file() for file in TOKENIZER_FILES):
         raise OptionError(
-            f"tokenizer must be a directory with the files of one ({', '.join(TOKENIZER_FILES)}); "
+            f"must be a directory with the files of one ({', '.join(TOKENIZER_FILES)}); "
             f"{path} has none of them: save the model's tokenizer there with "
-            "tokenizer.save_pretrained, or copy its files"
+            "tokenizer.save_pretrained, or copy its files",
+            option="tokenizer",
         )
     try:
         # Code of a repository is never run; by default, `transformers` would wait for an answer.
@@ -79,8 +81,9 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             raise
         reason = find_malformed_file(path) if path.is_dir() else None
         raise OptionError(
-            f"tokenizer must be a directory or Hub id that holds one; {name} does not "
-            f"({reason or first_line(error)}): name one, or train a vocabulary with a new model"
+            f"must be a directory or Hub id that holds one; {name} does not "
+            f"({reason or first_line(error)}): name one, or train a vocabulary with a new model",
+            option="tokenizer",
         ) from error
     if contradiction is not None:
         raise OptionError(

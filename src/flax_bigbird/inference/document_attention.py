@@ -158,7 +158,9 @@ def _check(
     ):
         value = getattr(arguments, name)
         if value is not None and value >= size:
-            raise OptionError(f"{name} must lie in 0..{size - 1}; got {value}: choose another one")
+            raise OptionError(
+                f"must lie in 0..{size - 1}; got {value}: choose another one", option=name
+            )
     if len(arguments.token) > MAX_TOKENS:
         raise OptionError(
             f"token may be given at most {MAX_TOKENS} times; got {len(arguments.token)}: leave out "

@@ -84,7 +84,7 @@ def check_encode_call(
         ("precision", precision, "float32"),
     ):
         if value != only:
-            raise OptionError(f"{name} must be {only!r}; got {value!r}: leave it out")
+            raise OptionError(f"must be {only!r}; got {value!r}: leave it out", option=name)
     if device is not None:
         raise OptionError(
             f"must be None; got {device!r}: leave it out, or give load_embedder devices",

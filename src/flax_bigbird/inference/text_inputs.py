@@ -29,9 +29,9 @@ def as_texts(value: Any) -> tuple[Any, bool]:
 def check_count(name: str, value: Any) -> None:
     """Raises `OptionError` unless an argument is an integer of at least 1."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise OptionError(f"{name} must be an integer; got {value!r}: give one of at least 1")
+        raise OptionError(f"must be an integer; got {value!r}: give one of at least 1", option=name)
     if value < 1:
-        raise OptionError(f"{name} must be at least 1; got {value!r}: raise it")
+        raise OptionError(f"must be at least 1; got {value!r}: raise it", option=name)
 
 
 def checked_texts(texts: Iterable[Any]) -> Iterator[str]:

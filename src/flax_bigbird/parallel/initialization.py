@@ -120,12 +120,12 @@ def _run_with_timeout(connect: Callable[[], None]) -> None:
         raise errors[0]
 
 
-def _number(given: int | None, environment: Mapping[str, str], name: str) -> int | None:
-    if given is not None or name not in environment:
+def _number(given: int | None, environment: Mapping[str, str], variable: str) -> int | None:
+    if given is not None or variable not in environment:
         return given
     try:
-        return int(environment[name])
+        return int(environment[variable])
     except ValueError as error:
         raise OptionError(
-            f"{name} must be a whole number; got {environment[name]!r}: correct it"
+            f"{variable} must be a whole number; got {environment[variable]!r}: correct it"
         ) from error

@@ -91,8 +91,9 @@ class EmbeddingPrediction(PredictionTask):
         self.pooling_mode: str = options.pooling_mode or modules.pooling_mode
         if self.pooling_mode not in POOLING_MODES:
             raise OptionError(
-                f"pooling_mode must be one of {', '.join(POOLING_MODES)}; the model's folder has "
-                f"{self.pooling_mode!r}: give one of them"
+                f"must be one of {', '.join(POOLING_MODES)}; the model's folder has "
+                f"{self.pooling_mode!r}: give one of them",
+                option="pooling_mode",
             )
         if options.is_chunked and self.pooling_mode != "mean":
             raise OptionError(

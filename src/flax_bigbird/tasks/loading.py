@@ -39,9 +39,12 @@ def load_config(model: str) -> Any:
     try:
         return load_checkpoint_config(Source(path))
     except (OSError, ValueError) as error:
-        raise OptionError(
-            f"must be a BigBird checkpoint; {path}: {error}", option="model"
-        ) from None
+        raise no_checkpoint_error(path, error) from None
+
+
+def no_checkpoint_error(model: str, error: Exception) -> OptionError:
+    """Returns the error for a model that cannot be loaded."""
+    return OptionError(f"must be a BigBird checkpoint; {model}: {error}", option="model")
 
 
 def load_model(model: str, model_class: str, *, dtype: Any, **config: Any) -> Any:
@@ -84,9 +87,7 @@ def _model_errors(model: str, model_class: str) -> Iterator[None]:
             warnings.simplefilter("always", CheckpointWarning)
             yield
     except (CheckpointError, OSError, ValueError) as error:
-        raise OptionError(
-            f"must be a BigBird checkpoint; {model}: {error}", option="model"
-        ) from error
+        raise no_checkpoint_error(model, error) from error
     # Parameters of another head in the file do no harm.
     given = [w.message for w in caught if isinstance(w.message, CheckpointWarning)]
     missing = [message for message in given if not message.unread_parameters]
@@ -110,9 +111,7 @@ def load_files_beside(load: Callable[[Source], _Content], model: str) -> _Conten
     try:
         return load(Source(model))
     except CheckpointError as error:
-        raise OptionError(
-            f"must be a BigBird checkpoint; {model}: {error}", option="model"
-        ) from None
+        raise no_checkpoint_error(model, error) from None
 
 
 def load_saved_options(model: str) -> dict[str, Any]:

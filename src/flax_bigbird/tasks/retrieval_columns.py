@@ -58,8 +58,10 @@ def recognize_columns(
         if len(found) > 1:
             flag = f"--{option.replace('_', '-')}"
             raise OptionError(
-                f"{option} must be given if several columns may be meant; the data have "
-                f"{' and '.join(found)}: name one of them with {option}, on the command line {flag}"
+                f"must be given if several columns may be meant; the data have "
+                f"{' and '.join(found)}: name one of them with {option}, on the command line "
+                f"{flag}",
+                option=option,
             )
         if found:
             changes[option] = found[0]

@@ -386,15 +386,16 @@ class TrainingArguments(TaskOptions):
         count, index = self.num_processes, self.process_id
         if count is not None and index is not None and index >= count:
             raise OptionError(
-                f"process_id must be less than num_processes; got {index} and {count}: count "
-                "processes from 0"
+                f"must be less than num_processes; got {index} and {count}: count processes from 0",
+                option="process_id",
             )
         address = self.coordinator_address
         host, _, port = (address or "").rpartition(":")
         if address is not None and not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise OptionError(
-                "coordinator_address must be a host and a port in 1..65535; got "
-                f"{address!r}: write it as in node1:12345"
+                "must be a host and a port in 1..65535; got "
+                f"{address!r}: write it as in node1:12345",
+                option="coordinator_address",
             )
         return self
 

@@ -15,7 +15,7 @@ from flax_bigbird.data.tokenization import check_vocabulary_fits, num_token_ids
 from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task
-from flax_bigbird.tasks.loading import load_config
+from flax_bigbird.tasks.loading import load_config, no_checkpoint_error
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.checkpoint_differences import summarize_differences
 from flax_bigbird.train.head_setup import plan_head, renew_output_layer
@@ -127,7 +127,9 @@ def setup_model(
         try:
             model = create(config, seed=options.seed, **module_fields)
         except (ValueError, TypeError) as error:
-            raise OptionError(f"config_overrides must describe a BigBird: {error}") from error
+            raise OptionError(
+                f"must describe a BigBird: {error}", option="config_overrides"
+            ) from error
         messages = [f"A new model with {count_parameters(model):,} parameters."]
     else:
         model, messages = _load_model(options, initial_model, create, config_keys, module_fields)
@@ -153,8 +155,9 @@ def _checked_overrides(options: TrainingArguments, task_config: dict[str, Any]) 
     for key, value in options.config_overrides.items():
         if key in task_config and task_config[key] != value:
             raise OptionError(
-                f"config_overrides must not change what the task sets; got {key}={value!r}, and "
-                f"{options.task} sets {task_config[key]!r}: leave it out"
+                f"must not change what the task sets; got {key}={value!r}, and "
+                f"{options.task} sets {task_config[key]!r}: leave it out",
+                option="config_overrides",
             )
     return options.config_overrides
 
@@ -167,8 +170,9 @@ def _new_config(
     for key in options.config_overrides:
         if key not in known:
             raise OptionError(
-                f"config_overrides must hold keys of BigBirdConfig; got {key!r}: they are "
-                f"{', '.join(sorted(known - _keys_of_every_config()))}"
+                f"must hold keys of BigBirdConfig; got {key!r}: they are "
+                f"{', '.join(sorted(known - _keys_of_every_config()))}",
+                option="config_overrides",
             )
     token_ids = {
         f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id")
@@ -214,9 +218,7 @@ def _load_model(
                 **config_keys,
             )
     except (CheckpointError, OSError, ValueError) as error:
-        raise OptionError(
-            f"model must be a BigBird checkpoint; {initial_model}: {error}"
-        ) from error
+        raise no_checkpoint_error(initial_model, error) from error
     model.params = model.to_fp32(model.params)  # small updates would be lost in a shorter dtype
     messages = [f"A model with {count_parameters(model):,} parameters from {initial_model}."]
     prefix = model_class.base_model_prefix
@@ -253,9 +255,10 @@ def _check_model(options: TrainingArguments, model: Any, tokenizer: Tokenizer) -
     positions = model.config.max_position_embeddings
     if options.length > positions:
         raise OptionError(
-            "max_length must be at most the length of the model's position embeddings, "
+            "must be at most the length of the model's position embeddings, "
             f"{positions}; got {options.length}: lower it, or lengthen them with config_overrides "
-            f"max_position_embeddings={options.length}"
+            f"max_position_embeddings={options.length}",
+            option="max_length",
         )
     check_vocabulary_fits(
         tokenizer,

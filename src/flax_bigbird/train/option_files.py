@@ -28,10 +28,13 @@ def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
     named = values.get("task", task)
     if named is None:
         raise OptionError(
-            f"task must be given; {path} names none: choose one of {', '.join(task_names())}"
+            f"must be given; {path} names none: choose one of {', '.join(task_names())}",
+            option="task",
         )
     if task is not None and named != task:
-        raise OptionError(f"task must be that of {path}, {named!r}; got {task!r}: give one of them")
+        raise OptionError(
+            f"must be that of {path}, {named!r}; got {task!r}: give one of them", option="task"
+        )
     options_class = train_options_class(named)
     fields = option_fields(options_class)
     check_option_names(

@@ -100,8 +100,9 @@ class RunDirectory:
                 stack.enter_context(lock_directory(self.root))
             except DirectoryInUseError as error:
                 raise OptionError(
-                    f"output_dir must not be in use by another run; {self.root} is in use by "
-                    f"{error.holder}: wait until it ends, stop it, or choose another output_dir"
+                    f"must not be in use by another run; {self.root} is in use by "
+                    f"{error.holder}: wait until it ends, stop it, or choose another output_dir",
+                    option="output_dir",
                 ) from error
             yield
 
@@ -137,9 +138,10 @@ class RunDirectory:
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise OptionError(
-                "output_dir must have room for two checkpoints and two models, "
+                "must have room for two checkpoints and two models, "
                 f"{needed / 2**20:,.0f} MiB; {self.root} has {free / 2**20:,.0f} MiB free: free "
-                "some space, or choose a directory on another disk"
+                "some space, or choose a directory on another disk",
+                option="output_dir",
             )
 
     def _remove_run(self) -> None:
@@ -161,12 +163,13 @@ def open_run_directory(options: TrainingArguments) -> RunDirectory:
     root = directory.root
     if root.exists() and not root.is_dir():
         raise OptionError(
-            f"output_dir must be a directory; {root} is a file: choose another directory"
+            f"must be a directory; {root} is a file: choose another directory", option="output_dir"
         )
     if directory.has_other_files():
         raise OptionError(
-            "output_dir must be new, empty or the directory of a run; "
-            f"{root} holds other files: choose another directory"
+            "must be new, empty or the directory of a run; "
+            f"{root} holds other files: choose another directory",
+            option="output_dir",
         )
     if directory.is_started() and not options.overwrite_output_dir:
         check_resumed_options(root, load_saved_options(directory.options), options)
@@ -176,8 +179,8 @@ def open_run_directory(options: TrainingArguments) -> RunDirectory:
             pass
     except OSError as error:
         raise OptionError(
-            f"output_dir must be writable; {root} is not ({error.strerror}): choose another "
-            "directory"
+            f"must be writable; {root} is not ({error.strerror}): choose another directory",
+            option="output_dir",
         ) from error
     return directory
 

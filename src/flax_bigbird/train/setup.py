@@ -231,7 +231,8 @@ def _create_directory(directory: RunDirectory, options: TrainingArguments) -> No
         directory.create(options)
     elif not directory.options.exists():
         raise OptionError(
-            "output_dir must be on a file system that all processes share; process "
+            "must be on a file system that all processes share; process "
             f"{jax.process_index()} does not see {directory.options}, which process 0 has "
-            "written: choose another directory"
+            "written: choose another directory",
+            option="output_dir",
         )
