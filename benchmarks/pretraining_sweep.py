@@ -222,11 +222,12 @@ def prepare_vocabulary(training: list[str], size: int, folder: Path) -> Path:
 
 def table(results: dict[str, Any]) -> str:
     """Returns the Markdown page."""
+    seconds = [row["seconds"] for row in results["recipes"].values() if "seconds" in row]
     lines = [
         "# Recipes of pretraining",
         "",
-        f"{results['seconds']:.0f} s of processor time each on {results['machine']}; "
-        "the number of steps is fixed after the first ones, and some took up to an eighth less. "
+        f"{results['seconds']:.0f} s of processor time each on {results['machine']} (the number of "
+        f"steps is fixed after the first ones: {min(seconds):.0f} to {max(seconds):.0f} s); "
         "`python benchmarks/pretraining_sweep.py`. Windows of 128 tokens, half of addresses and "
         "half of books. Bits per character of masked words (15%, whole words), which do not depend "
         "on the vocabulary; the standard error of each is about "

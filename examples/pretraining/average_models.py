@@ -10,10 +10,9 @@ import shutil
 from pathlib import Path
 
 import jax
+from export_model import TOKENIZER_FILES
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
-
-TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json")
 
 
 def average(runs: list[Path], target: Path) -> None:

@@ -35,10 +35,9 @@ OVERLAP = 13  # words in a row that a training text must not share with a held-o
 LONG_PARAGRAPH = 3000  # characters; longer ones are divided into sentences
 EXCERPT = 4000  # characters of a validation excerpt
 EXCERPTS = {"books": 40, "addresses": 24}
-BOOK_SHARES = {508: 1 / 3, 1020: 1 / 16, 2044: 1 / 16, 4092: 1 / 8}  # by tokens of an excerpt
-ADDRESS_COPIES = {508: 4, 1020: 1, 2044: 1, 4092: 1}
-LONG_BOOK_SHARES = {508: 1 / 4, 1020: 1 / 16, 2044: 1 / 8, 4092: 1 / 4}
-LONG_ADDRESS_COPIES = {508: 2, 1020: 1, 2044: 1, 4092: 2}
+# How many times every address is cut, and the share of the books' text, by tokens of an excerpt.
+SHORT = {508: (4, 1 / 3), 1020: (1, 1 / 16), 2044: (1, 1 / 16), 4092: (1, 1 / 8)}
+LONG = {508: (2, 1 / 4), 1020: (1, 1 / 16), 2044: (1, 1 / 8), 4092: (2, 1 / 4)}
 LONGEST_WORD = 20  # tokens that an excerpt may be shorter by, to end between words
 PART = 2_000_000  # characters of a book that are tokenized at once
 
@@ -171,8 +170,6 @@ def write_mixture(
       folder: Where the files are written.
       is_long: Whether more of the excerpts are long. They are cut at other places, too.
     """
-    book_shares = LONG_BOOK_SHARES if is_long else BOOK_SHARES
-    address_copies = LONG_ADDRESS_COPIES if is_long else ADDRESS_COPIES
     folder.mkdir(exist_ok=True)
     for kind, texts in held_out.items():
         write(folder / f"held_out_{kind}.parquet", map(normalized, texts))
@@ -191,9 +188,8 @@ def write_mixture(
     books = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
     for kind, sources in (("addresses", texts["addresses"]), ("books", books)):
         offsets = [token_offsets(text, tokenizer) for text in sources]
-        for size in book_shares:
-            copies = address_copies[size] if kind == "addresses" else 1
-            share = book_shares[size] if kind == "books" else 1.0
+        for size, (copies, share) in (LONG if is_long else SHORT).items():
+            copies, share = (copies, 1.0) if kind == "addresses" else (1, share)
             excerpts = [
                 excerpt
                 for text, tokens in list(zip(sources, offsets, strict=True)) * copies

@@ -211,10 +211,9 @@ def test_the_files_of_the_mixture_are_those_that_later_steps_read(tmp_path, monk
     }
     held_out = {kind: [f"held-out {kind}"] for kind in texts}
     write_mixture = importlib.import_module("write_mixture").write_mixture
+    tokenizer = load_tokenizer(DEFAULT_MODEL)
     for name, is_long in (("mixture", False), ("mixture-long", True)):
-        training = {kind: list(texts[kind]) for kind in texts}
-        tokenizer = load_tokenizer(DEFAULT_MODEL)
-        write_mixture(training, held_out, tokenizer, tmp_path / name, is_long=is_long)
+        write_mixture(texts, held_out, tokenizer, tmp_path / name, is_long=is_long)
     for stage in ("7-books", "8-decay", "9-longer"):
         options = yaml.safe_load((EXAMPLES / f"pretraining/{stage}.yaml").read_text("utf-8"))
         for file in [*options["train_files"], *options["validation_files"]]:
