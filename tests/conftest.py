@@ -1,9 +1,12 @@
 """Sets up every test: offline, with full float32 precision and with checked annotations."""
 
+import atexit
 import collections
 import importlib.metadata
 import os
+import shutil
 import signal
+import tempfile
 
 # A shell starts background processes with SIGINT ignored; the tests of Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,6 +25,15 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA aborts on un
 _user_flags = os.environ.get("XLA_FLAGS", "")
 _added_flags = [flag for flag in _fast_flags if flag.split("=")[0] not in _user_flags]
 os.environ["XLA_FLAGS"] = " ".join([_user_flags, *_added_flags]).strip()
+
+# No program is compiled twice in a run of the tests: the processes of pytest and those that the
+# tests start share a directory of compiled programs, which the first of them makes and removes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix="flax-bigbird-tests-")
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

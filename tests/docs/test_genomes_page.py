@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled_programs import kept_on_disk
 from tiny_runs import TINY_MODEL, write_jsonl
 from transformers import AutoTokenizer
 
@@ -51,11 +50,6 @@ def write_fasta(path: Path, lengths: list[int], generator: np.random.Generator) 
 @pytest.mark.filterwarnings("ignore::flax_bigbird.checkpoint.CheckpointWarning")
 @pytest.mark.slow
 def test_the_commands_run(tmp_path, monkeypatch):
-    with kept_on_disk(tmp_path):
-        run_commands(tmp_path, monkeypatch)
-
-
-def run_commands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     write_fasta(Path("genome.fa.gz"), [300, 200, 400], generator)

@@ -3,18 +3,11 @@
 import functools
 
 import pytest
-from compiled_programs import kept_on_disk
 from tiny_checkpoints import Checkpoints, sentence, write_jsonl
 
 from flax_bigbird.inference import Predictor, load_predictor
 
 CLASSIFIER = "FlaxBigBirdForSequenceClassification"
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _compilation_cache(tmp_path_factory):
-    with kept_on_disk(tmp_path_factory.getbasetemp()):
-        yield
 
 
 @pytest.fixture(scope="package")

@@ -4,8 +4,7 @@ import functools
 from typing import Any
 
 import pytest
-from compiled_programs import kept_on_disk
-from server_process import FLAGS, ServerProcess, cache
+from server_process import FLAGS, ServerProcess
 from tiny_checkpoints import Checkpoints
 
 from flax_bigbird.inference import load_embedder, load_predictor, load_reranker
@@ -26,13 +25,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="package")
-def compiled(tmp_path_factory):
-    """Keeps compiled programs in a temporary directory, which server processes share."""
-    with kept_on_disk(tmp_path_factory.getbasetemp()):
-        yield
-
-
 @pytest.fixture(scope="package")
 def checkpoints(tmp_path_factory) -> dict[str, str]:
     """The directory of a checkpoint for each task."""
@@ -41,10 +33,10 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="package")
-def server(checkpoints, tmp_path_factory):
+def server(checkpoints):
     """A server for all checkpoints, once it is ready."""
     names = [f"{task}={folder}" for task, folder in checkpoints.items()]
-    process = ServerProcess(*names, *FLAGS, env=cache(tmp_path_factory))
+    process = ServerProcess(*names, *FLAGS)
     try:
         process.wait_for("ready")
         yield process

@@ -117,8 +117,3 @@ class ServerProcess:
         self._reader.join(5)
         if self.process.stderr is not None:
             self.process.stderr.close()
-
-
-def cache(tmp_path_factory: Any) -> dict[str, str]:
-    """Returns the environment in which a server shares the compiled programs of the tests."""
-    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled")}

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser import NARROW, Tab, browser, needs_chromium, open_page
-from server_process import FLAGS, ServerProcess, cache
+from server_process import FLAGS, ServerProcess
 from tiny_checkpoints import Checkpoints, sentence
 
 pytestmark = needs_chromium
@@ -24,7 +24,7 @@ def long_server(tmp_path_factory):
     tags = {"id2label": {0: "O", 1: "B-PLACE", 2: "I-PLACE"}}
     folder = make("FlaxBigBirdForTokenClassification", **sizes, **tags)
     flags = (*FLAGS, "--min-bucket-length", str(LENGTH), "--slice-tokens", str(LENGTH))
-    process = ServerProcess(folder, *flags, env=cache(tmp_path_factory))
+    process = ServerProcess(folder, *flags)
     try:
         process.wait_for("ready", 300)
         yield process

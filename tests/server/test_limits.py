@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from server_process import FLAGS, Response, ServerProcess, cache
+from server_process import FLAGS, Response, ServerProcess
 from tiny_checkpoints import sentence
 
 from flax_bigbird.data.errors import OptionError
@@ -25,9 +25,9 @@ AUTHORIZED = {"Authorization": f"Bearer {KEYS[1]}"}
 
 
 @pytest.fixture(scope="module")
-def limited(checkpoints, tmp_path_factory):
+def limited(checkpoints):
     """A server with keys and low limits."""
-    environment = cache(tmp_path_factory) | {"BIGBIRD_API_KEY": " , ".join(KEYS)}
+    environment = {"BIGBIRD_API_KEY": " , ".join(KEYS)}
     process = ServerProcess(checkpoints["embedding"], *FLAGS, *LIMITS, env=environment)
     try:
         process.wait_for("ready")

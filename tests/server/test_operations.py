@@ -2,12 +2,12 @@
 
 import threading
 
-from server_process import FLAGS, ServerProcess, cache
+from server_process import FLAGS, ServerProcess
 from tiny_checkpoints import sentence
 
 
-def test_a_server_that_is_stopped_before_it_is_ready_ends(checkpoints, tmp_path_factory):
-    process = ServerProcess(checkpoints["embedding"], *FLAGS, env=cache(tmp_path_factory))
+def test_a_server_that_is_stopped_before_it_is_ready_ends(checkpoints):
+    process = ServerProcess(checkpoints["embedding"], *FLAGS)
     try:
         process.terminate()
         process.wait()
@@ -16,9 +16,9 @@ def test_a_server_that_is_stopped_before_it_is_ready_ends(checkpoints, tmp_path_
         process.close()
 
 
-def test_a_server_from_its_start_to_its_end(checkpoints, tmp_path_factory):
+def test_a_server_from_its_start_to_its_end(checkpoints):
     """It is ready once all is compiled, and SIGTERM loses nothing that was accepted."""
-    process = ServerProcess(checkpoints["embedding"], *FLAGS, env=cache(tmp_path_factory))
+    process = ServerProcess(checkpoints["embedding"], *FLAGS)
     statuses, errors = [], []
 
     def send(seed: int) -> None:
