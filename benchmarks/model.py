@@ -1,7 +1,8 @@
 """Measures the forward pass and the training step of a base-width BigBird.
 
-It compares flax-bigbird with HF-Torch, HF-Flax, and the floor: the time of the matmuls alone. One
-process is started per peer, length and round, and prints one line of JSON.
+It compares flax-bigbird with HF-Torch, HF-Flax, and the floor: the time of the matmuls alone; and
+with other architectures for long documents in HF-Torch, each in the shape of its published base
+model. One process is started per peer, length and round, and prints one line of JSON.
 """
 
 import argparse
@@ -27,6 +28,8 @@ PEERS = {
     "flax-bigbird, no native code": "ours_xla",
     "HF-Torch": "torch",
     "HF-Torch BERT, SDPA": "torch_bert",
+    "HF-Torch Longformer": "torch_longformer",
+    "HF-Torch ModernBERT, SDPA": "torch_modernbert",
     "HF-Flax": "hf_flax",
 }
 PEER_MODES = {  # the modes of peers that do not run in both
@@ -34,6 +37,16 @@ PEER_MODES = {  # the modes of peers that do not run in both
     "flax-bigbird, model.loss": ("train",),
     "flax-bigbird, all logits": ("train",),
     "HF-Torch BERT, SDPA": ("forward",),
+    "HF-Torch Longformer": ("forward",),
+    "HF-Torch ModernBERT, SDPA": ("forward",),
+}
+# ModernBERT's base model has 22 layers where BERT, BigBird and Longformer have 12.
+MODERNBERT_LAYERS = 22 / 12
+OTHER_ARCHITECTURES = {
+    "HF-Torch BERT, SDPA": "BERT attends to all tokens in each layer.",
+    "HF-Torch Longformer": "Longformer attends to the 512 nearest tokens, here to no global one.",
+    "HF-Torch ModernBERT, SDPA": "ModernBERT has {} layers; each third one attends to all tokens, "
+    "the others to the 128 nearest, which this implementation computes with a mask.",
 }
 
 
@@ -156,6 +169,25 @@ def run_jax(job: Job, package: str):
     return run, compile_s
 
 
+def torch_encoder(job: Job):
+    """Returns the model of HF-Torch that computes the hidden states of the last layer."""
+    import transformers
+
+    sizes = {"num_hidden_layers": job.layers, "vocab_size": VOCABULARY}
+    if job.peer == "torch_bert":
+        bert = config(job, "BertConfig")
+        return transformers.BertModel._from_config(bert, attn_implementation="sdpa")
+    if job.peer == "torch_longformer":  # its positions start after that of the padding token
+        sizes["max_position_embeddings"] = job.length + 2
+        return transformers.LongformerModel(transformers.LongformerConfig(**sizes))
+    if job.peer == "torch_modernbert":
+        sizes["num_hidden_layers"] = round(MODERNBERT_LAYERS * job.layers)
+        sizes["max_position_embeddings"] = max(8192, job.length)
+        modernbert = transformers.ModernBertConfig(**sizes)
+        return transformers.ModernBertModel._from_config(modernbert, attn_implementation="sdpa")
+    return transformers.BigBirdModel(config(job))
+
+
 def run_torch(job: Job):
     """Returns a step of HF-Torch, which compiles nothing."""
     import torch  # pyright: ignore[reportMissingImports]
@@ -164,15 +196,11 @@ def run_torch(job: Job):
     transformers.logging.set_verbosity_error()
     ids, mask, labels = (torch.tensor(x) for x in inputs(job))
     if job.mode == "forward":
-        if job.peer == "torch_bert":
-            bert = config(job, "BertConfig")
-            model = transformers.BertModel._from_config(bert, attn_implementation="sdpa").eval()
-        else:
-            model = transformers.BigBirdModel(config(job)).eval()
+        model = torch_encoder(job).eval()
 
         def step():
             with torch.no_grad():
-                model(ids, mask)
+                model(input_ids=ids, attention_mask=mask)
     else:
         model = transformers.BigBirdForMaskedLM(config(job)).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -298,6 +326,15 @@ def table(result: dict) -> str:
                     f"| | {name} | {median:.2f} | {median / ours:.2f} | {median / floor:.2f} "
                     f"| {cell['peak_gib']:.2f} | {compile_s} |"
                 )
+    notes = [
+        text.format(round(MODERNBERT_LAYERS * layers))
+        for name, text in OTHER_ARCHITECTURES.items()
+        if any(
+            key.startswith(f"{name}:") and cell["times_s"] for key, cell in result["cells"].items()
+        )
+    ]
+    if notes:
+        lines += ["", f"All parameters are random. {' '.join(notes)}"]
     return "\n".join(lines) + "\n"
 
 
