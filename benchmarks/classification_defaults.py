@@ -120,7 +120,7 @@ def run(
     return {name: [e[name] for e in report["evaluations"]] for name in ("accuracy", "loss")}
 
 
-def as_markdown(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Returns the table of results."""
     a = result["arguments"]
     lines = [
@@ -195,7 +195,7 @@ def main() -> None:
         row = key | {"documents": [len(rows) for rows in sets[name]]} | metrics
         result["runs"].append(row | {"processor_seconds": round(time.process_time() - start)})
         print(row, flush=True)
-        write_results(arguments.output, result, as_markdown(result))
+        write_results(arguments.output, result, table(result))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ models of base size, which are in the tables with their sources. Under each tabl
 that fine-tunes the published BigBird instead; it needs a GPU, and was not run here."""
 
 
-def as_markdown(results: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Returns the page of results."""
     settings = results["settings"]
     seconds = sum(cell["processor_seconds"] for cell in results["cells"].values())

@@ -33,7 +33,7 @@ from document_models import (
     predict_tags,
     read_features,
 )
-from document_report import as_markdown
+from document_report import table
 from document_sets import (
     NUM_FOLDS,
     LabeledTexts,
@@ -264,7 +264,7 @@ def main(words: list[str] | None = None) -> None:
         seconds = round(time.process_time() - start, 1)
         results["cells"][key] = metrics | {"processor_seconds": seconds}
         print(key, results["cells"][key], flush=True)
-        write_results(output, results, as_markdown(results))
+        write_results(output, results, table(results))
 
 
 if __name__ == "__main__":

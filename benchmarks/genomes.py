@@ -28,7 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 from markov import TwoSidedMixture, bits, encode_bases, fit_left_to_right
-from report import processor
+from report import processor, write_results
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 from flax_bigbird.data.files import expand_paths, iterate_rows
@@ -202,7 +202,7 @@ def with_error(values: np.ndarray) -> str:
     return f"{values.mean():.3f} ± {values.std(ddof=1) / math.sqrt(len(values)):.3f}"
 
 
-def as_markdown(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Returns the page of results."""
     a, size = result["arguments"], HELD_OUT[1] - HELD_OUT[0]
     targets = round(TARGET_ZONE * MASKED_FRACTION)
@@ -283,9 +283,7 @@ def main() -> None:
         name, values = measure()
         result["rows"][key] = {"name": name, "bits": values.mean(-1).round(5).tolist()}
         print(name, with_error(values.mean(-1)), flush=True)
-        arguments.output.write_text(json.dumps(result) + "\n", encoding="utf-8")
-        page = arguments.output.with_suffix(".md")
-        page.write_text(as_markdown(result), encoding="utf-8")
+        write_results(arguments.output, result, table(result))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from report import machine, processor, write_results
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
+from flax_bigbird._messages import pluralize
 from flax_bigbird.data.masking import Masking, max_targets
 from flax_bigbird.data.tokenization import load_tokenizer, tokenize
 from flax_bigbird.examples.state_of_the_union.speeches import load_speeches, split_by_year
@@ -211,9 +212,10 @@ def measure_model(name: str, draws: int) -> str:
     lines = [
         f"# Random blocks in evaluation: `{name}`",
         "",
-        f"Bits per masked token of {len(rows)} held-out windows of {LENGTH} tokens, {draws} draws "
-        'of the masked tokens; the difference to "fixed", which it was trained under, on the same '
-        f"windows and tokens, with its standard error. {processor()}; "
+        f"Bits per masked token of {len(rows)} held-out windows of {LENGTH} tokens, "
+        f'{pluralize(draws, "draw")} of the masked tokens; the difference from "fixed", under '
+        "which it was trained, on the same windows and targets, with its standard error. "
+        f"{processor()}; "
         f"`python benchmarks/random_attention.py --model {name} --draws {draws}`.",
         "",
         "| in evaluation | bits | difference |",
@@ -238,11 +240,12 @@ def table(run: dict[str, Any]) -> str:
         f"on State of the Union addresses (a corpus of {run['training_tokens'] / 1e6:.1f}M "
         f"tokens): {short['tokens'] / 1e6:.1f}M tokens in windows of 128, then "
         f"{long['tokens'] / 1e6:.1f}M ({long['steps']} steps) in windows of {LENGTH}. "
-        f"{run['windows']} held-out windows of {LENGTH} tokens, {run['draws']} choices of the "
-        f"masked tokens; `{run['command']}`.",
+        f"{run['windows']} held-out windows of {LENGTH} tokens, {pluralize(run['draws'], 'draw')} "
+        f"of the masked tokens; `{run['command']}`.",
         "",
-        "Bits per masked token; behind it the difference to no random blocks on the same windows "
-        f"and tokens, with its standard error. Guessing by frequency: {run['unigram_bits']:.2f}.",
+        "Bits per masked token and, in parentheses, the difference from no random blocks on the "
+        "same windows and targets, with its standard error. Token frequencies alone give "
+        f"{run['unigram_bits']:.2f}.",
         "",
         "| in evaluation | " + " | ".join(f'trained under "{rule}"' for rule in TRAINED) + " |",
         "|---|" + "---|" * len(TRAINED),

@@ -64,12 +64,18 @@ def write_results(path: Path, result: Any, page: str) -> None:
 
     Args:
       path: The path of either file, or both without their suffixes.
-      result: The figures.
+      result: The figures. Someone who looks at them may add "remarks" to the JSON, in Markdown.
       page: The Markdown.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(page, encoding="utf-8")
+    path.with_suffix(".md").write_text(with_remarks(page, result), encoding="utf-8")
+
+
+def with_remarks(page: str, result: Any) -> str:
+    """Returns a page with the remarks at its end that the figures have, if any."""
+    remarks = result.get("remarks") if isinstance(result, dict) else None
+    return f"{page}\n{remarks}\n" if remarks else page
 
 
 def write_section(path: Path, name: str, result: Any, section: str) -> None:

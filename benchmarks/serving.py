@@ -335,8 +335,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
-def as_markdown(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
-    """Returns the table of the figures, with the command and the machine."""
+def table(figures: dict[str, Any]) -> str:
+    """Returns the page of the figures."""
     through, slow, over, end = (
         figures[name] for name in ("throughput", "latency", "overload", "end")
     )
@@ -377,22 +377,24 @@ def as_markdown(figures: dict[str, Any], arguments: argparse.Namespace) -> str:
     ]
     lines = ["| what | measured | target |", "|---|---|---|"]
     lines += [f"| {what} | {value} | {target} |" for what, value, target in rows]
-    words = [word for word in sys.argv if word not in ("--locust", arguments.locust)]
-    command = "python " + " ".join(["benchmarks/serving.py", *words[1:]])
-    size = f"{arguments.layers} layers, width {arguments.width}"
-    machine = f"{processor()}, {os.cpu_count()} cores"
-    head = f"# Serving\n\n`{command}` on {machine}; {size}, 4,096 positions, float32.\n\n"
+    head = (
+        f"# Serving\n\n`{figures['command']}` on {figures['machine']}; {figures['size']}, "
+        "4,096 positions, float32.\n\n"
+    )
     note = "\n-1 is a refused connection (nothing was accepted), -2 a broken one.\n"
     return head + "\n".join(lines) + "\n" + note
 
 
 def main() -> None:
     arguments = parse_arguments()
-    figures = measure(arguments)
-    output = Path(arguments.output)
-    table = as_markdown(figures, arguments)
-    write_results(output, figures, table)
-    print(table)
+    words = [word for word in sys.argv if word not in ("--locust", arguments.locust)]
+    figures = measure(arguments) | {
+        "command": "python " + " ".join(["benchmarks/serving.py", *words[1:]]),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "size": f"{arguments.layers} layers, width {arguments.width}",
+    }
+    write_results(Path(arguments.output), figures, table(figures))
+    print(table(figures))
 
 
 if __name__ == "__main__":

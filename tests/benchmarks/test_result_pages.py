@@ -1,6 +1,41 @@
-"""Pages of results: what is measured again replaces what was there, and all models are named."""
+"""Pages of results: each is what its benchmark writes of its figures, and names all models."""
 
 import json
+
+import pytest
+from conftest import BENCHMARKS
+
+RESULTS = BENCHMARKS / "results"
+# Sections of scale.md: those that a function `report` writes, and others.
+SECTIONS = ("scale_mesh", "scale_plan", "scale_tpu")
+OTHER_SECTIONS = ("scale_ray", "scale_sequence", "scale_streaming")
+PAGES = sorted({path.stem for path in RESULTS.glob("*.json")} - {*SECTIONS, *OTHER_SECTIONS})
+MODULES = {"accelerator_gpu": "accelerator"}
+
+
+def module_of(page: str) -> str:
+    """Returns the name of the benchmark that writes a page."""
+    if page.endswith(("_forward_cpu", "_train_cpu")):
+        return "model"
+    if page.startswith("embedding_bigbird"):
+        return "embedding"
+    return MODULES.get(page, page.removesuffix("_cpu"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_what_its_benchmark_writes(benchmark, name):
+    """Otherwise, the next measurement would lose what someone wrote into the page."""
+    figures = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    page = benchmark(module_of(name)).table(figures)
+    committed = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+    assert committed == benchmark("report").with_remarks(page, figures)
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_section_is_what_its_benchmark_writes(benchmark, name):
+    figures = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    section = benchmark(name).report(figures).strip()
+    assert f"\n{section}\n" in (RESULTS / "scale.md").read_text(encoding="utf-8")
 
 
 def test_a_length_that_is_measured_again_occurs_once(benchmark, tmp_path, monkeypatch):
