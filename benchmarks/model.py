@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from report import machine, memory_kib, write_results
 
@@ -173,7 +173,7 @@ def torch_encoder(job: Job):
     """Returns the model of HF-Torch that computes the hidden states of the last layer."""
     import transformers
 
-    sizes = {"num_hidden_layers": job.layers, "vocab_size": VOCABULARY}
+    sizes: dict[str, Any] = {"num_hidden_layers": job.layers, "vocab_size": VOCABULARY}
     if job.peer == "torch_bert":
         bert = config(job, "BertConfig")
         return transformers.BertModel._from_config(bert, attn_implementation="sdpa")

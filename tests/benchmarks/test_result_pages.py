@@ -1,11 +1,11 @@
 """Pages of results: each is what its benchmark writes of its figures, and names all models."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import BENCHMARKS
 
-RESULTS = BENCHMARKS / "results"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 # Sections of scale.md: those that a function `report` writes, and others.
 SECTIONS = ("scale_mesh", "scale_plan", "scale_tpu")
 OTHER_SECTIONS = ("scale_ray", "scale_sequence", "scale_streaming")
