@@ -47,6 +47,48 @@ def test_multi_label_classification():
     assert result["auroc"] == pytest.approx((1 + 0.25) / 2)  # the third label has no negatives
 
 
+def test_the_metrics_of_a_single_label_are_its_own():
+    """They are those that the label has beside another one, not those of having it or not."""
+    labels = np.array([[1], [1], [0], [0], [0], [0]])
+    predicted = np.array([[1], [0], [1], [0], [0], [0]])
+    result = metrics.multi_label_metrics(predicted - 0.5, labels)
+    assert (result["micro_f1"], result["macro_f1"]) == (0.5, 0.5)
+    assert result["exact_match"] == pytest.approx(4 / 6)
+    report = metrics.classification_report(labels, predicted, ["toxic"])
+    expected = {"precision": 0.5, "recall": 0.5, "f1-score": 0.5, "support": 2}
+    assert report == {"toxic": expected}
+    wider = metrics.classification_report(
+        np.repeat(labels, 2, 1), np.repeat(predicted, 2, 1), list("ab")
+    )
+    assert wider == {"a": expected, "b": expected}
+
+
+def test_the_report_is_that_of_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    names = ["a", "b", "c", "d"]  # no row has the last one
+    for labels, predicted in (
+        generator.integers(0, 3, (2, 40)),
+        generator.integers(0, 2, (2, 9, 4)),
+    ):
+        own = metrics.classification_report(labels, predicted, names)
+        theirs = sklearn.classification_report(
+            labels,
+            predicted,
+            labels=range(4),
+            target_names=names,
+            output_dict=True,
+            zero_division=0,
+        )
+        for name in names:
+            assert own[name] == pytest.approx(theirs[name])
+        if labels.ndim == 2:
+            result = metrics.multi_label_metrics(predicted - 0.5, labels)
+            for kind in ("micro", "macro"):
+                score = sklearn.f1_score(labels, predicted, average=kind, zero_division=0)
+                assert result[f"{kind}_f1"] == pytest.approx(score)
+
+
 def test_regression():
     result = metrics.regression_metrics(np.array([1.0, 2, 4]), np.array([1.0, 3, 9]))
     assert result["mse"] == pytest.approx((0 + 1 + 25) / 3)
@@ -103,6 +145,11 @@ def test_tags_that_form_no_entity_are_wrong():
     targets, predicted = [["B-PER", "I-PER", "L-PER"]], [["B-PER", "I-PER", "I-PER"]]
     assert metrics.entity_metrics(predicted, targets, "BILOU")["f1"] == 0
     assert metrics.entity_metrics([["I-PER"]], [["B-PER"]], "IOB2")["f1"] == 0
+
+
+def test_documents_without_words():
+    expected = {"f1": 0.0, "precision": 0.0, "recall": 0.0, "accuracy": 0.0}
+    assert metrics.entity_metrics([[], []], [[], []]) == expected
 
 
 def test_documents_without_entities():

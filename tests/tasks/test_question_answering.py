@@ -65,6 +65,20 @@ def test_prediction_and_evaluation_encode_the_same_windows(make_task, text):
     assert text[prediction["start"] : prediction["end"]] == "lazy dog"
 
 
+@pytest.mark.parametrize("context", [" lazy dog at noon", "at noon the lazy dog\n"])
+def test_white_space_around_an_answer_does_not_hide_it(make_task, context):
+    """At the start or the end of a context, it may lie outside of all tokens."""
+    task = make_task("question-answering", {"max_length": 40, "stride": 8})
+    answer = context[context.index(" lazy") :].removesuffix(" at noon")
+    spans = []
+    for text in (answer, "lazy dog"):
+        answers = {"text": [text], "answer_start": [context.index(text)]}
+        row = {"question": "what sleeps", "context": context, "answers": answers}
+        (example,) = task.encode_dataset(datasets.Dataset.from_list([row]), "train").examples
+        spans.append((example["start"], example["end"]))
+    assert spans[0] == spans[1] != (0, 0)
+
+
 def test_an_answer_must_be_where_answer_start_says(make_task, text):
     task = make_task("question-answering", {"stride": 12, "max_length": 40})
     row = {

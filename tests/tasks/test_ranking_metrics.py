@@ -68,6 +68,14 @@ def test_equal_scores_gain_nothing():
     assert metrics == {"ndcg_at_10": 0, "mrr_at_10": 0, "recall_at_1": 0, "recall_at_10": 0}
 
 
+def test_equal_scores_of_candidates_gain_nothing():
+    """The document with the highest label is the last of those with equal scores."""
+    labels, query_ids = np.array([1.0, 0.0, 0.5, 1.0, 0.0]), np.array([0, 0, 0, 1, 1])
+    metrics = candidate_metrics(np.zeros(5), labels, query_ids)
+    gains = (0.5 / np.log2(3) + 1 / np.log2(4)) / (1 + 0.5 / np.log2(3)), 1 / np.log2(3)
+    assert metrics["ndcg_at_10"] == pytest.approx(np.mean(gains))
+
+
 def test_equal_texts_count_once_in_a_search():
     queries, documents = draw(0, 4, 6), draw(1, 4, 2, 6)
     queries[3] = queries[0]  # query 7 has the documents 1 and 4

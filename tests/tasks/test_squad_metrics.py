@@ -15,6 +15,19 @@ def test_answers_are_normalized_before_they_are_compared():
     assert f1_score("mill", []) == 0
 
 
+def test_answers_of_which_no_words_are_left_are_no_answers():
+    """As in SQuAD's own script of version 2.0."""
+    assert exact_match("the", ["A", "vitamin A"]) == 0
+    assert f1_score("the", ["A", "vitamin B"]) == 0
+    assert exact_match("the", ["A"]) == 1
+
+
+def test_no_words_are_right_for_a_question_without_an_answer():
+    """At every threshold, so that the best one answers the second question."""
+    metrics = squad_metrics(["", "mill"], np.array([-2.0, -1.0]), [[], ["mill"]])
+    assert (metrics["best_f1"], metrics["best_f1_threshold"]) == (100, -1)
+
+
 def test_metrics_with_and_without_answers():
     """The predictions are right, half right, wrongly without answer, rightly without answer."""
     predicted = ["mill", "old mill", "dog", "fox"]

@@ -66,9 +66,11 @@ def multi_label_metrics(
     """
     sklearn = _sklearn_metrics()
     predicted = logits >= 0 if predicted is None else predicted
+    report = classification_report(labels, predicted, list(map(str, range(labels.shape[1]))))
+    all_labels = sklearn.f1_score(labels.ravel(), predicted.ravel(), zero_division=0)
     metrics = {
-        "micro_f1": float(sklearn.f1_score(labels, predicted, average="micro", zero_division=0)),
-        "macro_f1": float(sklearn.f1_score(labels, predicted, average="macro", zero_division=0)),
+        "micro_f1": float(all_labels),
+        "macro_f1": float(np.mean([scores["f1-score"] for scores in report.values()])),
         "exact_match": float((predicted == labels).all(-1).mean()),
     }
     mixed = [label for label in range(labels.shape[1]) if 0 < labels[:, label].mean() < 1]
@@ -134,7 +136,7 @@ def entity_metrics(
         precision, recall, f1, _ = strict_scores(
             targets, predicted, scheme=getattr(seqeval.scheme, scheme), **arguments
         )
-    accuracy = float(seqeval.metrics.accuracy_score(targets, predicted))
+    accuracy = float(seqeval.metrics.accuracy_score(targets, predicted)) if any(targets) else 0.0
     entities = {"f1": float(f1), "precision": float(precision), "recall": float(recall)}
     return entities | {"accuracy": accuracy}
 
@@ -162,14 +164,18 @@ def classification_report(
       predicted: The predictions, in the same form.
       names: The names of the classes.
     """
-    columns = _sklearn_metrics().precision_recall_fscore_support(
-        labels, predicted, labels=list(range(len(names))), zero_division=0
-    )
+    if labels.ndim == 1:
+        classes = np.arange(len(names))
+        labels, predicted = labels[:, None] == classes, predicted[:, None] == classes
     keys = ("precision", "recall", "f1-score", "support")
-    return {
-        name: dict(zip(keys, map(float, values), strict=True))
-        for name, *values in zip(names, *columns, strict=True)
-    }
+    report = {}
+    for name, truth, guesses in zip(names, labels.T, predicted.T, strict=True):
+        # One label at a time, because scikit-learn takes a single column for the classes 0 and 1.
+        columns = _sklearn_metrics().precision_recall_fscore_support(
+            truth, guesses, labels=[1], zero_division=0
+        )
+        report[name] = {key: float(value[0]) for key, value in zip(keys, columns, strict=True)}
+    return report
 
 
 def best_thresholds(

@@ -19,7 +19,7 @@ from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.answer_checks import check_answers
-from flax_bigbird.tasks.answers import AnswerSpan, first_answer, parse_answers
+from flax_bigbird.tasks.answers import first_answer, parse_answers
 from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span, best_spans
@@ -106,8 +106,10 @@ class QuestionAnswering(Task):
                 parsed = parse_answers(answers)
                 answer = first_answer(context, parsed)
                 is_known = answer is not None or not parsed.texts
+                # White space is no part of an answer, and may reach beyond all tokens of a window.
+                span = None if answer is None else trim_span(context, answer.start, answer.end)
                 for window in self._windows(question, context):
-                    start, end = _answer_positions(window, answer) if is_known else _UNKNOWN
+                    start, end = _answer_positions(window, span) if is_known else _UNKNOWN
                     values = {
                         "input_ids": window.input_ids,
                         "length": len(window.input_ids),
@@ -282,9 +284,7 @@ def _answer_in(context: str, span: Span) -> Row | None:
     return {"answer": context[start:end], "start": start, "end": end} if start < end else None
 
 
-def _answer_positions(
-    window: ContextWindow, answer: tuple[int, int] | AnswerSpan | None
-) -> tuple[int, int]:
+def _answer_positions(window: ContextWindow, answer: tuple[int, int] | None) -> tuple[int, int]:
     """Returns the first and the last position of an answer in a window.
 
     Both are 0, the position of `[CLS]`, if there is no answer or the window does not hold it whole.

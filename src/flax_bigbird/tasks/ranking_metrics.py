@@ -82,6 +82,20 @@ def binary_ndcg(ranks: np.ndarray, k: int) -> float:
     return float((1 / np.log2(1 + ranks[ranks <= k])).sum() / (1 / np.log2(1 + ideal)).sum())
 
 
+def graded_ndcg(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns nDCG@k of documents whose labels are their gains.
+
+    Args:
+      scores: `[N]`, the scores of all documents.
+      labels: `[N]`, their labels, at least one of which is positive.
+      k: How many documents count.
+    """
+    discounts = 1 / np.log2(2 + np.arange(min(k, len(labels))))
+    found = labels[np.lexsort((labels, -scores))][:k]
+    ideal = np.sort(labels)[::-1][:k]
+    return float((discounts * found).sum() / (discounts * ideal).sum())
+
+
 def candidate_metrics(
     scores: np.ndarray, labels: np.ndarray, query_ids: np.ndarray
 ) -> dict[str, float]:
@@ -89,8 +103,9 @@ def candidate_metrics(
 
     nDCG@10, MRR@10 and recall@k are means over the queries with a relevant document and another
     one, and left out if there are none. A document is relevant if its label is at least 0.5; nDCG
-    uses the labels as they are. `average_precision` is that of all pairs. `spearman`, the rank
-    correlation of scores and labels, is added if there are more than two different labels.
+    uses the labels as they are. `average_precision` is that of all pairs, where pairs with equal
+    scores count as one step, as in scikit-learn. `spearman`, the rank correlation of scores and
+    labels, is added if there are more than two different labels.
 
     Args:
       scores: `[P]`, the scores of all pairs.
@@ -106,7 +121,7 @@ def candidate_metrics(
         relevant = np.flatnonzero(labels[group] >= RELEVANT)
         if not 0 < len(relevant) < len(group):
             continue
-        ndcg.append(sklearn.metrics.ndcg_score([labels[group]], [scores[group]], k=NUM_RANKS))
+        ndcg.append(graded_ndcg(scores[group], labels[group], NUM_RANKS))
         ranks = relevant_ranks(scores[group], relevant)
         reciprocal.append(_reciprocal_rank(ranks))
         recall.append([(ranks <= k).mean() for k in RECALL_RANKS if k < NUM_RANKS])

@@ -18,14 +18,18 @@ def normalize_answer(text: str) -> str:
 
 def exact_match(predicted: str, answers: Sequence[str]) -> float:
     """Returns 1 if the prediction is one of the answers; without answers, 1 if it is ""."""
-    normalized = normalize_answer(predicted)
-    return max(float(normalized == normalize_answer(answer)) for answer in answers or [""])
+    return max(float(normalize_answer(predicted) == answer) for answer in _normalized(answers))
 
 
 def f1_score(predicted: str, answers: Sequence[str]) -> float:
     """Returns the F1 of the words of the prediction and those of the most similar answer."""
     words = normalize_answer(predicted).split()
-    return max(_word_f1(words, normalize_answer(answer).split()) for answer in answers or [""])
+    return max(_word_f1(words, answer.split()) for answer in _normalized(answers))
+
+
+def _normalized(answers: Sequence[str]) -> list[str]:
+    """Returns the answers of which words are left; [""] if there are none."""
+    return [text for answer in answers if (text := normalize_answer(answer))] or [""]
 
 
 def squad_metrics(
@@ -59,7 +63,8 @@ def squad_metrics(
     metrics["no_answer_exact"] = 100 * float(abstained[unanswerable].mean())
     # Starts with no question answered; each further threshold answers one more.
     order = np.argsort(no_answer, kind="stable")
-    gains = np.where(unanswerable[order], -1.0, f1[order])
+    losses = np.array([-1.0 if text else 0.0 for text in predicted])
+    gains = np.where(unanswerable[order], losses[order], f1[order])
     totals = unanswerable.sum() + np.concatenate([[0.0], np.cumsum(gains)])
     best = int(totals.argmax())
     metrics["best_f1"] = 100 * float(totals[best] / len(order))
