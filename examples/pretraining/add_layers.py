@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as parquet
+from checks import read_texts
 from transformers import AutoTokenizer
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
@@ -81,10 +81,9 @@ def main() -> None:
     parser.add_argument("texts", help='a Parquet file with a column "text"')
     parser.add_argument("--layers", type=int, default=8)
     arguments = parser.parse_args()
+    texts = read_texts(arguments.texts, TEXTS)
     model = FlaxBigBirdForMaskedLM.from_pretrained(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    column = parquet.read_table(arguments.texts, columns=["text"])["text"]
-    texts = column.slice(0, TEXTS).to_pylist()
     add_layers(model, tokenizer, texts, arguments.layers).save_pretrained(arguments.target)
     tokenizer.save_pretrained(arguments.target)
 

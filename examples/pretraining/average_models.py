@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 import jax
-from export_model import TOKENIZER_FILES
+from checks import TOKENIZER_FILES, check_files
 
 from flax_bigbird import FlaxBigBirdForMaskedLM
 
@@ -24,7 +24,9 @@ def average(runs: list[Path], target: Path) -> None:
 
     Raises:
       ValueError: if the parameters of two models have other names or shapes.
+      SystemExit: if the last run has no tokenizer.
     """
+    check_files(runs[-1], TOKENIZER_FILES, "the tokenizer of the last run")
     models = [FlaxBigBirdForMaskedLM.from_pretrained(run) for run in runs]
     shapes = [jax.tree.map(lambda leaf: leaf.shape, model.params) for model in models]
     for run, other in zip(runs, shapes, strict=True):

