@@ -21,6 +21,14 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def test_numbers_of_pairs_need_no_point():
+    """YAML 1.1 reads 1e-12 as text."""
+    fields = option_fields(train_options_class("masked-lm"))
+    flags = {"config_overrides": ["layer_norm_eps=1e-12", "hidden_act=gelu"]}
+    values = {"layer_norm_eps": 1e-12, "hidden_act": "gelu"}
+    assert parse_flags(flags, fields)["config_overrides"] == values
+
+
 @pytest.mark.parametrize("task", task_names())
 def test_training_has_the_flags_that_the_task_uses(task, capsys, monkeypatch):
     shown = shown_help(["train", task], capsys, monkeypatch)
@@ -107,6 +115,7 @@ def test_flags_that_a_command_does_not_have(arguments, message, capsys):
         (["--learning-rate", "nan"], "learning_rate must be between 0 and 10; got nan"),
         (["--lr-scheduler-type", "lineer"], "got 'lineer': did you mean linear?"),
         (["--config-overrides", "block_size"], "must be key=value; got 'block_size': add the"),
+        (["--config-overrides", "a=[1"], "must be key=value with a value in YAML; got 'a=[1': clo"),
     ],
 )
 def test_wrong_values_have_the_messages_of_python(flags, message, tmp_path, capsys):

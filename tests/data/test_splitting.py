@@ -34,6 +34,13 @@ def test_a_validation_fraction_of_0(tmp_path):
         train_validation_split(rows, 0.1, seed=0)
 
 
+def test_one_row_is_left_for_training(tmp_path):
+    rows = load_files([write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}])])
+    train, validation = train_validation_split(rows, 0.9, seed=0)
+    assert validation is not None
+    assert (len(train), len(validation)) == (1, 1)
+
+
 def choose(labels, count, seed=0):
     return stratified_choice(labels, count, np.random.default_rng(seed))
 

@@ -1,8 +1,12 @@
 """Evaluation of checkpoints that no run of ours has trained; runs are evaluated in tests/train."""
 
+import math
+import shutil
+
 import pytest
 from tiny_checkpoints import sentence, write_jsonl
 
+from flax_bigbird import FlaxBigBirdForSequenceClassification
 from flax_bigbird.inference import DataError, OptionError, evaluate
 
 
@@ -51,6 +55,15 @@ def test_pretrained_checkpoints(make_checkpoint, tmp_path, head):
 def test_options_that_cannot_be_used(classifier, options, message):
     with pytest.raises(OptionError, match=message):
         evaluate(classifier, **options)
+
+
+def test_outputs_of_nan_are_an_error_and_no_accuracy(classifier, labeled, tmp_path):
+    model = FlaxBigBirdForSequenceClassification.from_pretrained(classifier)
+    model.params["classifier"]["out_proj"]["bias"] *= math.nan
+    shutil.copytree(classifier, tmp_path / "broken")
+    model.save_pretrained(tmp_path / "broken")
+    with pytest.raises(DataError, match="10 of 10 are NaN: its parameters are damaged, or"):
+        evaluate(tmp_path / "broken", [labeled[0]])
 
 
 def test_unknown_labels_are_named(classifier, tmp_path):

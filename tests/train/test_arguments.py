@@ -25,6 +25,10 @@ def test_yaml_floats_without_a_point_are_numbers(tmp_path):
     """YAML 1.1 reads 3e-5 as text."""
     (tmp_path / "o.yaml").write_text("learning_rate: 3e-5\n")
     assert read_yaml(tmp_path / "o.yaml", "masked-lm") == {"learning_rate": 3e-5}
+    text = "config_overrides: {layer_norm_eps: 1e-12, hidden_act: gelu, name: 1e5a}"
+    (tmp_path / "o.yaml").write_text(text)
+    changes = {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "name": "1e5a"}
+    assert read_yaml(tmp_path / "o.yaml", "masked-lm") == {"config_overrides": changes}
 
 
 @pytest.mark.parametrize(

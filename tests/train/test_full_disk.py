@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tiny_runs import model_bytes, tiny_run_options, write_labeled_texts
 from flax_bigbird.cli.main import FAILED, main
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference import load_predictor, predict_files
-from flax_bigbird.train import TrainerCallback, train
+from flax_bigbird.train import TrainerCallback, run_directory, train
 from flax_bigbird.train.trainer import Trainer
 
 
@@ -90,6 +91,19 @@ def test_too_small_a_disk_is_reported_before_training(disk, data, monkeypatch):
     monkeypatch.setattr(Trainer, "train", lambda self: pytest.fail("trained"))
     with pytest.raises(OptionError, match="must have room for two checkpoints"):
         train(tiny_run_options(disk, train_files=[data]))
+
+
+def test_what_a_run_has_on_the_disk_counts_when_it_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    directory = run_directory.RunDirectory(tmp_path)
+    model_bytes = 2**18  # two checkpoints and two models take 2 MiB
+    with pytest.raises(OptionError, match=r"2 MiB beyond what the run has; .* has 1 MiB free"):
+        directory.check_free_space(model_bytes)
+    for name, size in (("checkpoints/2/arrays", 3), ("best/model.safetensors", 1)):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(size * model_bytes))
+    directory.check_free_space(model_bytes)
 
 
 def test_the_command_reports_a_full_disk_in_one_line(disk, data, capsys):

@@ -1,11 +1,13 @@
 """The state of a run: the best evaluation, the end of a run, and checkpoints with older names."""
 
 import json
+import math
 
 import pytest
 
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.train import TrainerState
+from flax_bigbird.train.errors import TrainingError
 
 
 def test_the_best_evaluation_and_early_stopping():
@@ -32,6 +34,16 @@ def test_a_metric_that_is_no_number_is_never_better():
     values = [state.record_evaluation({"f1": v}, "f1", lower_is_better=False) for v in (0.1, nan)]
     assert values == [True, False]
     assert state.best_metric == 0.1
+
+
+def test_outputs_of_nan_have_metrics_of_nan_but_for_the_first_evaluation():
+    state = TrainerState(max_steps=100, eval_steps=1, global_step=7)
+    with pytest.raises(TrainingError, match="some are NaN after step 7: lower learning_rate"):
+        state.nan_metrics()
+    state.record_evaluation({"f1": 0.5, "loss": 1.0}, "f1", lower_is_better=False)
+    metrics = state.nan_metrics()
+    assert metrics == pytest.approx({"f1": math.nan, "loss": math.nan}, nan_ok=True)
+    assert not state.record_evaluation(metrics, "f1", lower_is_better=False)
 
 
 def test_a_higher_metric_may_be_better():

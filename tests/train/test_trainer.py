@@ -1,10 +1,12 @@
 """The training loop: accumulation, devices, early stopping, the best model, losses of NaN."""
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from several_devices import run_with_devices
@@ -92,6 +94,31 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, data, monkeypatch):
     )
     with pytest.raises(TrainingError, match=r"must be finite; it is nan .* up to 1: lower"):
         train(tiny_run_options(tmp_path, train_files=[data]))
+
+
+def test_parameters_of_nan_after_the_last_step_are_not_the_best(tmp_path, data, monkeypatch):
+    """No loss shows them. The accuracy of class 0, which they predict, would be a number."""
+    train_step = Trainer._train_step
+
+    def step(self):
+        totals = train_step(self)
+        if self.state.global_step == self.state.max_steps - 1:
+            self.params = jax.tree.map(lambda leaf: leaf * math.nan, self.params)
+        return totals
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    report = train(tiny_run_options(tmp_path / "a", train_files=[data], max_steps=4, eval_steps=2))
+    last = report["evaluations"][-1]
+    assert last["step"] == 4
+    assert math.isnan(last["accuracy"])
+    assert report["best_step"] < 4
+    assert math.isfinite(report["metrics"]["loss"])
+
+    # A head that is not fitted to the data is first evaluated after steps.
+    monkeypatch.setattr(Trainer, "evaluate_model", None)
+    options = {"max_steps": 2, "eval_steps": 2, "linear_probing": False}
+    with pytest.raises(TrainingError, match="some are NaN after step 2"):
+        train(tiny_run_options(tmp_path / "b", train_files=[data], **options))
 
 
 def test_a_best_metric_that_the_task_does_not_have(tmp_path, data):

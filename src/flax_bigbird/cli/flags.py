@@ -119,7 +119,7 @@ def parse_flags(flags: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> di
     class rejects it.
 
     Raises:
-      OptionError: if a `key=value` pair has no value.
+      OptionError: if a `key=value` pair has no value, or one that is not YAML.
     """
     given = {name: value for name, value in flags.items() if value not in (None, [])}
     for name, value in given.items():
@@ -183,12 +183,21 @@ def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
     """Parses texts such as "num_hidden_layers=2" into a dictionary, with values parsed as YAML."""
     import yaml
 
+    from flax_bigbird.train.option_files import parse_number
+
     pairs = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator:
             raise OptionError(f"must be key=value; got {text!r}: add the value", option=name)
-        pairs[key.strip()] = yaml.safe_load(value)
+        try:
+            pairs[key.strip()] = parse_number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise OptionError(
+                f"must be key=value with a value in YAML; got {text!r}: close its brackets and "
+                "quotes, or put the value in quotes",
+                option=name,
+            ) from error
     return pairs
 
 

@@ -39,7 +39,7 @@ def train_validation_split(
             f"a fraction of the rows can be held out of two or more; got {len(rows)}: give "
             "validation_files, or validation_fraction=0"
         )
-    count = max(1, round(validation_fraction * len(rows)))
+    count = min(max(1, round(validation_fraction * len(rows))), len(rows) - 1)
     if labels is None:
         parts = rows.train_test_split(test_size=count, seed=seed)
         return parts["train"], parts["test"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_bigbird.data.batching import evaluation_batches, padding_fraction
+from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import file_columns, load_dataset_split, load_files
 from flax_bigbird.data.tokenization import load_tokenizer
 from flax_bigbird.data.types import Dataset
@@ -22,6 +23,7 @@ from flax_bigbird.tasks.base import EncodedDataset, Task
 from flax_bigbird.tasks.evaluation import (
     EVALUATION_SEED,
     assign_example_buckets,
+    count_nan_examples,
     run_eval_step,
     unknown_tokens_messages,
 )
@@ -122,7 +124,14 @@ def _evaluate_examples(
     devices.place_model(model)
     step = devices.compile(lambda params, batch: task.eval_step(model, params, batch))
     batches = evaluation_batches(encoded.examples, buckets, task.collate, EVALUATION_SEED)
-    outputs = task.merge_windows(run_eval_step(step, model.params, batches), encoded)
+    outputs = run_eval_step(step, model.params, batches)
+    if num_nan := count_nan_examples(outputs):
+        raise DataError(
+            f"the outputs of a model must be numbers to be evaluated; {num_nan:,} of "
+            f"{len(lengths):,} are NaN: its parameters are damaged, or numbers overflow in "
+            f"{task.options.dtype}; give dtype=float32, or another checkpoint"
+        )
+    outputs = task.merge_windows(outputs, encoded)
     return {
         "metrics": task.compute_metrics(outputs, encoded),
         "tokens": int(lengths.sum()),

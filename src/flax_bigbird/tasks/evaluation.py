@@ -90,6 +90,19 @@ def run_eval_step(
     return {name: _concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
+def count_nan_examples(outputs: Arrays) -> int:
+    """Returns for how many examples an output of a model is not a number.
+
+    Args:
+      outputs: The outputs of `run_eval_step`, `[num_examples, ...]` each.
+    """
+    is_nan: Any = False
+    for value in outputs.values():
+        if value.dtype.kind == "f":
+            is_nan = is_nan | np.isnan(value).reshape(len(value), -1).any(1)
+    return int(np.sum(is_nan))
+
+
 def unknown_tokens_messages(task: Task, encoded: EncodedDataset, split: Split) -> list[str]:
     """Returns a warning, or none, about the unknown tokens of a split."""
     columns, tokenizer = task.token_columns, task.tokenizer

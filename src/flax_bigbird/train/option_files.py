@@ -1,5 +1,6 @@
 """Reads and writes the options of a training run as YAML."""
 
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from flax_bigbird.tasks.option_names import check_option_names
 from flax_bigbird.tasks.options import option_fields
 from flax_bigbird.tasks.registry import task_names
 from flax_bigbird.train.arguments import TrainingArguments, train_options_class
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
 
 
 def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
@@ -46,7 +49,14 @@ def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
                 values[name] = float(value)
             except ValueError:
                 continue  # the options class raises the error
+        elif isinstance(value, dict):  # of config_overrides, for example
+            values[name] = {key: parse_number(item) for key, item in value.items()}
     return values
+
+
+def parse_number(value: Any) -> Any:
+    """Returns a value of a YAML file, in which `1e-12` without a point is a text, as a number."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def to_yaml(options: TrainingArguments) -> str:

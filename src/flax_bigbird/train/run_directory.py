@@ -131,16 +131,20 @@ class RunDirectory:
     def check_free_space(self, model_bytes: int) -> None:
         """Raises `OptionError` unless two checkpoints of the run and two models fit on the disk.
 
+        What a run that is resumed has on the disk already is part of them.
+
         Args:
           model_bytes: The size of the model's parameters; a checkpoint is three times as large.
         """
-        needed = (2 * 3 + 2) * model_bytes
+        held = sum(_num_bytes(directory) for directory in (self.checkpoints, self.best))
+        needed = max(0, (2 * 3 + 2) * model_bytes - held)
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise OptionError(
                 "must have room for two checkpoints and two models, "
-                f"{needed / 2**20:,.0f} MiB; {self.root} has {free / 2**20:,.0f} MiB free: free "
-                "some space, or choose a directory on another disk",
+                f"{needed / 2**20:,.0f} MiB beyond what the run has; {self.root} has "
+                f"{free / 2**20:,.0f} MiB free: free some space, or choose a directory on another "
+                "disk",
                 option="output_dir",
             )
 
@@ -215,6 +219,11 @@ def load_saved_options(path: Path) -> dict[str, Any]:
             "start again with overwrite_output_dir"
         )
     return translate_saved_options(values)
+
+
+def _num_bytes(directory: Path) -> int:
+    """Returns the size of the files in a directory; 0 if there is none."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def _is_disk_full(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flax_bigbird.data.errors import DataError
+from flax_bigbird.train.errors import TrainingError
 
 # Former field names in the checkpoints of older runs.
 _RENAMED = {
@@ -83,6 +84,20 @@ class TrainerState:
         patience = early_stopping_patience
         is_exhausted = patience is not None and self.evaluations_since_best >= patience
         return self.global_step >= self.max_steps or is_exhausted
+
+    def nan_metrics(self) -> dict[str, float]:
+        """Returns the metrics of the last evaluation as NaN, for outputs of which some are NaN.
+
+        Raises:
+          TrainingError: if there is no best model yet, so that one of NaN would be saved as such.
+        """
+        if self.best_step is None:
+            raise TrainingError(
+                "the outputs of the model must be numbers to be evaluated; some are NaN after step "
+                f"{self.global_step}: lower learning_rate or raise warmup_ratio; the last "
+                "checkpoint is not affected"
+            )
+        return {name: math.nan for name in self.evaluations[-1] if name != "step"}
 
     def record_evaluation(
         self, metrics: dict[str, float], metric_name: str, lower_is_better: bool

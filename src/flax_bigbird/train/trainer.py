@@ -16,7 +16,7 @@ from flax_bigbird.data.batching import (
     evaluation_batches,
 )
 from flax_bigbird.parallel.processes import AgreedFlag, run_on_main
-from flax_bigbird.tasks.evaluation import EVALUATION_SEED, run_eval_step
+from flax_bigbird.tasks.evaluation import EVALUATION_SEED, count_nan_examples, run_eval_step
 from flax_bigbird.train.arguments import DEFAULT_LEARNING_RATE, TrainingArguments
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.errors import TrainingError, TrainingInterrupted
@@ -162,7 +162,12 @@ class Trainer:
           params: The parameters to evaluate.
 
         Returns:
-          The metrics, and the outputs of all examples in the order of the rows.
+          The metrics, and the outputs of all examples in the order of the rows. If some outputs
+          are NaN, all metrics are, because that of the class with the highest logit, for example,
+          would be a number.
+
+        Raises:
+          TrainingError: if outputs are NaN, and no earlier model of the run is better.
         """
         data = self.validation_data
         assert data is not None, "the run has no validation data"
@@ -175,6 +180,8 @@ class Trainer:
             self._steps.evaluation_sharding.batch_rows,
         )
         outputs = run_eval_step(self._steps.eval_step, params, batches)
+        if count_nan_examples(outputs):
+            return self.state.nan_metrics(), outputs
         outputs = self.task.merge_windows(outputs, encoded)
         # The main process decides, as others may round differently.
         return run_on_main(lambda: self.task.compute_metrics(outputs, encoded)), outputs
