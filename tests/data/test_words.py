@@ -14,6 +14,11 @@ from flax_bigbird.data.words import split_words
         ("the U.S. paid $5, twice", ["the", "U.S", ".", "paid", "$", "5", ",", "twice"]),
         ("'quoted' -- ...", ["'", "quoted", "'", "-", "-", ".", ".", "."]),
         ("na\u0308ive \u0928\u092e\u0938\u094d\u0924\u0947!", None),
+        ("the cafe\u0301's menu", ["the", "cafe\u0301's", "menu"]),
+        (
+            "\u0939\u093f\u0928\u094d\u0926\u0940-\u0909\u0930\u094d\u0926\u0942",
+            ["\u0939\u093f\u0928\u094d\u0926\u0940-\u0909\u0930\u094d\u0926\u0942"],
+        ),
         ("", []),
         (" \t", []),
     ],

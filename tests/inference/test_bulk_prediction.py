@@ -24,6 +24,7 @@ from flax_bigbird.inference import (
     partial_output,
     predict_files,
 )
+from flax_bigbird.inference.jobs import job_fingerprint
 from flax_bigbird.inference.parquet import jsonl_to_parquet
 
 
@@ -290,6 +291,19 @@ def test_another_job_does_not_resume_a_prediction(classify, rows, tmp_path, smal
         predict_files(classify, [rows], target, keep=["id"])
     predict_files(classify, [rows], target, keep=["id"], overwrite=True)
     assert len(read_jsonl(target)) == 10
+
+
+@pytest.mark.parametrize("name", ["config.json", "spiece.model", "pytorch_model.bin"])
+def test_a_model_that_has_changed_does_not_resume_a_prediction(classifier, tmp_path, name):
+    folder = shutil.copytree(classifier, tmp_path / "model")
+    (folder / name).touch()
+    task = load_predictor(folder).task
+    before = job_fingerprint(task, str(folder), "float32")
+    (folder / "report.json").write_text("{}")  # which no answer depends on
+    assert job_fingerprint(task, str(folder), "float32") == before
+    with (folder / name).open("a") as file:
+        file.write(" ")
+    assert job_fingerprint(task, str(folder), "float32") != before
 
 
 def test_two_predictions_with_one_output(classify, rows, tmp_path, small_chunks):

@@ -159,6 +159,21 @@ def test_prompts_and_prompts_that_are_left_out(embedder, token_vectors):
         other.encode("a", prompt_name="passage")
 
 
+def test_the_prompt_of_the_loaded_model_is_kept_unless_a_call_gives_another(embedder):
+    name = embedder.predictor.name
+    prompted = load_embedder(name, prompt="the ship ", min_bucket_length=8)
+    expected = embedder.encode("the ship " + TEXTS[1])
+    np.testing.assert_allclose(prompted.encode(TEXTS[1]), expected, atol=TOLERANCE)
+    chunks = prompted.encode_chunks(TEXTS[1], chunk_size=4).vectors
+    expected = embedder.encode_chunks(TEXTS[1], chunk_size=4, prompt="the ship ").vectors
+    np.testing.assert_allclose(chunks, expected, atol=TOLERANCE)
+    for other in ("a cow ", ""):
+        vector, expected = prompted.encode(TEXTS[1], prompt=other), other + TEXTS[1]
+        np.testing.assert_allclose(vector, embedder.encode(expected), atol=TOLERANCE)
+    with pytest.raises(OptionError, match="prompt_name must be one of the model's prompts"):
+        prompted.encode(TEXTS[1], prompt_name="query")  # which excludes the loaded one
+
+
 def test_normalization_and_truncation(embedder):
     full = embedder.encode(TEXTS)
     short = embedder.encode(TEXTS, truncate_dim=8)

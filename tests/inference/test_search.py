@@ -79,6 +79,14 @@ def test_scores_by_words_are_bm25(tmp_path):
     assert WordIndex(tmp_path).search("the", 1)[0].shape == (1,)
 
 
+def test_words_keep_their_vowels_and_accents():
+    """Words of Hindi and Arabic are not split at the marks that write their vowels."""
+    hindi, arabic = "\u0939\u093f\u0928\u094d\u0926\u0940", "\u0639\u064e\u0631\u064e\u0628"
+    assert words(f"{hindi}, {arabic}!") == [hindi, arabic]
+    assert words("CAFE\u0301 caf\u00e9") == ["caf\u00e9"] * 2
+    assert words("Don't [x] x_1 2.5^-") == ["don", "t", "x", "x_1", "2", "5"]
+
+
 def test_rankings_are_fused():
     fused = fuse_ranks([[7, 3, 5], [3, 9]], 3)
     assert fused == [(3, 1 / 62 + 1 / 61), (7, 1 / 61), (9, 1 / 62)]

@@ -38,5 +38,10 @@ def _is_part_of_word(text: str, index: int) -> bool:
     """Returns whether a punctuation mark belongs to the word around it."""
     before, after = text[max(0, index - 1) : index], text[index + 1 : index + 2]
     if text[index] in _INSIDE_WORDS:
-        return before.isalnum() and after.isalnum()
+        return _ends_letter(before) and after.isalnum()
     return text[index] in _INSIDE_NUMBERS and before.isdigit() and after.isdigit()
+
+
+def _ends_letter(character: str) -> bool:
+    """Returns whether a character, or "", is a letter or a digit, or the accent of one."""
+    return character.isalnum() or (character != "" and unicodedata.category(character)[0] == "M")

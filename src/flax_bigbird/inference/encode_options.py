@@ -112,7 +112,8 @@ def changed_options(loaded: Any, options: Mapping[str, Any]) -> dict[str, Any]:
             f"{', '.join(sorted(fixed))}: give load_embedder them"
         )
     changed = {name: value for name, value in options.items() if value is not None}
-    for name in ("prompt", "prompt_name", "chunk_tokens"):  # one of them excludes others
-        if name in options and getattr(loaded, name) is not None:
-            changed[name] = options[name]
+    if changed.keys() & {"prompt", "prompt_name"}:  # one excludes the other of the loaded model
+        changed = {"prompt": None, "prompt_name": None} | changed
+    if "chunk_tokens" in options and loaded.chunk_tokens is not None:
+        changed["chunk_tokens"] = options["chunk_tokens"]  # None if texts have no such chunks
     return changed

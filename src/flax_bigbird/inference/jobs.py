@@ -13,6 +13,10 @@ from flax_bigbird.inference.partial_output import PartialOutput
 from flax_bigbird.pretrained import local_path
 from flax_bigbird.tasks.prediction_task import PredictionTask
 
+# Weights in all formats, and the files of a tokenizer; "config.json" has labels and thresholds.
+_MODEL_FILES = ("*.safetensors", "pytorch_model*.bin", "flax_model*.msgpack", "config.json")
+_MODEL_FILES += ("*token*.json", "spiece.model", "vocab.*", "merges.txt")
+
 
 class PredictionInterrupted(Exception):
     """Raised when `should_stop` interrupts prediction; the answers so far are saved.
@@ -114,11 +118,11 @@ def job_fingerprint(task: PredictionTask, name: str, dtype: str) -> dict[str, An
       dtype: The dtype that the model computes in.
     """
     directory = Path(local_path(name))
-    weights = sorted(directory.glob("*.safetensors")) if directory.is_dir() else []
+    files = {path for pattern in _MODEL_FILES for path in directory.glob(pattern)}
     return {
         "task": task.name,
         "model": name,
-        "weights": [file_fingerprint(path) for path in weights],
+        "checkpoint": [file_fingerprint(path) for path in sorted(files) if path.is_file()],
         "options": {k: v for k, v in task.options.as_dict().items() if k != "mesh"},
         "dtype": dtype,
     }

@@ -5,7 +5,10 @@ vocabulary is loaded.
 """
 
 import array
+import functools
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,12 +18,24 @@ BM25_DIRECTORY = "bm25"
 # The constant of reciprocal rank fusion in the paper (Cormack, Clarke and Buettcher, SIGIR 2009).
 RANK_CONSTANT = 60
 
-_WORD = re.compile(r"\w+")
+_ASCII_WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """Returns the words of a text, in lower case."""
-    return _WORD.findall(text.casefold())
+    """Returns the words of a text: runs of letters, digits and their marks, in lower case and NFC.
+
+    Marks are the vowels of Hindi and Arabic, for example, and the accents of texts in NFD.
+    """
+    text = unicodedata.normalize("NFC", text.casefold())
+    return (_ASCII_WORD if text.isascii() else _word()).findall(text)
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """Returns the pattern of words, whose marks no class of `re` has."""
+    characters = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(c for c in characters if unicodedata.category(c).startswith("M"))
+    return re.compile(rf"[\w{marks}]+")
 
 
 class WordIndex:
