@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from tiny_checkpoints import sentence, write_jsonl
 
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.inference import PredictionError
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -45,6 +46,44 @@ def test_slices_leave_out_rows_that_are_answered(tmp_path):
     texts = [(first, [row["text"] for row in rows]) for first, rows in ranges]
     assert texts == [(101, ["1", "2"]), (105, ["5", "6"]), (107, ["7"])]
     assert slices._gaps(done, 0, 101) == []
+
+
+def local_and_remote(folder):
+    """Returns the parts of an output that is named by its path, and by its URL."""
+    return [parts.Parts.of(folder), parts.Parts.of(f"file://{folder}")]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "part-1-2.parquet.txt", "older/part-1-2.parquet"])
+def test_only_outputs_are_overwritten(tmp_path, name):
+    """Everything in the directory would be removed, the input among it."""
+    output = tmp_path / "out"
+    (output / name).parent.mkdir(parents=True)
+    (output / name).write_text("{}")
+    (output / parts.part_name(0, 1)).write_text("")
+    for written in local_and_remote(output):
+        with pytest.raises(OptionError, match=f"holds {name.partition('/')[0]}") as caught:
+            written.check_new(overwrite=True)
+        assert caught.value.option == "output"
+        with pytest.raises(OptionError, match=r"holds"), written.publishing(dict, overwrite=True):
+            pass
+    assert (output / name).exists()
+
+
+def test_an_output_is_overwritten_and_nothing_beside_it(tmp_path):
+    output, beside = tmp_path / "out", tmp_path / "out.previous"
+    for folder in (output, beside):
+        folder.mkdir()
+        (folder / parts.part_name(0, 1)).write_text("old")
+    for written in local_and_remote(output):
+        written.check_new(overwrite=True)
+        with written.publishing(dict, overwrite=True):
+            written.write(pyarrow.table({"a": [1, 2]}), 0, 2)
+        assert pyarrow.parquet.read_table(output).to_pylist() == [{"a": 1}, {"a": 2}]
+    assert not (tmp_path / "out.part").exists()
+    assert (beside / parts.part_name(0, 1)).read_text() == "old"
+    assert (output / parts.SUCCESS).exists()
+    with pytest.raises(OptionError, match="must be new"):
+        parts.Parts.of(output).check_new(overwrite=False)
 
 
 @pytest.mark.parametrize(("max_bytes", "expected"), [(1000, ["a"]), (17, ["a"]), (14, []), (5, [])])

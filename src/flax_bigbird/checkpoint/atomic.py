@@ -69,16 +69,27 @@ def atomic_directory(path: str | os.PathLike[str], *, replace: bool = False) -> 
         raise
 
 
-def publish_directory(temporary: Path, path: Path, *, replace: bool = False) -> None:
-    """Flushes a directory to disk and renames it to `path`; see `atomic_directory`."""
+def publish_directory(
+    temporary: Path, path: Path, *, replace: bool = False, previous: Path | None = None
+) -> None:
+    """Flushes a directory to disk and renames it to `path`; see `atomic_directory`.
+
+    Args:
+      temporary: The directory.
+      path: Its new name.
+      replace: Whether to replace a directory that exists.
+      previous: The name that this one has in the meantime; whatever has that name is removed. By
+        default, it is `path` with the suffix `.previous`, for names that no user chooses.
+    """
+    previous = _previous_directory(path) if previous is None else previous
     for file in temporary.rglob("*"):
         flush_to_disk(file)
     flush_to_disk(temporary)
     if replace and path.exists():
-        shutil.rmtree(_previous_directory(path), ignore_errors=True)
-        path.rename(_previous_directory(path))
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
     temporary.rename(path)
-    shutil.rmtree(_previous_directory(path), ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def recover_directory(path: Path) -> None:

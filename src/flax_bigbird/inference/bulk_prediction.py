@@ -62,6 +62,10 @@ class AnswerFile:
                 f"must end in {' or '.join(cls.suffixes)}; got {target.name!r}: rename it",
                 option="output",
             )
+        if target.is_dir():
+            raise OptionError(
+                f"must be a file; {target} is a directory: choose another name", option="output"
+            )
 
     def start(self, streams: Mapping[str, BinaryIO], num_rows: int) -> None:
         """Writes what precedes the answers of the first row."""

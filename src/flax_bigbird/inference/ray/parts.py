@@ -5,7 +5,7 @@ import contextlib
 import io
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"part-(\d+)-(\d+)\.parquet")
 SUCCESS = "_SUCCESS"
 """The empty file that says that an output on a remote file system is complete, as Spark writes."""
+
+
+def check_only_parts(place: str | Path, names: Iterable[str]) -> None:
+    """Raises `OptionError` if a directory that would be replaced holds anything but an output.
+
+    Args:
+      place: The directory or URL.
+      names: The paths of what it holds, relative to it.
+    """
+    others = (name for name in names if name != SUCCESS and not _NAME.fullmatch(name))
+    other = next(others, None)
+    if other is not None:
+        raise OptionError(
+            "must be new or hold part files alone, because overwrite removes all that it holds; "
+            f"{place} holds {other}: choose another name, or remove it yourself",
+            option="output",
+        )
 
 
 def part_name(first: int, stop: int) -> str:
@@ -155,6 +172,8 @@ class LocalParts(Parts):
                 f"{self.target.name!r}: give the name of a directory"
             )
         check_output(self.target, overwrite)
+        if self.target.is_dir():
+            check_only_parts(self.target, sorted(path.name for path in self.target.iterdir()))
 
     def check_is_no_input(self, files: Sequence[str]) -> None:
         data_files.check_output_is_no_input(self.target, files)
@@ -164,7 +183,7 @@ class LocalParts(Parts):
         self, fingerprint: Callable[[], dict[str, Any]], overwrite: bool
     ) -> Iterator[None]:
         with self.partial.lock(self.target):
-            check_output(self.target, overwrite)  # another process may have written it since
+            self.check_new(overwrite)  # another process may have written it since
             self.partial.start_or_resume(fingerprint(), overwrite, {})
             self.start()
             yield
@@ -204,7 +223,8 @@ class LocalParts(Parts):
                 (self.directory / name).unlink()
         if self.target.is_file():
             self.target.unlink()
-        publish_directory(self.directory, self.target, replace=overwrite)
+        previous = self.partial.directory / "previous"
+        publish_directory(self.directory, self.target, replace=overwrite, previous=previous)
         shutil.rmtree(self.partial.directory)
 
 
@@ -222,6 +242,8 @@ class RemoteParts(Parts):
                 "another URL, or set overwrite",
                 option="output",
             )
+        root = RemotePath.of(self.url).path if found else ""
+        check_only_parts(self.url, (info.path.removeprefix(f"{root}/") for info in found))
 
     def check_is_no_input(self, files: Sequence[str]) -> None:
         del files  # the output is remote
