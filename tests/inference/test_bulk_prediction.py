@@ -138,6 +138,15 @@ def test_invalid_calls_write_nothing(classify, rows, tmp_path, change, message):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_is_no_output(classify, rows, tmp_path, overwrite):
+    (tmp_path / "out.jsonl").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OptionError, match=r"output must be a file; .* is a directory: choose"):
+        predict_files(classify, [rows], tmp_path / "out.jsonl", overwrite=overwrite)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_row_without_the_column_is_named(classify, tmp_path):
     source = write_jsonl(tmp_path / "in.jsonl", [{"text": "a"}, {"body": "b"}])
     message = r"in\.jsonl, line 2: column 'text' must hold a text; got None; there are body"
