@@ -122,6 +122,22 @@ def test_limits_of_sizes(limited, inputs, message):
     assert message in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("the cow " * 3000, "a text must have at most 3,000 tokens"),
+        (["the cow " * 1200] * 4, "a request must have at most 8,192 tokens"),
+    ],
+)
+def test_tokens_that_are_only_listed_are_limited_too(limited, inputs, message):
+    response = limited.post("/tokenize", {"inputs": inputs}, headers=AUTHORIZED)
+    assert (response.status, message in response.json()["error"]) == (413, True)
+    if isinstance(inputs, str):
+        response = limited.post("/attention", {"inputs": inputs}, headers=AUTHORIZED)
+        assert (response.status, message in response.json()["error"]) == (413, True)
+    assert limited.post("/tokenize", {"inputs": "the cow"}, headers=AUTHORIZED).status == 200
+
+
 def test_a_body_without_a_length_is_limited_too(limited):
     with socket.create_connection(("127.0.0.1", limited.port), timeout=10) as connection:
         head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

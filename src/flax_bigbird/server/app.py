@@ -114,21 +114,22 @@ class PostEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, request = self._service, Request(scope, receive)
         service.check_ready()
-        with service.engine.admitted():
-            content = await read_body(request, service.settings, service.bodies)
+        with service.engine.admitted(), service.bodies.of_request() as take:
+            content = await read_body(request, service.settings, take)
             body = parse_body(self._endpoint.request, content)
             size = len(content)
             del content
-            work = self._endpoint.handler(service, body, request)
-            result = await run_while_connected(request, work)
-            scope.setdefault("state", {})["log"] = self._log(result, size)
-            response = result.value
-            if not isinstance(response, Response):
-                encoded = await service.engine.in_pool(pydantic_core.to_json, response)
-                response = Response(
-                    encoded, headers=result.headers(), media_type="application/json"
-                )
-            await response(scope, receive, send)
+            with service.engine.time_limit():
+                work = self._endpoint.handler(service, body, request)
+                result = await run_while_connected(request, work)
+                scope.setdefault("state", {})["log"] = self._log(result, size)
+                response = result.value
+                if not isinstance(response, Response):
+                    encoded = await service.engine.in_pool(pydantic_core.to_json, response)
+                    response = Response(
+                        encoded, headers=result.headers(), media_type="application/json"
+                    )
+                await response(scope, receive, send)
 
     def _log(self, result: Answer, num_bytes: int) -> dict[str, Any]:
         """Returns the fields of a request in the log, and counts its tokens."""

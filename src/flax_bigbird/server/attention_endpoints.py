@@ -8,7 +8,7 @@ from starlette.requests import Request
 from flax_bigbird._messages import pluralize
 from flax_bigbird.inference.attention_lists import Layout, block_lists, token_lists
 from flax_bigbird.inference.token_lists import Token, token_windows
-from flax_bigbird.server.errors import RequestError, too_large
+from flax_bigbird.server.errors import RequestError
 from flax_bigbird.server.served_model import ServedModel
 from flax_bigbird.server.service import Answer, Endpoint, Service
 from flax_bigbird.server.task_schemas import AttentionRequest, AttentionResponse
@@ -32,15 +32,16 @@ async def attention(service: Service, body: AttentionRequest, request: Request) 
     heads = None if body.average_heads else heads
     ids = [token["id"] for token in tokens]
     unit = await model.attention.unit(service.engine, ids, position)
-    (outputs,) = await service.engine.compute([unit])
-    length = model.task.options.bucket_length(len(ids))
-    layout = Layout(model.predictor.model.sparsity, len(ids), length)
-    if position is None:
-        listed = await service.engine.in_pool(block_lists, outputs["blocks"], layout, layers, heads)
-    else:
-        listed = await service.engine.in_pool(
-            token_lists, outputs, layout, position, len(ids), layers, heads, body.top_k
-        )
+    with service.engine.time_limit():  # in which the compilation of the program does not count
+        (outputs,) = await service.engine.compute([unit])
+        length = model.task.options.bucket_length(len(ids))
+        layout = Layout(model.predictor.model.sparsity, len(ids), length)
+        in_pool = service.engine.in_pool
+        if position is None:
+            listed = await in_pool(block_lists, outputs["blocks"], layout, layers, heads)
+        else:
+            of_token = outputs, layout, position, len(ids), layers, heads, body.top_k
+            listed = await in_pool(token_lists, *of_token)
     value: dict[str, Any] = {
         "num_tokens": len(ids),
         "num_unread_tokens": num_tokens - sum(token["start"] is not None for token in tokens),
@@ -81,10 +82,13 @@ def _windows(
     Raises:
       RequestError: if the text has too many tokens, or no window of that index.
     """
-    length, limit = model.task.options.length, service.settings.max_input_tokens
-    windows, num_tokens = token_windows(model.tokenizer, body.inputs, body.query, length)
-    if num_tokens > limit:
-        raise too_large(f"a text must have at most {limit:,} tokens; got {num_tokens:,}: divide it")
+    windows, num_tokens = token_windows(
+        model.tokenizer,
+        body.inputs,
+        body.query,
+        model.task.options.length,
+        service.check_num_tokens,
+    )
     _check_indices("window", [body.window], len(windows))
     return windows, num_tokens
 

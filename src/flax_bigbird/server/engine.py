@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,9 @@ from flax_bigbird.server.settings import ServerSettings
 from flax_bigbird.server.tickets import Ticket
 
 T = TypeVar("T")
+
+_request_deadline: contextvars.ContextVar[float] = contextvars.ContextVar("request_deadline")
+"""When the request of the running task is given up, by the clock of the event loop."""
 
 
 class Unit(NamedTuple):
@@ -75,10 +79,29 @@ class Engine:
         finally:
             self.num_requests -= 1
 
+    @contextlib.contextmanager
+    def time_limit(self) -> Iterator[None]:
+        """Gives `request_timeout` to all that the block awaits of this engine, together."""
+        seconds = self._settings.request_timeout
+        token = _request_deadline.set(asyncio.get_running_loop().time() + seconds)
+        try:
+            yield
+        finally:
+            _request_deadline.reset(token)
+
     async def in_pool(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function in a thread, outside of the event loop."""
+        """Calls a function in a thread, outside of the event loop.
+
+        Raises:
+          RequestError: if the time is up. The function is then not called any more, unless it has
+            begun.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, function, *arguments)
+        try:
+            async with asyncio.timeout_at(self._deadline()):
+                return await loop.run_in_executor(self._pool, function, *arguments)
+        except TimeoutError:
+            raise self._unfinished("the threads that read texts were busy") from None
 
     async def in_compiler(self, function: Callable[..., T], *arguments: Any) -> T:
         """Calls a function that compiles a program in a thread of its own."""
@@ -91,6 +114,7 @@ class Engine:
         Raises:
           RequestError: if the queue is full, the time is up, or the device fails.
         """
+        deadline = self._deadline()
         tokens = sum(unit.group.tokens for unit in units)
         limit = self._settings.max_queue_tokens
         if tokens > limit:
@@ -113,7 +137,7 @@ class Engine:
         for group, entries in by_group.values():
             self.queue.put(group, entries)
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
+            async with asyncio.timeout_at(deadline):
                 return await ticket.wait()
         except TimeoutError:
             raise self._timed_out(ticket) from None
@@ -123,7 +147,7 @@ class Engine:
     def _check_wait(self, groups: Sequence[Group]) -> None:
         """Raises `RequestError` for work with which the device would not begin in time."""
         seconds = max(map(self.queue.seconds_before, groups), default=0.0)
-        if seconds > self._settings.request_timeout:
+        if seconds > max(0.0, self._deadline() - asyncio.get_running_loop().time()):
             raise self._overloaded(f"about {seconds:.0f} s of work wait for the device")
 
     def retry_after(self) -> int:
@@ -140,9 +164,18 @@ class Engine:
         begun = ticket.started_at
         if begun is not None and time.monotonic() - begun > seconds / 2:  # it waited for less
             return RequestError("timeout", f"the computation took more than {seconds:g} s")
+        return self._unfinished("the device was busy")
+
+    def _unfinished(self, reason: str) -> RequestError:
+        seconds = self._settings.request_timeout
         return RequestError(
             "overloaded",
-            f"the device was busy: the request was not finished within {seconds:g} s",
+            f"{reason}: the request was not finished within {seconds:g} s",
             status=503,
             retry_after=self.retry_after(),
         )
+
+    def _deadline(self) -> float:
+        """Returns when the present request is given up, by the clock of the event loop."""
+        now = asyncio.get_running_loop().time()
+        return _request_deadline.get(now + self._settings.request_timeout)

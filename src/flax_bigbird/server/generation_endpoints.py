@@ -88,9 +88,10 @@ class Continuation:
         if stop is not None:
             text = text[: text.index(stop) + len(stop)]
             self.finish_reason, self._is_stopped = "stop_sequence", True
-        if text.endswith(UNFINISHED) or not text.startswith(self.text):
+        elif text.endswith(UNFINISHED) or not text.startswith(self.text):
             return ""
-        added, self.text = text[len(self.text) :], text
+        added = text[len(self.text) :] if text.startswith(self.text) else ""
+        self.text = text
         return added
 
     def finish(self) -> str:

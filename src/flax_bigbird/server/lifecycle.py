@@ -29,7 +29,7 @@ from flax_bigbird.server.loading import (
 from flax_bigbird.server.metrics import Metrics
 from flax_bigbird.server.security import MAX_HEAD_BYTES
 from flax_bigbird.server.service import Service
-from flax_bigbird.server.settings import API_KEY_VARIABLE, LOOPBACK, ServerSettings
+from flax_bigbird.server.settings import API_KEY_VARIABLE, ServerSettings
 
 logger = logging.getLogger(logs.NAME)
 
@@ -88,7 +88,7 @@ def serve(names: list[str], settings: ServerSettings) -> None:
         service = create_service(settings)
         host, port = listener.getsockname()[:2]
         logger.info("listening", extra={"fields": {"host": host, "port": port}})
-        if settings.host not in LOOPBACK and not settings.api_key:
+        if not settings.is_loopback and not settings.api_key:
             logger.warning(f"others can use the server without a key: set {API_KEY_VARIABLE}")
         server = _Server(_server_config(service))
         asyncio.run(_run(server, service, sources, listener))
@@ -141,7 +141,7 @@ async def _run(
     if preparing.done() and not preparing.exception():
         await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
     server.is_aborted = not (preparing.done() and not preparing.exception())
-    await _drain(service)
+    await _drain(service, server)
     server.should_exit = True
     await running
     stopped.cancel()
@@ -156,16 +156,20 @@ def _stop(stopping: asyncio.Event, server: _Server) -> None:
     stopping.set()
 
 
-async def _drain(service: Service) -> None:
-    """Refuses new requests, and waits until those that were accepted are answered."""
+async def _drain(service: Service, server: _Server) -> None:
+    """Refuses new requests, and waits until those that were accepted are answered.
+
+    It does not wait after a second signal.
+    """
     service.engine.is_draining = True
     waiting = service.engine.num_requests
     logger.info("draining", extra={"fields": {"requests": waiting}})
     until = time.monotonic() + service.settings.drain_timeout
-    while service.engine.num_requests and time.monotonic() < until:
+    while service.engine.num_requests and time.monotonic() < until and not server.force_exit:
         await asyncio.sleep(POLL_SECONDS)
     if service.engine.num_requests:
-        logger.warning("requests were not finished within the time to drain")
+        why = "before a second signal" if server.force_exit else "within the time to drain"
+        logger.warning(f"requests were not finished {why}")
 
 
 async def _in_daemon_thread(function: Any, *arguments: Any) -> None:

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from flax_bigbird.server.schemas import Body, TokenIds
+from flax_bigbird.server.schemas import Body, Items, TokenIds
 
 
 class EmbeddingsRequest(Body):
     """Texts to embed, in the form of OpenAI."""
 
-    input: str | TokenIds | Annotated[list[str | TokenIds], Field(min_length=1)] = Field(
+    input: str | TokenIds | Annotated[Items[str | TokenIds], Field(min_length=1)] = Field(
         description="A text or several; a list of integers stands for a text's token ids, which "
         "are those of the model's own tokenizer."
     )

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from flax_bigbird._version import __version__
 from flax_bigbird.data.json_output import to_json
 from flax_bigbird.inference.token_lists import list_tokens
-from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.errors import RequestError, too_large
 from flax_bigbird.server.loading import batch_tokens
 from flax_bigbird.server.schemas import TokenizeRequest, TokenizeResponse
 from flax_bigbird.server.served_model import ServedModel
@@ -118,8 +118,21 @@ async def tokenize(service: Service, body: TokenizeRequest, request: Request) ->
                 parameter="prompt_name",
             )
         prompt = model.with_options(prompt_name=body.prompt_name).prompt
+    limit, total = service.settings.max_queue_tokens, 0
+
+    def check_count(num_tokens: int) -> None:
+        nonlocal total
+        service.check_num_tokens(num_tokens)
+        total += num_tokens
+        if total > limit:
+            raise too_large(f"a request must have at most {limit:,} tokens; got more: divide it")
+
     tokens = await service.engine.in_pool(
-        list_tokens, model.tokenizer, [prompt + text for text in texts], body.add_special_tokens
+        list_tokens,
+        model.tokenizer,
+        [prompt + text for text in texts],
+        body.add_special_tokens,
+        check_count,
     )
     return Answer(tokens, model, len(texts), sum(map(len, tokens)))
 

@@ -1,7 +1,8 @@
 """Reads and checks the body of a request, within the server's limits of size and time."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 import pydantic
@@ -14,10 +15,11 @@ T = TypeVar("T")
 BodyT = TypeVar("BodyT", bound=pydantic.BaseModel)
 
 MAX_DETAIL = 200  # characters of a description of what is wrong
+MAX_ERRORS = 1000  # that are described; a body of a few megabytes may have a million
 
 
 class BodyBudget:
-    """Limits how many bytes of bodies are in memory at once.
+    """Limits how many bytes the bodies of all requests have that are read or worked on.
 
     Args:
       max_bytes: The limit.
@@ -27,25 +29,39 @@ class BodyBudget:
         self._max_bytes = max_bytes
         self._num_bytes = 0
 
-    def take(self, num_bytes: int) -> None:
-        """Counts bytes that arrived.
+    @contextlib.contextmanager
+    def of_request(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that counts bytes of a request, which count until the block ends.
 
         Raises:
-          RequestError: if there are too many.
+          RequestError: from that function, if there are too many.
         """
-        if self._num_bytes + num_bytes > self._max_bytes:
-            raise RequestError(
-                "overloaded", "the server reads too many large requests", retry_after=1
-            )
-        self._num_bytes += num_bytes
+        own = 0
 
-    def give_back(self, num_bytes: int) -> None:
-        """Counts bytes that are no longer in memory."""
-        self._num_bytes -= num_bytes
+        def take(num_bytes: int) -> None:
+            nonlocal own
+            if self._num_bytes + num_bytes > self._max_bytes:
+                raise RequestError(
+                    "overloaded", "the server works on too many large requests", retry_after=1
+                )
+            self._num_bytes += num_bytes
+            own += num_bytes
+
+        try:
+            yield take
+        finally:
+            self._num_bytes -= own
 
 
-async def read_body(request: Request, settings: ServerSettings, budget: BodyBudget) -> bytes:
+async def read_body(
+    request: Request, settings: ServerSettings, take: Callable[[int], None]
+) -> bytes:
     """Returns the body of a request.
+
+    Args:
+      request: The request.
+      settings: The limits of size and time.
+      take: Counts the bytes that arrive, see `BodyBudget.of_request`.
 
     Raises:
       RequestError: if it is no JSON, too large, or too slow.
@@ -73,7 +89,7 @@ async def read_body(request: Request, settings: ServerSettings, budget: BodyBudg
                 part = message.get("body", b"")
                 if len(body) + len(part) > settings.max_body_bytes:
                     raise _body_too_large(settings)
-                budget.take(len(part))
+                take(len(part))
                 body += part
                 if not message.get("more_body", False):
                     return bytes(body)
@@ -83,8 +99,6 @@ async def read_body(request: Request, settings: ServerSettings, budget: BodyBudg
             f"the body must arrive within {settings.body_timeout:g} s",
             status=408,
         ) from None
-    finally:
-        budget.give_back(len(body))
 
 
 def parse_body(schema: type[BodyT], body: bytes) -> BodyT:
@@ -96,6 +110,12 @@ def parse_body(schema: type[BodyT], body: bytes) -> BodyT:
     try:
         return schema.model_validate_json(body)
     except pydantic.ValidationError as error:
+        if (count := error.error_count()) > MAX_ERRORS:
+            raise RequestError(
+                "validation",
+                f"the body must have the fields that /openapi.json lists; got {count:,} that are "
+                "wrong: send those of the endpoint",
+            ) from None
         errors = error.errors(include_url=False, include_input=False, include_context=False)
         if errors[0]["type"] == "json_invalid":
             detail = f"the body must be JSON: {errors[0]['msg'][:MAX_DETAIL]}"

@@ -4,11 +4,16 @@ Its clients, and those of the Hugging Face Inference API, send these fields. A f
 does not know is an error, so that nothing is silently ignored.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-TokenIds = Annotated[list[int], Field(min_length=1)]
+T = TypeVar("T")
+
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list in a request. The errors of its items would take a thousand times their memory, so that
+only the first one is reported."""
+TokenIds = Annotated[Items[int], Field(min_length=1)]
 Truncate = Annotated[
     bool | None,
     Field(description="Whether to read only the start of texts that exceed the model."),
@@ -37,7 +42,7 @@ class ModelBody(Body):
 class EmbedRequest(ModelBody):
     """Texts to embed."""
 
-    inputs: str | TokenIds | list[str | TokenIds] = Field(
+    inputs: str | TokenIds | Items[str | TokenIds] = Field(
         description="A text or several; a list of integers stands for a text's token ids."
     )
     normalize: bool | None = Field(
@@ -61,7 +66,7 @@ class SimilarityInput(Body):
     """A text, and others to compare it with."""
 
     source_sentence: str
-    sentences: Annotated[list[str], Field(min_length=1)]
+    sentences: Annotated[Items[str], Field(min_length=1)]
 
 
 class SimilarityParameters(Body):
@@ -99,7 +104,7 @@ class PredictRequest(ModelBody):
     with one list of labels, as there; without them, by the list of labels.
     """
 
-    inputs: str | list[str | list[str]] = Field(
+    inputs: str | Items[str | Items[str]] = Field(
         description="A text; a pair of texts; or a list of lists of one or two texts each."
     )
     raw_scores: bool = Field(default=False, description="Whether to return logits.")
@@ -122,7 +127,7 @@ class RerankRequest(ModelBody):
     """A query, and texts to sort by their relevance to it."""
 
     query: str
-    texts: Annotated[list[str], Field(min_length=1)]
+    texts: Annotated[Items[str], Field(min_length=1)]
     raw_scores: bool = Field(default=False, description="Whether to return logits.")
     return_text: bool = Field(
         default=False, description="Whether to repeat the texts in the answer."
@@ -145,7 +150,7 @@ RerankResponse = list[Rank]
 class TokenizeRequest(ModelBody):
     """Texts to tokenize."""
 
-    inputs: str | list[str]
+    inputs: str | Items[str]
     add_special_tokens: bool = True
     prompt_name: str | None = None
 

@@ -141,6 +141,14 @@ class Service:
                 "send several requests"
             )
 
+    def check_num_tokens(self, num_tokens: int) -> None:
+        """Raises `RequestError` if a text has too many tokens."""
+        limit = self.settings.max_input_tokens
+        if num_tokens > limit:
+            raise too_large(
+                f"a text must have at most {limit:,} tokens; got {num_tokens:,}: divide it"
+            )
+
 
 def check_truncation(direction: str | None) -> None:
     """Raises `RequestError` for a direction of truncation other than the right."""

@@ -1,5 +1,6 @@
 """The options of `bigbird serve`; importing them imports neither JAX nor the extra `serve`."""
 
+import ipaddress
 import os
 from typing import Any
 
@@ -168,11 +169,18 @@ class ServerSettings(Options):
         return self
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether the address can be reached from this machine only."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host.lower() in LOOPBACK
+
+    @property
     def hosts(self) -> tuple[str, ...]:
-        """The host names that requests may be for; empty for all of them."""
-        if self.allowed_host:
-            return tuple(self.allowed_host)
-        return LOOPBACK if self.host in LOOPBACK else ()
+        """The host names that requests may be for, in lower case; empty for all of them."""
+        names = self.allowed_host or ([*LOOPBACK, self.host] if self.is_loopback else [])
+        return tuple(name.lower() for name in names)
 
     @property
     def num_tokenization_workers(self) -> int:

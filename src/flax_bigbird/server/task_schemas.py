@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flax_bigbird.server.schemas import Body, ModelBody, SimpleToken
+from flax_bigbird.server.schemas import Body, Items, ModelBody, SimpleToken
 
-Texts = str | list[str]
+Texts = str | Items[str]
 
 
 class QuestionInputs(Body):
@@ -76,7 +76,7 @@ class TagParameters(Body):
     aggregation_strategy: Literal["none", "simple"] | None = Field(
         default=None, description="simple, the default, returns entities, and none returns words."
     )
-    ignore_labels: list[str] | None = Field(
+    ignore_labels: Items[str] | None = Field(
         default=None, description="The tags of words to leave out with none; by default, O."
     )
 
@@ -137,7 +137,7 @@ class GenerateParameters(Body):
     temperature: float | None = Field(default=None, gt=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**31)
-    stop: Annotated[list[str], Field(max_length=8)] | None = Field(
+    stop: Annotated[Items[str], Field(max_length=8)] | None = Field(
         default=None, description="Texts that end the continuation."
     )
     return_full_text: bool | None = None
@@ -177,11 +177,11 @@ class AttentionRequest(ModelBody):
     character: int | None = Field(
         default=None, ge=0, description="A character of the text, instead of the position."
     )
-    layers: Annotated[list[int], Field(min_length=1)] | None = Field(
+    layers: Annotated[Items[int], Field(min_length=1)] | None = Field(
         default=None,
         description="The indices of layers; by default, all for a token, and the last for a map.",
     )
-    heads: Annotated[list[int], Field(min_length=1)] | None = Field(
+    heads: Annotated[Items[int], Field(min_length=1)] | None = Field(
         default=None, description="The indices of heads; by default, all."
     )
     average_heads: bool = Field(

@@ -4,7 +4,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from flax_bigbird.server.errors import RequestError
+from flax_bigbird.server.errors import RequestError, too_large
 from flax_bigbird.server.masks import ServedMaskedLM
 from flax_bigbird.server.service import Answer, Endpoint, Service
 from flax_bigbird.server.task_schemas import (
@@ -22,6 +22,7 @@ from flax_bigbird.tasks.masked_lm import NUM_CANDIDATES
 from flax_bigbird.tasks.tag_schemes import OUTSIDE
 
 NO_ANSWER = {"answer": "", "start": 0, "end": 0}
+MAX_FILLED_CHARACTERS = 2**26  # of the copies of a request's texts, one for each candidate
 
 
 async def answer(service: Service, body: AnswerRequest, request: Request) -> Answer:
@@ -98,12 +99,21 @@ async def fill_mask(service: Service, body: FillMaskRequest, request: Request) -
     rows = [{"text": text} for text in texts]
     result = await model.answer(service.engine, ServedMaskedLM(model.task), rows)
     mask = model.tokenizer.mask_token
-    values = [
-        _filled(text, mask, filled["masks"], top_k)
-        for text, filled in zip(texts, result.answers, strict=True)
-    ]
+    masks = [filled["masks"] for filled in result.answers]
+    size = sum(top_k * len(own) * len(text) for text, own in zip(texts, masks, strict=True))
+    if size > MAX_FILLED_CHARACTERS:
+        raise too_large(
+            "the texts with each of the candidates in the place of their masks must have at most "
+            f"{MAX_FILLED_CHARACTERS:,} characters; got {size:,}: divide the text, or lower top_k"
+        )
+    values = await service.engine.in_pool(_filled_texts, texts, mask, masks, top_k)
     value = values[0] if isinstance(body.inputs, str) else values
     return Answer(value, model, len(texts), result.num_tokens, result.num_windows)
+
+
+def _filled_texts(texts: list[str], mask: str, masks: list[list[Any]], top_k: int) -> list[Any]:
+    """Returns what `_filled` returns for each of the texts."""
+    return [_filled(text, mask, own, top_k) for text, own in zip(texts, masks, strict=True)]
 
 
 def _filled(text: str, mask: str, masks: list[Any], top_k: int) -> list[Any]:
