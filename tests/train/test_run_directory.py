@@ -6,6 +6,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from tiny_runs import (
@@ -17,6 +18,8 @@ from tiny_runs import (
     write_labeled_texts,
 )
 
+from flax_bigbird.checkpoint.embedding_layers import Dense, Normalize
+from flax_bigbird.checkpoint.sentence_transformers import EmbeddingModules, save_embedding_modules
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.train import report as run_report
 from flax_bigbird.train import run_directory, train, train_options
@@ -112,9 +115,15 @@ def test_a_directory_with_another_run(tmp_path, data):
     with pytest.raises(OptionError, match="seed 0, now 1: use those"):
         train(tiny_run_options(tmp_path, train_files=[data], seed=1))
     before = model_bytes(tmp_path / "run")
+    # As if the earlier run had trained an embedding model.
+    layers = (Dense(np.eye(4, dtype=np.float32), None), Normalize())
+    save_embedding_modules(tmp_path / "run", EmbeddingModules(layers=layers, max_seq_length=9), 4)
     options = tiny_run_options(tmp_path, train_files=[data], seed=1, overwrite_output_dir=True)
     train(options)
     assert model_bytes(tmp_path / "run") != before
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not [name for name in names if "sentence" in name or name[0].isdigit()]
+    assert "modules.json" not in names
 
 
 def test_wrong_data_and_options_leave_nothing_in_the_way(tmp_path, data):

@@ -7,6 +7,7 @@ it change the vector.
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +163,15 @@ def save_embedding_modules(folder: Path, modules: EmbeddingModules, hidden_size:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         atomic_write_text(folder / name, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def remove_embedding_modules(folder: Path) -> None:
+    """Removes what `save_embedding_modules` wrote, so that the checkpoint is no embedding model."""
+    for name in (MODULES_FILE, CONFIG_FILE, TRANSFORMER_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for kind in ("Pooling", Dense.__name__, Normalize.__name__):
+        for path in folder.glob(f"[0-9]*_{kind}"):
+            shutil.rmtree(path)
 
 
 def _list_modules(source: Source) -> list[_Module] | None:

@@ -20,6 +20,7 @@ from flax_bigbird.checkpoint import (
     recover_directory,
     remove_staging_directories,
 )
+from flax_bigbird.checkpoint.sentence_transformers import remove_embedding_modules
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import translate_saved_options
 from flax_bigbird.train.arguments import TrainingArguments
@@ -155,6 +156,7 @@ class RunDirectory:
         names = ("report.json", "metrics.jsonl", "README.md", "loss.png", "confusion_matrix.png")
         for name in names:
             (self.root / name).unlink(missing_ok=True)
+        remove_embedding_modules(self.root)  # the new run may have another task
 
 
 def open_run_directory(options: TrainingArguments) -> RunDirectory:
