@@ -146,15 +146,48 @@ def test_a_row_may_exceed_the_position_table():
     assert np.isfinite(out).all()
 
 
+def test_padding_may_exceed_the_position_table():
+    """On the host it was refused, and under jit it made all gradients NaN."""
+    model = make("FlaxBigBirdForMaskedLM")
+    ids = np.full((1, LENGTH), 7, np.int32)
+    segments = (np.arange(LENGTH) < 20)[None].astype(np.int32)
+    assert model.config.max_position_embeddings < LENGTH - 20
+    out = model(ids, segment_ids=segments).logits
+    np.testing.assert_allclose(out[:, :20], model(ids[:, :20]).logits, rtol=1e-4, atol=1e-4)
+
+    def loss(params, segments):
+        labels = jnp.where(segments != 0, ids, -100)
+        return model.loss(ids, labels, segment_ids=segments, params=params)
+
+    gradients = jax.jit(jax.grad(loss))(model.params, segments)
+    assert all(np.isfinite(leaf).all() for leaf in tiny_models.flat(gradients).values())
+
+
+@pytest.mark.parametrize("name", ["FlaxBigBirdForMaskedLM", "FlaxBigBirdForCausalLM"])
+def test_each_run_of_one_id_is_an_example(name):
+    """Two examples with padding between them are two, even if both have the same id."""
+    model = make(name, is_decoder=name == "FlaxBigBirdForCausalLM")
+    ids = np.random.default_rng(4).integers(1, 40, (1, 24)).astype(np.int32)
+    same = np.ones((1, 24), np.int32)
+    same[:, 7] = 0  # the second example starts with the next block
+    other = np.where(np.arange(24) < 7, same, 2 * same)
+    run = jax.jit(lambda segments: model(ids, segment_ids=segments).logits)
+    got, want = run(same), run(other)
+    np.testing.assert_allclose(got[same != 0], want[same != 0], rtol=1e-5, atol=1e-5)
+
+
 def test_invalid_segments_on_a_device_give_nan():
     model = make("FlaxBigBirdForMaskedLM")
-    ids = np.ones((3, 40), np.int32)
-    segments = np.ones((3, 40), np.int32)  # row 0 has ten blocks, and seven are allowed
+    ids = np.ones((6, 40), np.int32)
+    segments = np.ones((6, 40), np.int32)  # row 0 has ten blocks, and seven are allowed
     segments[1, 6:] = 2  # starts inside a block
     segments[1, 24:] = 3
-    segments[2, 20:] = 2
+    segments[2:, 20:] = 2
+    segments[3, :2] = 0  # starts inside a block that holds no other
+    segments[4, 10:11] = 0  # goes on inside a block
+    segments[5, :20] = -1
     out = jax.jit(lambda i, s: model(i, segment_ids=s).logits)(ids, segments)
-    assert np.isnan(out).any((1, 2)).tolist() == [True, True, False]
+    assert np.isnan(out).any((1, 2)).tolist() == [True, True, False, True, True, True]
 
 
 def call(**changes):

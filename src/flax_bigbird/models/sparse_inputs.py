@@ -109,11 +109,14 @@ def _check_segments(x: np.ndarray, block_size: int, max_blocks: int | None) -> N
 def positions_in_segments(
     segment_ids: Int[np.ndarray, "B T"] | Int[Array, "B T"],
 ) -> Int[np.ndarray, "B T"] | Int[Array, "B T"]:
-    """Returns position ids that count from 0 at the start of every segment."""
+    """Returns position ids that count from 0 at the start of every segment, and are 0 at padding.
+
+    Padding may be longer than the table of position embeddings.
+    """
     on_host = isinstance(segment_ids, np.ndarray)
     xp: Any = np if on_host else jnp
     index = np.arange(segment_ids.shape[1], dtype=np.int32)
     is_start = xp.pad(segment_ids[:, 1:] != segment_ids[:, :-1], ((0, 0), (1, 0)))
     starts = xp.where(is_start, index, 0)
     starts = np.maximum.accumulate(starts, axis=1) if on_host else jax.lax.cummax(starts, axis=1)
-    return index - starts
+    return xp.where(segment_ids != 0, index - starts, 0)

@@ -182,10 +182,10 @@ def _packed_pattern(
 ) -> tuple[BlockPattern, Bool[Array, " B"]]:
     """Returns the pattern in which each example of a packed row reads what it reads alone."""
     size, causal = sparsity.block_size, sparsity.causal
-    segments, mixed = block_segment_ids(segment_ids, size)
+    segments, invalid = block_segment_ids(segment_ids, size)
     if sparsity.max_packed_blocks is None and sparsity.attention_type == "block_sparse":
         pattern = layer_pattern(sparsity, layer, segment_ids.shape[1], train=train, key=key)
-        return packed_causal_pattern(pattern, segments), mixed
+        return packed_causal_pattern(pattern, segments), invalid
     max_blocks = sparsity.max_packed_blocks or segments.shape[1]
     pattern, too_long = packed_full_pattern(segments, max_blocks, size, causal=causal)
-    return pattern, mixed | too_long
+    return pattern, invalid | too_long

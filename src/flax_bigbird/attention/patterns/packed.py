@@ -23,19 +23,23 @@ def block_segment_ids(
 ) -> tuple[Int[Array, "B M"], Bool[Array, " B"]]:
     """Returns the segment of each block.
 
+    Each run of one id is a segment, as it is for the positions of its tokens: two examples of the
+    same id are not one, although only padding inside a block separates them.
+
     Args:
       segment_ids: Which example each token belongs to, 0 for none.
       block_size: W, in tokens.
 
     Returns:
-      The segment id of each block, 0 for none; and whether a block of each batch row holds tokens
-      of two segments.
+      The number of each block's segment in its batch row, counted from 1, and 0 for none; and
+      whether a segment of each batch row starts inside a block, or has a negative id.
     """
     padded = jnp.pad(segment_ids, ((0, 0), (0, -segment_ids.shape[1] % block_size)))
-    blocks = padded.reshape(len(segment_ids), -1, block_size)
-    segments = blocks.max(-1)
-    mixed = (blocks != 0) & (blocks != segments[..., None])
-    return segments.astype(jnp.int32), mixed.any((1, 2))
+    is_start = (padded != 0) & (padded != jnp.pad(padded, ((0, 0), (1, 0)))[:, :-1])
+    inside = np.arange(padded.shape[1]) % block_size != 0
+    invalid = (is_start & inside) | (padded < 0)
+    number = jnp.where(padded != 0, jnp.cumsum(is_start, axis=1, dtype=jnp.int32), 0)
+    return number.reshape(len(padded), -1, block_size).max(-1), invalid.any(1)
 
 
 def _first_blocks(segments: Int[Array, "B M"]) -> Int[Array, "B M"]:
