@@ -60,7 +60,17 @@ def test_chunks_draw_their_own_dropout(small_chunks):
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = layer.init(rngs, x, options, method="_feed_forward_chunk")
     rngs = {"dropout": rngs["dropout"]}
-    out = np.asarray(layer.apply(params, x, options, method="_feed_forward", rngs=rngs))
+    run = jax.jit(
+        lambda params, rngs: layer.apply(params, x, options, method="_feed_forward", rngs=rngs)
+    )
+    out = np.asarray(run(params, rngs))
     assert tiny_models.differ(out[0, :16], out[0, 16:])
-    again = np.asarray(layer.apply(params, x, options, method="_feed_forward", rngs=rngs))
-    np.testing.assert_array_equal(out, again)
+    np.testing.assert_array_equal(out, run(params, rngs))
+
+
+def test_calls_that_are_not_compiled_have_no_chunks(small_chunks, monkeypatch):
+    """JAX would compile the loop of every layer in each of them."""
+    model, batch = tiny_models.model("ForMaskedLM"), tiny_models.inputs(length=LENGTH)
+    want = tiny_models.run(model, batch).logits
+    monkeypatch.setattr(layers.nn, "scan", None)
+    tiny_models.close(model(**batch).logits, want, 1e-4)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import RESIDUALS
@@ -83,7 +84,11 @@ class BigBirdLayer(nn.Module):
         batch, length, width = x.shape
         num_chunks = batch * length // TOKENS_PER_CHUNK
         is_symbolic = not isinstance(num_chunks, int)  # `jax.export` with dimensions that vary
-        if is_symbolic or num_chunks < 2 or self.is_initializing() or not _is_single_cpu():
+        # Outside of a traced function, JAX would compile the loop anew in every call.
+        is_traced = isinstance(x, Tracer)
+        if is_symbolic or num_chunks < 2 or not (is_traced and _is_single_cpu()):
+            return self._feed_forward_chunk(x, options)
+        if self.is_initializing():
             return self._feed_forward_chunk(x, options)
 
         def process_chunk(layer: "BigBirdLayer", carry: tuple[()], chunk: Array):
