@@ -75,6 +75,28 @@ def test_bfloat16():
         assert np.abs(np.float32(ours) - theirs).max() < 0.03 * np.abs(theirs).max()
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
+def test_a_scaled_loss_has_the_gradient_of_small_probabilities_in_float16():
+    """Divided by the number of labels, most probabilities of a large vocabulary are below 2^-24."""
+    rng, scale, size, tokens = np.random.default_rng(0), 2.0**12, 20_000, 64
+    hidden = rng.standard_normal((1, tokens, D)).astype(np.float32)
+    embedding = (0.02 * rng.standard_normal((size, D)) + 0.05).astype(np.float32)
+    labels = rng.integers(0, size, (1, tokens))
+
+    def gradient(dtype):
+        arrays = [jnp.asarray(x, dtype) for x in (hidden, embedding)]
+
+        def loss(hidden, embedding):
+            return scale * fused_cross_entropy(hidden, embedding, labels)
+
+        out = jax.jit(jax.grad(loss, (0, 1)))(*arrays)
+        assert [x.dtype for x in out] == [dtype, dtype]
+        return [np.asarray(x, np.float64) for x in out]
+
+    for got, want in zip(gradient(jnp.float16), gradient(jnp.float32), strict=True):
+        assert np.linalg.norm(got - want) < 0.01 * np.linalg.norm(want)
+
+
 def test_no_array_of_all_logits():
     """The program holds the logits of a chunk, forward and backward."""
     arrays = example((2, 64), 1.0)

@@ -163,7 +163,11 @@ def _loss(chunk: int, hidden: Array, embedding: Array, bias: Array, labels: Arra
 
 
 def _forward(chunk: int, hidden: Array, embedding: Array, bias: Array, labels: Array):
-    """Computes the loss and, as the logits are there, the gradients for a cotangent of 1."""
+    """Computes the loss and, as the logits are there, the gradients of the sum of the losses.
+
+    Divided by the number of labels, most entries of the gradient of the logits would be below the
+    smallest number of float16, where no scale of the loss could bring them back.
+    """
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     chunk = min(chunk, hidden.shape[1])
     tokens = _sort(hidden, labels, chunk, dtype)
@@ -173,7 +177,7 @@ def _forward(chunk: int, hidden: Array, embedding: Array, bias: Array, labels: A
         x, losses, (weights, total, labels, used) = _chunk_losses(
             tokens, i, chunk, embedding, bias, dtype
         )
-        factor = jnp.where(used, 1 / tokens.num_labels, 0)
+        factor = used.astype(dtype)
         is_label = jnp.arange(weights.shape[-1]) == labels[:, None]
         d_logits = weights * (factor / total)[:, None]
         d_logits = jnp.where(is_label, d_logits - factor[:, None], d_logits).astype(x.dtype)
@@ -198,13 +202,22 @@ def _forward(chunk: int, hidden: Array, embedding: Array, bias: Array, labels: A
     loss, d_hidden, d_embedding, d_bias = lax.fori_loop(0, tokens.num_chunks, add, init)
     back = jnp.argsort(tokens.order, axis=1)
     d_hidden = jnp.take_along_axis(d_hidden, back[..., None], axis=1)
-    gradients = (d_hidden, d_embedding.T.astype(embedding.dtype), d_bias.astype(bias.dtype))
-    return loss / tokens.num_labels, gradients
+    # Arrays without entries carry the dtypes to the backward pass.
+    like = tuple(jnp.zeros((0,), x.dtype) for x in (embedding, bias))
+    saved = (d_hidden, d_embedding.T, d_bias, tokens.num_labels, like)
+    return loss / tokens.num_labels, saved
 
 
-def _backward(chunk: int, gradients: tuple[Array, ...], d_loss: Array):
+def _backward(chunk: int, saved: tuple[Any, ...], d_loss: Array):
     del chunk
-    return (*(x * d_loss.astype(x.dtype) for x in gradients), None)
+    *gradients, num_labels, (like_embedding, like_bias) = saved
+    dtypes = (gradients[0].dtype, like_embedding.dtype, like_bias.dtype)
+    scale = d_loss / num_labels
+    scaled = (
+        (x.astype(scale.dtype) * scale).astype(dtype)
+        for x, dtype in zip(gradients, dtypes, strict=True)
+    )
+    return (*scaled, None)
 
 
 _loss.defvjp(_forward, _backward)
