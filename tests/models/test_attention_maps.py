@@ -75,6 +75,31 @@ def test_layers_and_global_tokens():
     np.testing.assert_allclose(got.weights[0], out.attentions[1][:, :, [3, 50]], atol=1e-5)
 
 
+@pytest.mark.parametrize("by_block", [True, False])
+def test_packed_rows_and_masked_heads(by_block):
+    """No example attends to another, and the weights of a head are multiplied by its mask."""
+    model = tiny_models.model("ForMaskedLM", **LONG)
+    ids = tiny_models.inputs(length=44)["input_ids"]
+    segments = np.repeat([[1, 0, 2, 0, 3]] * B, [9, 3, 18, 2, 12], axis=1)
+    head_mask = np.asarray([[1.0, 0.5], [0.0, 2.0]], np.float32)
+    inputs = {"input_ids": ids, "segment_ids": segments, "head_mask": head_mask}
+    attentions = tiny_models.run(model, inputs, output_attentions=True).attentions
+    want = np.stack([np.where((segments != 0)[:, None, :, None], x, 0) for x in attentions])
+    if not by_block:
+        got = bigbird_attention_map(model, **inputs, rows=[2, 10, 15, 35]).weights
+        np.testing.assert_allclose(got, want[:, :, :, [2, 10, 15, 35]], atol=1e-5)
+        return
+    got = bigbird_attention_map(model, **inputs).weights
+    sums = want.reshape(2, B, HEADS, 11, W, 11, W).sum((4, 6))
+    counted = np.maximum((segments != 0).reshape(B, 11, W).sum(-1), 1)
+    np.testing.assert_allclose(got, sums / counted[None, :, None, :, None], atol=1e-5)
+
+
+def test_maps_are_those_of_evaluation():
+    with pytest.raises(ValueError, match="got train=True: leave it out"):
+        bigbird_attention_map(tiny_models.model(), **tiny_models.inputs(), train=True)
+
+
 def test_other_tasks_and_checkpointing():
     model = tiny_models.model("ForQuestionAnswering", max_position_embeddings=80)
     inputs = tiny_models.inputs(length=45)

@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_bigbird.attention import BlockPattern, full_pattern, inspection, sparse_maps
+from flax_bigbird.models import argument_checks as checks
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
 from flax_bigbird.nn.patterns import call_pattern
 
@@ -49,9 +50,9 @@ def bigbird_attention_map(
     mean over the real tokens of the block. With `rows`, it holds the attention probabilities of
     those queries over all keys. In both cases, blocks that a pattern repeats are summed, and the
     weights of a query sum to 1 (0 at padding). The map takes into account what the pattern of a
-    call depends on: full attention for short inputs, random blocks, padding, and
-    `global_attention_mask`. `output_attentions=True` returns the same probabilities as one
-    `[B, N, T, T]` array per layer.
+    call depends on: full attention for short inputs, random blocks, padding,
+    `global_attention_mask`, `segment_ids` and `head_mask`, which multiplies the weights of a head.
+    `output_attentions=True` returns the same probabilities as one `[B, N, T, T]` array per layer.
 
     The memory is linear in T for selected queries, and `[B, N, W, T]` besides the result for
     blocks. The time is that of full attention.
@@ -66,13 +67,19 @@ def bigbird_attention_map(
       inputs: Further inputs of the model's call, by name.
 
     Raises:
-      ValueError: If the model is a decoder or for multiple choice, or if an index is out of range.
+      ValueError: If the model is a decoder or for multiple choice, if an index is out of range, or
+        if `train` is among the inputs: the map is that of evaluation.
     """
     config, sparsity = model.config, model.sparsity
     if sparsity.causal or model.input_rank != 2:
         raise ValueError(
             "bigbird_attention_map needs an encoder called with [batch, tokens]; got "
             f"{type(model).__name__} with is_decoder={sparsity.causal}: use output_attentions"
+        )
+    if inputs.get("train"):
+        raise ValueError(
+            "bigbird_attention_map shows what a model attends to in evaluation; got train=True: "
+            "leave it out"
         )
     length = np.shape(input_ids)[-1]
     queries = None if rows is None else _check_indices("rows", rows, length)
@@ -81,7 +88,10 @@ def bigbird_attention_map(
         "layers", all_layers if layers is None else layers, config.num_hidden_layers
     )
     params = model.params if params is None else params
-    mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+    mask = _key_mask(attention_mask, inputs.get("segment_ids"))
+    head_mask = checks.head_mask(
+        inputs.get("head_mask"), config.num_hidden_layers, config.num_attention_heads
+    )
 
     def compute(params: Any) -> Array:
         weights = []
@@ -94,7 +104,11 @@ def bigbird_attention_map(
                 weights.append(
                     inspection.token_attention(q, k, pattern, positions, mask=mask, scale=scale)
                 )
-        return jnp.stack(weights)
+        stacked = jnp.stack(weights)
+        if head_mask is None:
+            return stacked
+        factors = head_mask[jnp.asarray(layer_ids)].astype(stacked.dtype)
+        return stacked * factors[:, None, :, None, None]
 
     return AttentionMap(jax.jit(compute)(params), layer_ids, queries, sparsity.block_size)
 
@@ -167,18 +181,38 @@ def _layers(
 ) -> Iterator[tuple[Array, Array, BlockPattern, float]]:
     """Yields the queries and keys `[B, T, N, H]`, the pattern and the scale of some layers."""
     config, sparsity, length = model.config, model.sparsity, np.shape(input_ids)[-1]
-    mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+    segment_ids = inputs.get("segment_ids")
+    mask = _key_mask(attention_mask, segment_ids)
+    segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     user_global = inputs.get("global_attention_mask")
     user_global = None if user_global is None else jnp.asarray(user_global).astype(bool)
     plain_model = model._with_module(gradient_checkpointing=False)
     projections = _queries_and_keys(plain_model, params, input_ids, attention_mask, inputs)
     for layer in layer_ids:
         q, k = (x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in projections[layer])
-        if sparsity.uses_full_attention(length):
+        if segment_ids is None and sparsity.uses_full_attention(length):
             pattern = full_pattern(-(-length // sparsity.block_size), sparsity.block_size)
         else:
-            pattern, _ = call_pattern(sparsity, layer, length, mask=mask, user_global=user_global)
+            pattern, invalid = call_pattern(
+                sparsity,
+                layer,
+                length,
+                mask=mask,
+                user_global=user_global,
+                segment_ids=segment_ids,
+            )
+            if invalid is not None:  # as the outputs of the model
+                q = jnp.where(invalid[:, None, None, None], jnp.nan, q)
         yield q, k, pattern, 1 / math.sqrt(q.shape[-1])
+
+
+def _key_mask(attention_mask: Any, segment_ids: Any) -> Bool[Array, "B T"] | None:
+    """Returns which tokens a call reads, or None for all."""
+    mask = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+    if segment_ids is None:
+        return mask
+    in_segment = jnp.asarray(segment_ids) != 0
+    return in_segment if mask is None else mask & in_segment
 
 
 def _check_indices(name: str, values: Sequence[int], size: int) -> tuple[int, ...]:
