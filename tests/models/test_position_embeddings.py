@@ -112,6 +112,20 @@ def test_module_fields_are_unchanged():
     assert "pooler" in longer.params["bert"]
 
 
+class ModuleWithCategory(tiny_models.module_class("ForMaskedLM")):
+    """A user's module with a field of its own."""
+
+    num_categories: int = 5
+
+
+def test_fields_of_a_users_module_are_unchanged():
+    base = tiny_models.task_class("ForMaskedLM")
+    cls = type("Model", (base,), {"module_class": ModuleWithCategory})
+    model = cls(tiny_models.config(), _do_init=False, num_categories=7)
+    model._adopt_params(tiny_models.random_params(model))
+    assert resize_position_embeddings(model, 60).module.num_categories == 7
+
+
 @pytest.mark.usefixtures("unchecked_annotations")
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -1,6 +1,7 @@
 """`resize_position_embeddings`: the same parameters for another maximum length."""
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -61,9 +62,11 @@ def _resize_model(model: Any, length: int, method: str) -> Any:
 def copy_with_config(model: Any, config: Any, params: dict[str, Any]) -> Any:
     """Returns a model of the same class and settings with another configuration and parameters."""
     module = model.module
-    fields = {"gradient_checkpointing": module.gradient_checkpointing}
-    if "add_pooling_layer" in getattr(module, "__dataclass_fields__", {}):
-        fields["add_pooling_layer"] = module.add_pooling_layer
+    fields = {  # those of a user's own module, too
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name", "config", "dtype")
+    }
     resized = type(model)(
         config, input_shape=model.input_shape, dtype=model.dtype, _do_init=False, **fields
     )
