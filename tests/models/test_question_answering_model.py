@@ -54,6 +54,13 @@ def test_without_a_separator_the_question_is_the_first_token():
 
 
 @pytest.mark.usefixtures("standard_dtype_promotion")
+def test_a_configuration_without_a_separator():
+    inputs = tiny_models.inputs(TASK)
+    got = tiny_models.model(TASK, sep_token_id=None)(**inputs)
+    want = tiny_models.model(TASK)(**inputs, question_lengths=np.ones((B, 1), np.int32))
+    tiny_models.close(got, want, 1e-5)
+
+
 def test_penalty_is_finite_in_half_precision():
     model = tiny_models.model(TASK, dtype="float16", initializer_range=0.1)
     out = tiny_models.run(model, questions())

@@ -133,8 +133,9 @@ class FlaxBigBirdForQuestionAnswering(FlaxBigBirdPreTrainedModel):
         """Adds the mask of the question's logits and the default token types."""
         ids = inputs.input_ids
         if question_lengths is None:
-            is_separator = (ids == self.config.sep_token_id).astype(jnp.int32)
-            lengths = jnp.argmax(is_separator, axis=-1)[:, None] + 1
+            separator = self.config.sep_token_id
+            separator = -1 if separator is None else separator  # no token
+            lengths = jnp.argmax(ids == separator, axis=-1)[:, None] + 1
         else:
             lengths = checks.question_lengths(question_lengths, *ids.shape)
         question = self.prepare_question_mask(lengths, ids.shape[1])
