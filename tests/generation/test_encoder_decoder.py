@@ -92,6 +92,61 @@ def test_generation_reads_the_encoder_as_one_call_does(kind):
     assert (np.asarray(without) != text).any()
 
 
+class ModuleWithoutPrefill(tiny_models.module_class("ForCausalLM")):
+    """A user's module with the signature of HF-Flax."""
+
+    def __call__(
+        self,
+        input_ids,
+        attention_mask,
+        position_ids,
+        token_type_ids=None,
+        head_mask=None,
+        encoder_hidden_states=None,
+        encoder_attention_mask=None,
+        init_cache=False,
+        deterministic=True,
+        output_attentions=False,
+        output_hidden_states=False,
+        return_dict=True,
+    ):
+        return super().__call__(
+            input_ids,
+            attention_mask,
+            position_ids,
+            token_type_ids,
+            head_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            init_cache,
+            deterministic,
+            output_attentions,
+            output_hidden_states,
+            return_dict,
+        )
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}])
+def test_a_module_that_takes_no_prefill_reads_the_encoder(options):
+    _, model = pair()
+    cls = type(model)
+    users = type("Model", (cls,), {"module_class": ModuleWithoutPrefill})(
+        model.config, _do_init=False
+    )
+    rng = np.random.default_rng(3)
+    ids = rng.integers(4, 40, (2, 6)).astype(np.int32)
+    options = {
+        "encoder_hidden_states": rng.standard_normal((2, 11, 32)).astype(np.float32),
+        "encoder_attention_mask": (np.arange(11) < [[11], [6]]).astype(np.int32),
+        "max_new_tokens": 6,
+        **NO_END,
+        **options,
+    }
+    want = model.generate(ids, **options).sequences
+    got = users.generate(ids, params=model.params, **options).sequences
+    np.testing.assert_array_equal(got, want)
+
+
 def test_encoder_keys_are_computed_once():
     """The body of the loop does not project the encoder's states."""
     from flax_bigbird.models.module_decoder import module_decoder

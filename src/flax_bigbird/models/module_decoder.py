@@ -37,10 +37,14 @@ def module_decoder(
       encoder_attention_mask: True at the encoder's real tokens.
     """
     batch, length = ids.shape
+    # A module that is not told which call is the first cannot know when to fill the cache.
+    caches_encoder = bool(prefill_argument(module))
 
     def call(tokens, positions, state, **kwargs):
-        if encoder_hidden_states is not None:  # after the first call, it is read from the cache
-            kwargs["encoder_hidden_states"] = _match_batch(encoder_hidden_states, len(tokens))
+        if encoder_hidden_states is not None:
+            kwargs["encoder_hidden_states"] = _match_batch(
+                encoder_hidden_states, len(tokens), is_cached=caches_encoder
+            )
             kwargs["encoder_attention_mask"] = state["encoder_mask"]
         output, updated = module.apply(
             {"params": params, "cache": state["cache"]},
@@ -61,7 +65,9 @@ def module_decoder(
         if mask is not None:
             positions = jnp.maximum(mask.cumsum(-1) - 1, 0)
             full_mask = jnp.pad(mask, ((0, 0), (0, max_slots)), constant_values=True)
-        num_states = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
+        num_states = 0
+        if encoder_hidden_states is not None and caches_encoder:
+            num_states = encoder_hidden_states.shape[1]
         variables = {"params": params}
         state = {
             "cache": kv_cache.init_cache(module, variables, batch, length + max_slots, num_states),
@@ -90,12 +96,22 @@ def module_decoder(
     return Decoder(prefill, step, repeat, reorder)
 
 
-def _match_batch(states: Float[Array, "B S D"], batch: int) -> Float[Array, "batch S D"]:
-    """Returns states of the given batch size: those of the prompts, or zeros for their copies.
+def _match_batch(
+    states: Float[Array, "B S D"], batch: int, *, is_cached: bool
+) -> Float[Array, "batch S D"]:
+    """Returns states of the given batch size: those of the prompts, or of their copies.
 
-    The copies of beam search read keys and values from the cache, and never the states.
+    Args:
+      states: The states of the prompts.
+      batch: The number of sequences, a multiple of the number of prompts.
+      is_cached: Whether the copies read keys and values from the cache, and never the states, which
+        are then zeros.
     """
-    return states if len(states) == batch else jnp.zeros((batch, *states.shape[1:]), states.dtype)
+    if len(states) == batch:
+        return states
+    if is_cached:
+        return jnp.zeros((batch, *states.shape[1:]), states.dtype)
+    return jnp.repeat(states, batch // len(states), axis=0)
 
 
 def _last_position(module: nn.Module, tokens: Int[Array, "B T"]) -> dict[str, Any]:
