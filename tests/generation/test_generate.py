@@ -366,6 +366,20 @@ def test_a_users_module_generates():
     assert (np.asarray(out)[:, 11:] == 7).all()
 
 
+@pytest.mark.parametrize("kind", ["full", "fixed"])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True, "top_p": 0.9}])
+def test_with_integers_of_64_bits(kind, options):
+    model, ids = make(kind), prompt()
+    mask = np.ones_like(ids)
+    mask[0, :3] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 4, **NO_END, **options}
+    want = model.generate(ids, **options).sequences
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        got = model.generate(ids, **options).sequences
+    if "do_sample" not in options:  # whose random bits differ
+        np.testing.assert_array_equal(got, want)
+
+
 def test_trace_false_gives_the_same():
     model, ids = make(), prompt()[:1]
     want = model.generate(ids, max_new_tokens=3, **NO_END).sequences

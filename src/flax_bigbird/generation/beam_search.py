@@ -91,7 +91,7 @@ def generate(
 def _initial_beams(batch: int, options: DecodingOptions) -> Beams:
     num_beams = options.num_beams
     empty = jnp.full((batch, num_beams, options.max_slots), options.pad_token_id, jnp.int32)
-    excluded = jnp.full((batch, num_beams), _EXCLUDED)
+    excluded = jnp.full((batch, num_beams), _EXCLUDED, jnp.float32)
     return Beams(
         num_new=jnp.zeros((), jnp.int32),
         running=empty,
@@ -134,7 +134,7 @@ def _extend(
         num_new == prompt.max_new_tokens
     )
     candidates = _take(beams.running, parent)
-    candidates = lax.dynamic_update_slice(candidates, token[..., None], (0, 0, beams.num_new))
+    candidates = lax.dynamic_update_slice_in_dim(candidates, token[..., None], beams.num_new, 2)
 
     running_scores, order = lax.top_k(total + _penalty(ends), num_beams)
     running, parent, token = (_take(x, order) for x in (candidates, parent, token))

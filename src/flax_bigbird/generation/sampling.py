@@ -61,7 +61,7 @@ def generate(
         token = jnp.where(finished, pad, token.astype(jnp.int32))
         finished = finished | jnp.asarray(is_end)[token]
         stop = jnp.zeros((), bool) if emit is None else emit(token)
-        sequences = lax.dynamic_update_slice(sequences, token[:, None], (0, start + num_new))
+        sequences = lax.dynamic_update_slice_in_dim(sequences, token[:, None], start + num_new, 1)
         return num_new + 1, token, sequences, finished, stop
 
     def should_continue(carry):

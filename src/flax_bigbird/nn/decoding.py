@@ -218,11 +218,12 @@ def _gather_blocks_per_head(
     """Gathers the blocks of each head."""
 
     def block(example: Array, head: Array, start: Array) -> Array:
-        tokens = lax.dynamic_slice(example, (start, head, 0), (width, 1, example.shape[-1]))
+        at = (start, head, jnp.zeros_like(start))
+        tokens = lax.dynamic_slice(example, at, (width, 1, example.shape[-1]))
         return tokens[:, 0]
 
     over_heads = jax.vmap(jax.vmap(block, (None, None, 0)), (None, 0, 0))
-    heads = jnp.arange(x.shape[2])
+    heads = jnp.arange(x.shape[2], dtype=starts.dtype)
     return jax.vmap(over_heads, (0, None, 0))(x, heads, starts)
 
 
@@ -244,7 +245,7 @@ def append(
     updated = []
     for name, new in (("cached_key", k), ("cached_value", v)):
         old = module.get_variable("cache", name)
-        updated.append(lax.dynamic_update_slice(old, new.astype(old.dtype), (0, start, 0, 0)))
+        updated.append(lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=1))
         module.put_variable("cache", name, updated[-1])
     module.put_variable("cache", "cache_index", start + k.shape[1])
     return updated[0], updated[1], start
