@@ -189,6 +189,23 @@ class TestMerge:
             merge_options({"do_sample": True}, None, model)
 
 
+def test_numbers_of_numpy_are_numbers():
+    options = merge_options(
+        {
+            "max_new_tokens": np.int64(4),
+            "num_beams": np.int32(2),
+            "length_penalty": np.float32(0.5),
+        }
+    )
+    assert (options["max_new_tokens"], options["num_beams"]) == (4, 2)
+    assert type(options["num_beams"]) is int
+    assert merge_options({"do_sample": True, "temperature": np.float32(0.5)})["temperature"] == 0.5
+    out = tiny_models.model("ForCausalLM").generate(
+        IDS, max_new_tokens=np.int64(3), eos_token_id=np.asarray([2, 3])
+    )
+    assert out.sequences.shape == (2, 9)
+
+
 def test_default_length():
     """It is 20 new tokens, or what fits into the position table."""
     model = tiny_models.model("ForCausalLM")

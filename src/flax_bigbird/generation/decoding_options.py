@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array
 
 from flax_bigbird._messages import pluralize
@@ -172,7 +173,8 @@ def _token_ids(name: str, value: Any, vocab_size: int) -> tuple[int, ...]:
     """Returns an id, or a list of ids, as a tuple."""
     if value is None:
         return ()
-    ids = tuple(value) if isinstance(value, list | tuple | set) else (value,)
+    is_list = isinstance(value, list | tuple | set) or np.ndim(value) == 1
+    ids: tuple[Any, ...] = tuple(value) if is_list else (value,)
     for x in ids:
         if not hasattr(x, "__index__") or isinstance(x, bool) or not 0 <= int(x) < vocab_size:
             raise ValueError(

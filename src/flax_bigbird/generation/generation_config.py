@@ -9,6 +9,8 @@ import reprlib
 import warnings
 from typing import Any
 
+import numpy as np
+
 from flax_bigbird import _transformers
 
 # The supported options and their defaults. None means that the option has no effect.
@@ -118,6 +120,8 @@ def merge_options(
         options[key] = DEFAULTS[key] if key in kwargs else next(values, DEFAULTS[key])
         if kwargs.get(key) is not None:
             options[key] = kwargs[key]
+        if isinstance(options[key], np.generic):  # NumPy's numbers are numbers, too
+            options[key] = options[key].item()
     _resolve_exclusive_pairs(options, layers)
     _check_values(options)
     _check_combinations(options, kwargs)
