@@ -202,6 +202,20 @@ def test_declines(monkeypatch, rng):
     assert "'tpu'" in cpu.unavailable()
 
 
+def test_the_default_device_decides_where_there_is_a_gpu(monkeypatch):
+    """A program of the CPU on a machine with a GPU has no use for the kernels of the GPU."""
+    from flax_bigbird.attention.backends import cudnn, triton
+
+    device = jax.devices("cpu")[0]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "'gpu'" in cpu.unavailable()
+    for chosen in (device, "cpu"):
+        with jax.default_device(chosen):
+            assert cpu.unavailable() == ""
+            for accelerator in (triton, cudnn):
+                assert "default backend is 'cpu'" in accelerator.unavailable()
+
+
 def script(code: str, *, flags: str = "", cores: set[int] | None = None) -> str:
     """Runs a program of its own and returns what it prints."""
     path = os.pathsep.join(sys.path)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
-import jax
+from flax_bigbird.attention.platform import current_platform
 
 Encoded = TypeVar("Encoded")
 
@@ -21,7 +21,7 @@ def num_encoding_threads() -> int:
     A fast accelerator reads several times as many tokens per second as one thread can tokenize. On
     a CPU, the model needs all cores for much longer than its tokenizer.
     """
-    if jax.default_backend() == "cpu":
+    if current_platform() == "cpu":
         return 1
     return min(MAX_THREADS, os.cpu_count() or 1)
 

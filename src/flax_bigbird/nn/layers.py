@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import RESIDUALS
+from flax_bigbird.attention.platform import current_platform
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
 from flax_bigbird.nn.context import AttentionInputs, CallOptions
@@ -110,7 +111,7 @@ class BigBirdLayer(nn.Module):
 
 def _is_single_cpu() -> bool:
     """Returns whether the only device is a CPU; with several, chunks would cut across shards."""
-    return jax.default_backend() == "cpu" and jax.device_count() == 1
+    return current_platform() == "cpu" and jax.device_count() == 1
 
 
 class EncoderOutput(NamedTuple):

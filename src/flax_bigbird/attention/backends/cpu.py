@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from flax_bigbird.attention.manual_axes import shape_like
 from flax_bigbird.attention.numerics import zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.platform import current_platform
 from flax_bigbird.attention.residuals import name_residuals
 
 FORWARD_TARGET = "flax_bigbird_attention"
@@ -67,8 +68,8 @@ _library()
 
 def unavailable() -> str:
     """Returns why this implementation cannot run here; `""` if it can."""
-    if jax.default_backend() != "cpu":
-        return f"it runs on CPUs; JAX's default backend is {jax.default_backend()!r}"
+    if current_platform() != "cpu":
+        return f"it runs on CPUs; JAX's default backend is {current_platform()!r}"
     library = _library()
     return library if isinstance(library, str) else ""
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.backends import self_test
 from flax_bigbird.attention.numerics import zero_masked
+from flax_bigbird.attention.platform import current_platform
 
 _DTYPES = ("bfloat16", "float16")
 _MAX_MASK_SIZE = 2**28  # entries; cuDNN reads a mask as a bias for each query and key
@@ -20,8 +21,8 @@ _MAX_MASK_SIZE = 2**28  # entries; cuDNN reads a mask as a bias for each query a
 
 def unavailable() -> str:
     """Returns why this implementation cannot run here; `""` if it can."""
-    if jax.default_backend() != "gpu":
-        return f"it runs on NVIDIA GPUs; JAX's default backend is {jax.default_backend()!r}"
+    if current_platform() != "gpu":
+        return f"it runs on NVIDIA GPUs; JAX's default backend is {current_platform()!r}"
     return _failure()
 
 

@@ -9,7 +9,6 @@ softmax, Milakov and Gimelshein 2018, arXiv 1805.02867; backward from the log-su
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -18,6 +17,7 @@ from flax_bigbird.attention.backends import interpret_mode, self_test
 from flax_bigbird.attention.backends.work_lists import column_work, row_work, skip_padding
 from flax_bigbird.attention.numerics import MASKED_SCORE, zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.platform import current_platform
 
 _ITEM_SIZE = 8  # blocks that a step visits; each is copied by itself
 _MAX_SIZE = 256  # tokens of a block, and channels of a head
@@ -29,8 +29,8 @@ def unavailable() -> str:
     """Returns why this implementation cannot run here; `""` if it can."""
     if interpret_mode.is_enabled():
         return ""
-    if jax.default_backend() != "tpu":
-        return f"it runs on TPUs; JAX's default backend is {jax.default_backend()!r}"
+    if current_platform() != "tpu":
+        return f"it runs on TPUs; JAX's default backend is {current_platform()!r}"
     return _failure()
 
 

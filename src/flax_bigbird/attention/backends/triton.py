@@ -21,6 +21,7 @@ from flax_bigbird.attention.backends import interpret_mode, self_test
 from flax_bigbird.attention.backends.work_lists import column_work, row_work, skip_padding
 from flax_bigbird.attention.numerics import zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.platform import current_platform
 
 _ITEM_SIZE = 16  # sources per work item; more than BigBird's ordinary lists have
 _MAX_SIZE = 128  # tokens of a block, and channels of a head
@@ -32,7 +33,7 @@ def unavailable() -> str:
     """Returns why this implementation cannot run here; `""` if it can."""
     if interpret_mode.is_enabled():
         return ""
-    platform = jax.default_backend()
+    platform = current_platform()
     if platform != "gpu":
         return f"it runs on NVIDIA GPUs; JAX's default backend is {platform!r}"
     capability = getattr(jax.devices()[0], "compute_capability", None)

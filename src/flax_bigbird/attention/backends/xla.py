@@ -32,6 +32,7 @@ from flax_bigbird.attention.backends.xla_rows import (
 from flax_bigbird.attention.manual_axes import vary_together
 from flax_bigbird.attention.numerics import softmax_parts, zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
+from flax_bigbird.attention.platform import current_platform
 from flax_bigbird.attention.residuals import name_residuals
 
 
@@ -68,7 +69,7 @@ def block_sparse_attention(
 
 def _rows_per_step(scores_per_row: int) -> int:
     """Returns how many rows saturate an accelerator, or fit into the cache of a CPU."""
-    budget = 2**18 if jax.default_backend() == "cpu" else 2**27
+    budget = 2**18 if current_platform() == "cpu" else 2**27
     return max(1, budget // max(scores_per_row, 1))
 
 
