@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from meshes import make_mesh
 
+from flax_bigbird import bigbird_attention_map
 from flax_bigbird.nn.losses import cross_entropy
 from flax_bigbird.nn.projections import project_together
 from flax_bigbird.nn.tables import look_up_positions
@@ -121,6 +122,16 @@ def left_padding(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+def attention_map(rng: np.random.Generator) -> float:
+    """The largest difference of an attention map whose heads are split over devices."""
+    model = tiny_models.model("Model", max_position_embeddings=T)
+    ids = rng.integers(4, tiny_models.V, (B, T)).astype(np.int32)
+    want = bigbird_attention_map(model, ids).weights
+    with jax.set_mesh(make_mesh({"data": 2, "tensor": 2})):
+        got = bigbird_attention_map(model, ids).weights
+    return float(jnp.abs(got - want).max())
+
+
 class Positions(nn.Module):
     """A position table of some rows, `[S, D]`."""
 
@@ -208,7 +219,7 @@ def main() -> None:
     for name in sys.argv[3:] or CASES:
         print(json.dumps(compare(name, rng)), flush=True)
     if not sys.argv[3:]:
-        print(json.dumps(left_padding(rng)))
+        print(json.dumps(left_padding(rng) | {"map": attention_map(rng)}))
 
 
 if __name__ == "__main__":

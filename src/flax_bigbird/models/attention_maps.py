@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from flax_bigbird.attention import BlockPattern, full_pattern, inspection, sparse_maps
 from flax_bigbird.models import argument_checks as checks
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
+from flax_bigbird.nn.attention import BigBirdSelfAttention
 from flax_bigbird.nn.patterns import call_pattern
 
 
@@ -180,7 +181,7 @@ def _layers(
     inputs: dict[str, Any],
 ) -> Iterator[tuple[Array, Array, BlockPattern, float]]:
     """Yields the queries and keys `[B, T, N, H]`, the pattern and the scale of some layers."""
-    config, sparsity, length = model.config, model.sparsity, np.shape(input_ids)[-1]
+    sparsity, length = model.sparsity, np.shape(input_ids)[-1]
     segment_ids = inputs.get("segment_ids")
     mask = _key_mask(attention_mask, segment_ids)
     segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
@@ -189,7 +190,7 @@ def _layers(
     plain_model = model._with_module(gradient_checkpointing=False)
     projections = _queries_and_keys(plain_model, params, input_ids, attention_mask, inputs)
     for layer in layer_ids:
-        q, k = (x.reshape(*x.shape[:2], config.num_attention_heads, -1) for x in projections[layer])
+        q, k = projections[layer]
         if segment_ids is None and sparsity.uses_full_attention(length):
             pattern = full_pattern(-(-length // sparsity.block_size), sparsity.block_size)
         else:
@@ -228,17 +229,15 @@ def _check_indices(name: str, values: Sequence[int], size: int) -> tuple[int, ..
 def _queries_and_keys(
     model: Any, params: Any, input_ids: Any, attention_mask: Any, inputs: dict[str, Any]
 ) -> dict[int, tuple[Array, Array]]:
-    """Returns the queries and keys `[B, T, D]` of every layer's self-attention, from one call."""
-    projections: dict[tuple[int, str], Array] = {}
+    """Returns the queries and keys `[B, T, N, H]` of the self-attention of every layer."""
+    projections: dict[int, tuple[Array, Array]] = {}
 
     def record(call, args, kwargs, context):
         out = call(*args, **kwargs)
-        path = context.module.path
-        if context.method_name == "__call__" and path[-3:-1] == ("attention", "self"):
-            projections[int(path[-4]), path[-1]] = out
+        if context.method_name == "project" and isinstance(context.module, BigBirdSelfAttention):
+            projections[context.module.layer] = out[:2]
         return out
 
     with nn.intercept_methods(record):
         model(input_ids, attention_mask, params=params, **inputs)
-    layers = {layer for layer, _ in projections}
-    return {layer: (projections[layer, "query"], projections[layer, "key"]) for layer in layers}
+    return projections

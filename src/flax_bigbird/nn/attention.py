@@ -91,8 +91,7 @@ class BigBirdSelfAttention(nn.Module):
             q = self._split_heads(self.query(x))
             k, v = self._cross_keys_and_values(source, options)
         else:
-            layers = (self.query, self.key, self.value)
-            q, k, v = (self._split_heads(y) for y in project_together(layers, x))
+            q, k, v = self.project(x)
         uses_cache = not self.cross and (
             options.init_cache or self.has_variable("cache", "cached_key")
         )
@@ -114,6 +113,13 @@ class BigBirdSelfAttention(nn.Module):
                 probabilities = probabilities * head_mask[:, None, None]
         context = context.reshape(*context.shape[:2], -1)
         return context, probabilities if options.output_attentions else None
+
+    def project(
+        self, x: Float[Array, "B T D"]
+    ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N H"], Float[Array, "B T N H"]]:
+        """Returns the queries, keys and values of self-attention; attention maps intercept it."""
+        q, k, v = project_together((self.query, self.key, self.value), x)
+        return self._split_heads(q), self._split_heads(k), self._split_heads(v)
 
     def _split_heads(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], self.config.num_attention_heads, -1)
