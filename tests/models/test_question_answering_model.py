@@ -53,7 +53,6 @@ def test_without_a_separator_the_question_is_the_first_token():
     tiny_models.close(tiny_models.run(model, inputs | {"token_type_ids": types}), out, 0)
 
 
-@pytest.mark.usefixtures("standard_dtype_promotion")
 def test_a_configuration_without_a_separator():
     inputs = tiny_models.inputs(TASK)
     got = tiny_models.model(TASK, sep_token_id=None)(**inputs)
@@ -61,6 +60,7 @@ def test_a_configuration_without_a_separator():
     tiny_models.close(got, want, 1e-5)
 
 
+@pytest.mark.usefixtures("standard_dtype_promotion")
 def test_penalty_is_finite_in_half_precision():
     model = tiny_models.model(TASK, dtype="float16", initializer_range=0.1)
     out = tiny_models.run(model, questions())
