@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from flax_bigbird.inference import (
     open_index,
 )
 from flax_bigbird.inference.search.index import _check_query
-from flax_bigbird.inference.search.lexical import WordIndex, fuse_ranks, words
+from flax_bigbird.inference.search.lexical import WordIndex, _word, fuse_ranks, words
 from flax_bigbird.inference.search.vectors import update_vectors
 
 NUM_TEXTS = 20
@@ -85,6 +88,14 @@ def test_words_keep_their_vowels_and_accents():
     assert words(f"{hindi}, {arabic}!") == [hindi, arabic]
     assert words("CAFE\u0301 caf\u00e9") == ["caf\u00e9"] * 2
     assert words("Don't [x] x_1 2.5^-") == ["don", "t", "x", "x_1", "2", "5"]
+
+
+def test_all_marks_and_nothing_else_are_added_to_the_characters_of_words():
+    characters = [chr(code) for code in range(sys.maxunicode + 1)]
+    added = {c for c in characters if _word().fullmatch(c)} - set(
+        re.findall(r"\w", "".join(characters))
+    )
+    assert added == {c for c in characters if unicodedata.category(c).startswith("M")}
 
 
 def test_rankings_are_fused():

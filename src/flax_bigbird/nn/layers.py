@@ -86,10 +86,8 @@ class BigBirdLayer(nn.Module):
         num_chunks = batch * length // TOKENS_PER_CHUNK
         is_symbolic = not isinstance(num_chunks, int)  # `jax.export` with dimensions that vary
         # Outside of a traced function, JAX would compile the loop anew in every call.
-        is_traced = isinstance(x, Tracer)
-        if is_symbolic or num_chunks < 2 or not (is_traced and _is_single_cpu()):
-            return self._feed_forward_chunk(x, options)
-        if self.is_initializing():
+        can_loop = isinstance(x, Tracer) and not self.is_initializing() and _is_single_cpu()
+        if is_symbolic or num_chunks < 2 or not can_loop:
             return self._feed_forward_chunk(x, options)
 
         def process_chunk(layer: "BigBirdLayer", carry: tuple[()], chunk: Array):

@@ -164,18 +164,17 @@ def classification_report(
       predicted: The predictions, in the same form.
       names: The names of the classes.
     """
-    if labels.ndim == 1:
-        classes = np.arange(len(names))
-        labels, predicted = labels[:, None] == classes, predicted[:, None] == classes
+    classes = list(range(len(names)))
+    if labels.ndim == 2 and len(names) == 1:  # scikit-learn takes it for the classes 0 and 1
+        labels, predicted, classes = labels[:, 0], predicted[:, 0], [1]
+    columns = _sklearn_metrics().precision_recall_fscore_support(
+        labels, predicted, labels=classes, zero_division=0
+    )
     keys = ("precision", "recall", "f1-score", "support")
-    report = {}
-    for name, truth, guesses in zip(names, labels.T, predicted.T, strict=True):
-        # One label at a time, because scikit-learn takes a single column for the classes 0 and 1.
-        columns = _sklearn_metrics().precision_recall_fscore_support(
-            truth, guesses, labels=[1], zero_division=0
-        )
-        report[name] = {key: float(value[0]) for key, value in zip(keys, columns, strict=True)}
-    return report
+    return {
+        name: dict(zip(keys, map(float, values), strict=True))
+        for name, *values in zip(names, *columns, strict=True)
+    }
 
 
 def best_thresholds(

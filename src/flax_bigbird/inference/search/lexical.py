@@ -6,6 +6,7 @@ vocabulary is loaded.
 
 import array
 import functools
+import itertools
 import re
 import sys
 import unicodedata
@@ -32,10 +33,17 @@ def words(text: str) -> list[str]:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """Returns the pattern of words, whose marks no class of `re` has."""
-    characters = map(chr, range(sys.maxunicode + 1))
-    marks = "".join(c for c in characters if unicodedata.category(c).startswith("M"))
-    return re.compile(rf"[\w{marks}]+")
+    """Returns the pattern of words, whose marks no class of `re` has.
+
+    It lists ranges, because `re` compares characters beyond U+FFFF one by one.
+    """
+    codes = range(sys.maxunicode + 1)
+    marks = [code for code in codes if unicodedata.category(chr(code)).startswith("M")]
+    ranges = ""
+    for _, run in itertools.groupby(enumerate(marks), lambda item: item[1] - item[0]):
+        characters = [chr(code) for _, code in run]
+        ranges += f"{characters[0]}-{characters[-1]}"
+    return re.compile(rf"[\w{ranges}]+")
 
 
 class WordIndex:
