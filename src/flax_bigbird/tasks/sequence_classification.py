@@ -1,45 +1,27 @@
 """Sequence classification: a class, a set of labels, or a value for each document."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from flax_bigbird._messages import pluralize
-from flax_bigbird.config import classifier_pooling
 from flax_bigbird.data.batching import Bucket, Examples, assign_buckets
-from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.encoded_rows import column_array, truncated_message
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_texts
 from flax_bigbird.data.splitting import RowLabels
-from flax_bigbird.data.tokenization import tokenize
-from flax_bigbird.data.types import Arrays, Dataset, Row, Tokenizer
+from flax_bigbird.data.types import Arrays, Dataset, Row
 from flax_bigbird.tasks import metrics
-from flax_bigbird.tasks.base import (
-    EncodedDataset,
-    Loss,
-    Split,
-    Task,
-    Window,
-    get_text,
-)
-from flax_bigbird.tasks.document_scores import combine_windows, document_means, probabilities
-from flax_bigbird.tasks.labels import (
-    class_names,
-    label_config,
-    label_indices,
-    label_names,
-    label_thresholds,
-    problem_type,
-)
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
+from flax_bigbird.tasks.document_scores import document_means, probabilities
+from flax_bigbird.tasks.labels import class_names, label_config
 from flax_bigbird.tasks.linear_probing import ProbeData, fit_head
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.sequence_encoding import (
     SingleWindows,
     encode_documents,
-    encode_windows,
     max_windows_of_training,
     text_columns,
 )
@@ -60,7 +42,7 @@ from flax_bigbird.tasks.sequence_losses import (
     example_losses,
     smooth_losses,
 )
-from flax_bigbird.tasks.task_options import SequenceClassificationOptions
+from flax_bigbird.tasks.sequence_prediction import SequencePrediction
 
 MIN_EXAMPLES_TO_TUNE = 10
 """The number of validation examples with a label, and without it, that its threshold needs."""
@@ -72,39 +54,14 @@ _METRIC_FOR_BEST_MODEL = {
 }
 
 
-class SequenceClassification(Task):
+class SequenceClassification(SequencePrediction, Task):
     """Predicts a class, a set of labels, or a value for each document.
 
-    `problem_type` says which of them; by default, it follows from the labels. Documents longer
-    than `max_length` are truncated, or split into windows if `whole_documents` is set. The scores
-    of a document then follow from those of its windows, see `combine_windows`.
-
-    A prediction is `{"label", "score", "scores"}`; `{"labels", "scores"}` for sets of labels, which
-    are those whose probability reaches the `label_thresholds` of the model's configuration, by
-    default 0.5; or `{"value"}`.
+    `problem_type` says which of them; by default, it follows from the labels.
     """
 
-    name = "sequence-classification"
-    title = "Document classifier"
-    pipeline_tag = "text-classification"
-    model_class = "FlaxBigBirdForSequenceClassification"
-    options_class = SequenceClassificationOptions
     masks_rows = True
     lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
-
-    def __init__(self, options: Any, tokenizer: Tokenizer, config: Any):
-        super().__init__(options, tokenizer, config)
-        self.problem_type: str = options.problem_type or problem_type(config)
-        self.pooling = classifier_pooling(config)
-        self.label_names = label_names(config)
-        self.thresholds = label_thresholds(config, self.label_names)
-        self.label_indices = label_indices(config)
-
-    @classmethod
-    def columns(cls, options: Any) -> dict[str, ColumnKind]:
-        columns: dict[str, ColumnKind] = dict.fromkeys(text_columns(options), "text")
-        columns[options.label_column] = "label"
-        return columns
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
@@ -310,47 +267,6 @@ class SequenceClassification(Task):
         thresholds = metrics.best_thresholds(values, outputs["labels"], MIN_EXAMPLES_TO_TUNE)
         return {"label_thresholds": dict(zip(self.label_names, thresholds, strict=True))}
 
-    def encode(self, row: Row) -> list[Window]:
-        texts = [get_text(row, column) for column in text_columns(self.options)]
-        parts = tokenize(self.tokenizer, texts)
-        windows, _ = encode_windows(parts, self.tokenizer, self.options)
-        return [Window(ids) for ids in windows]
-
-    def predict_step(self, model: Any, params: Any, batch: Arrays) -> Arrays:
-        logits = self._logits(model, params, batch)
-        return {"logits": logits, "num_tokens": batch["attention_mask"].sum(-1)}
-
-    def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
-        logits = self.document_logits(outputs)
-        if self.problem_type == REGRESSION:
-            return {"value": float(logits[0])}
-        values = probabilities(logits, self.problem_type)
-        scores = dict(zip(self.label_names, map(float, values), strict=True))
-        if self.problem_type == MULTI_LABEL:
-            is_predicted = self._predicted_labels(logits)
-            labels = [name for name, yes in zip(scores, is_predicted, strict=True) if yes]
-            return {"labels": labels, "scores": scores}
-        best = max(scores, key=scores.__getitem__)
-        return {"label": best, "score": scores[best], "scores": scores}
-
-    def document_logits(self, outputs: Sequence[Arrays]) -> np.ndarray:
-        """Returns the logits of a document from the outputs of its windows, `[num_labels]`."""
-        window_logits, num_tokens = (
-            np.stack([output[name] for output in outputs]) for name in ("logits", "num_tokens")
-        )
-        return self._combine_windows(window_logits, num_tokens, np.zeros(len(outputs), int))[0]
-
-    def _combine_windows(
-        self, logits: np.ndarray, num_tokens: np.ndarray, document: np.ndarray
-    ) -> np.ndarray:
-        return combine_windows(
-            logits, num_tokens, document, problem_type=self.problem_type, pooling=self.pooling
-        )
-
-    def _predicted_labels(self, logits: np.ndarray) -> np.ndarray:
-        """Returns whether each label of a set reaches its threshold, `[..., num_labels]`."""
-        return probabilities(logits.astype(np.float64), MULTI_LABEL) >= self.thresholds
-
     def _example_logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
         """Returns the logits of examples of one or several windows, `[B, num_labels]`.
 
@@ -366,8 +282,3 @@ class SequenceClassification(Task):
         weights = mask.reshape(len(mask), -1, length).sum(-1).astype(jnp.float32)
         totals = (logits.reshape(*weights.shape, -1) * weights[:, :, None]).sum(1)
         return totals / weights.sum(1, keepdims=True)
-
-    def _logits(self, model: Any, params: Any, batch: Arrays, **call: Any) -> Any:
-        """Returns the logits in float32, `[B, num_labels]`."""
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        return model(ids, mask, params=params, **call).logits.astype(jnp.float32)

@@ -1,19 +1,30 @@
 """Turns the documents of sequence classification into token windows."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.tokenization import add_special_tokens, tokenize
+from flax_bigbird.data.tokenization import (
+    add_special_tokens,
+    tokenize,
+    tokenize_with_offsets,
+)
 from flax_bigbird.data.types import Batch, Dataset, Row, Tokenizer
-from flax_bigbird.data.windows import covering_windows
+from flax_bigbird.data.windows import (
+    NUM_SPECIAL_TOKENS,
+    covering_starts,
+    covering_windows,
+)
 
 MAX_WINDOWS = 8
 """The maximum number of windows of a document in one training example."""
 MIN_EXAMPLES_PER_BATCH = 2
+
+_WORD = re.compile(r"\S+")
 
 
 def text_columns(options: Any) -> tuple[str, ...]:
@@ -36,6 +47,37 @@ def encode_windows(
         return covering_windows(parts[0], tokenizer, options.length), False
     ids, truncated = add_special_tokens(parts, tokenizer, options.length)
     return [ids], truncated
+
+
+def windows_with_spans(
+    text: str, tokenizer: Tokenizer, options: Any
+) -> list[tuple[list[int], slice]]:
+    """Returns the windows of a whole document, and the characters of the text that each covers.
+
+    The windows are those of `encode_windows`.
+
+    Args:
+      text: The text.
+      tokenizer: A fast tokenizer, which returns the characters of its tokens.
+      options: The options of the task, with `whole_documents` and a `max_length`.
+    """
+    words = np.array([match.span() for match in _WORD.finditer(text)]).reshape(-1, 2)
+    # `tokenize` reads words with single spaces between them, and so do the offsets.
+    ids, offsets = tokenize_with_offsets(tokenizer, " ".join(text[a:b] for a, b in words))
+    word_starts = np.cumsum([0, *(words[:-1, 1] - words[:-1, 0] + 1)])
+
+    def original(character: int) -> int:
+        word = np.searchsorted(word_starts, character, side="right") - 1
+        return int(words[word, 0] + character - word_starts[word])
+
+    size = options.length - NUM_SPECIAL_TOKENS
+    windows = covering_windows(ids, tokenizer, options.length)
+    spans = []
+    for start in covering_starts(len(ids), size):
+        covered = offsets[start : start + size]
+        first, last = (covered[0][0], covered[-1][1] - 1) if covered else (0, -1)
+        spans.append(slice(original(first), original(last) + 1) if covered else slice(0, 0))
+    return list(zip(windows, spans, strict=True))
 
 
 def max_windows_of_training(options: Any) -> int:

@@ -186,6 +186,13 @@ class SequenceClassificationOptions(TaskOptions):
         "otherwise they are truncated. In training, up to 8 windows of a document are an example.",
         panel=TASK,
     )
+    window_scores: bool = option(
+        False,
+        help="Also return the scores of each window of a whole document, with the characters of "
+        "the text that it covers.",
+        panel=TASK,
+        commands=("predict",),
+    )
     classifier_pooling: str | None = option(
         None,
         help="What a new head reads: the mean over all tokens, or the first token (cls), as in "
@@ -221,6 +228,12 @@ class SequenceClassificationOptions(TaskOptions):
 
     @pydantic.model_validator(mode="after")
     def _check_whole_documents(self) -> "SequenceClassificationOptions":
+        if self.window_scores and not self.whole_documents:
+            raise OptionError(
+                "is about the windows of whole documents; got true without whole_documents: set "
+                "whole_documents too",
+                option="window_scores",
+            )
         if self.whole_documents and self.text_pair_column:
             raise OptionError(
                 "whole_documents reads windows of one text; got text_pair_column="

@@ -114,11 +114,9 @@ def run_demo(
     # 3. Prediction for the held-out speeches: in windows that cover them, or of their beginnings.
     model, short, long = folder / RUN_FOLDER, settings.window_length, settings.max_length
     log("Classifying the held-out speeches with the saved model ...")
-    whole_short = predict_probabilities(model, held_out, short, whole_documents=True)
+    whole_short, first_short = predict_probabilities(model, held_out, short)
     log("Classifying them again, reading more of each speech at once ...")
-    whole_long = predict_probabilities(model, held_out, long, whole_documents=True)
-    first_long = predict_probabilities(model, held_out, long, whole_documents=False)
-    first_short = predict_probabilities(model, held_out, short, whole_documents=False)
+    whole_long, first_long = predict_probabilities(model, held_out, long)
 
     # 4. The baselines.
     log("Fitting TF-IDF and logistic regression ...")
@@ -233,21 +231,31 @@ def model_size(model: str) -> dict[str, Any]:
 
 
 def predict_probabilities(
-    model: Path, speeches: Sequence[Speech], max_length: int, *, whole_documents: bool
-) -> np.ndarray:
-    """Returns the probability of each class for each speech, an array `[speeches, classes]`.
+    model: Path, speeches: Sequence[Speech], max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the probability of each class for each speech, two arrays `[speeches, classes]`.
+
+    The first array is of whole speeches, which are read in windows that cover them. The second is
+    of their first windows, as if the speeches were truncated.
 
     Args:
       model: The folder of the trained model.
       speeches: The speeches to classify.
       max_length: The number of tokens that the model reads at once.
-      whole_documents: Whether longer speeches are read in windows that cover them, whose
-        probabilities are averaged. Otherwise only the beginning of a speech is read.
     """
-    classify = load_predictor(model, max_length=max_length, whole_documents=whole_documents)
+    classify = load_predictor(
+        model, max_length=max_length, whole_documents=True, window_scores=True
+    )
     answers = classify([speech.text for speech in speeches])
-    # The model has only the classes that occur in the training speeches.
-    return np.array([[answer["scores"].get(label, 0.0) for label in LABELS] for answer in answers])
+    first_windows = [answer["windows"][0] for answer in answers]
+
+    def probabilities(predictions: Sequence[dict[str, Any]]) -> np.ndarray:
+        # The model has only the classes that occur in the training speeches.
+        return np.array(
+            [[answer["scores"].get(label, 0.0) for label in LABELS] for answer in predictions]
+        )
+
+    return probabilities(answers), probabilities(first_windows)
 
 
 def describe_machine() -> dict[str, Any]:
