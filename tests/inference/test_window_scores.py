@@ -83,5 +83,5 @@ def test_windows_have_the_form_of_the_document(make_checkpoint, changes, keys):
 
 
 def test_window_scores_need_whole_documents(make_checkpoint):
-    with pytest.raises(OptionError, match="window_scores is about the windows of whole documents"):
+    with pytest.raises(OptionError, match="window_scores needs whole_documents; got true"):
         load_predictor(make_checkpoint(CLASSIFIER), window_scores=True)

@@ -230,8 +230,8 @@ class SequenceClassificationOptions(TaskOptions):
     def _check_whole_documents(self) -> "SequenceClassificationOptions":
         if self.window_scores and not self.whole_documents:
             raise OptionError(
-                "is about the windows of whole documents; got true without whole_documents: set "
-                "whole_documents too",
+                "needs whole_documents; got true without it: set whole_documents too, or leave "
+                "window_scores out",
                 option="window_scores",
             )
         if self.whole_documents and self.text_pair_column:
