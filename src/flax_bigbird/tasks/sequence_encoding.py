@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.tokenization import (
-    add_special_tokens,
-    tokenize,
-    tokenize_with_offsets,
-)
+from flax_bigbird.data.tokenization import add_special_tokens, tokenize, tokenize_with_offsets
 from flax_bigbird.data.types import Batch, Dataset, Row, Tokenizer
-from flax_bigbird.data.windows import (
-    NUM_SPECIAL_TOKENS,
-    covering_starts,
-    covering_windows,
-)
+from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, covering_starts, covering_windows
 
 MAX_WINDOWS = 8
 """The maximum number of windows of a document in one training example."""
@@ -64,6 +56,9 @@ def windows_with_spans(
     words = np.array([match.span() for match in _WORD.finditer(text)]).reshape(-1, 2)
     # `tokenize` reads words with single spaces between them, and so do the offsets.
     ids, offsets = tokenize_with_offsets(tokenizer, " ".join(text[a:b] for a, b in words))
+    windows = covering_windows(ids, tokenizer, options.length)
+    if not ids:
+        return [(windows[0], slice(0, 0))]
     word_starts = np.cumsum([0, *(words[:-1, 1] - words[:-1, 0] + 1)])
 
     def original(character: int) -> int:
@@ -71,12 +66,8 @@ def windows_with_spans(
         return int(words[word, 0] + character - word_starts[word])
 
     size = options.length - NUM_SPECIAL_TOKENS
-    windows = covering_windows(ids, tokenizer, options.length)
-    spans = []
-    for start in covering_starts(len(ids), size):
-        covered = offsets[start : start + size]
-        first, last = (covered[0][0], covered[-1][1] - 1) if covered else (0, -1)
-        spans.append(slice(original(first), original(last) + 1) if covered else slice(0, 0))
+    covered = [offsets[start : start + size] for start in covering_starts(len(ids), size)]
+    spans = [slice(original(part[0][0]), original(part[-1][1] - 1) + 1) for part in covered]
     return list(zip(windows, spans, strict=True))
 
 

@@ -51,11 +51,10 @@ class SequencePrediction(PredictionTask):
         return columns
 
     def encode(self, row: Row) -> list[Window]:
-        if getattr(self.options, "window_scores", False):
+        if self.options.window_scores:
             text = get_text(row, self.options.text_column)
             return [
-                Window(ids, span)
-                for ids, span in windows_with_spans(text, self.tokenizer, self.options)
+                Window(*pair) for pair in windows_with_spans(text, self.tokenizer, self.options)
             ]
         texts = [get_text(row, column) for column in text_columns(self.options)]
         parts = tokenize(self.tokenizer, texts)
@@ -68,11 +67,10 @@ class SequencePrediction(PredictionTask):
 
     def decode(self, row: Row, windows: Sequence[Window], outputs: Sequence[Arrays]) -> Row:
         answer = self._answer(outputs)
-        if getattr(self.options, "window_scores", False):
-            spans = ((window.info, output) for window, output in zip(windows, outputs, strict=True))
+        if self.options.window_scores:
             answer["windows"] = [
-                {"start": span.start, "end": span.stop} | self._answer([output])
-                for span, output in spans
+                {"start": window.info.start, "end": window.info.stop} | self._answer([output])
+                for window, output in zip(windows, outputs, strict=True)
             ]
         return answer
 
