@@ -9,11 +9,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 FLAGS = ("--min-bucket-length", "32", "--max-batch-tokens", "128", "--slice-tokens", "64")
 FLAGS += ("--max-new-tokens", "16")
 RUN = "from flax_bigbird.cli.main import run; run()"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until a condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"the condition does not hold after {seconds:g} s"
+        time.sleep(0.01)
 
 
 class Response:
@@ -26,6 +35,29 @@ class Response:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+class OpenRequest:
+    """A POST request whose last byte is not sent yet, which the server therefore cannot answer."""
+
+    def __init__(self, port: int, path: str, body: Any):
+        self._body = json.dumps(body).encode()
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection.putrequest("POST", path)
+        self._connection.putheader("Content-Type", "application/json")
+        self._connection.putheader("Content-Length", str(len(self._body)))
+        self._connection.endheaders(self._body[:-1])
+
+    def finish(self) -> None:
+        """Sends the last byte."""
+        self._connection.send(self._body[-1:])
+
+    def response(self) -> Response:
+        """Waits for the answer."""
+        return Response(self._connection.getresponse())
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class ServerProcess:
@@ -99,6 +131,14 @@ class ServerProcess:
 
     def get(self, path: str, **options: Any) -> Response:
         return self.request("GET", path, **options)
+
+    def open_post(self, path: str, body: Any) -> OpenRequest:
+        return OpenRequest(self.port, path, body)
+
+    def gauge(self, name: str, **options: Any) -> float:
+        """Returns the sum of all values of a metric."""
+        lines = self.get("/metrics", **options).body.decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -1,8 +1,6 @@
 """Tests health, information, metrics, the description of the API, and the end of a server."""
 
-import threading
-
-from server_process import FLAGS, ServerProcess
+from server_process import FLAGS, ServerProcess, wait_until
 from tiny_checkpoints import sentence
 
 
@@ -18,35 +16,32 @@ def test_a_server_that_is_stopped_before_it_is_ready_ends(checkpoints):
 
 def test_a_server_from_its_start_to_its_end(checkpoints):
     """It is ready once all is compiled, and SIGTERM loses nothing that was accepted."""
-    process = ServerProcess(checkpoints["embedding"], *FLAGS)
-    statuses, errors = [], []
-
-    def send(seed: int) -> None:
-        body = {"inputs": [sentence(seed + n, 400) for n in range(8)]}
-        try:
-            statuses.append(process.post("/embed", body).status)
-        except OSError as error:
-            errors.append(error)
-
+    process = ServerProcess(checkpoints["embedding"], *FLAGS, "--max-concurrent-requests", "8")
+    requests = []
     try:
         early = process.get("/health")
         assert (early.status, early.json()["error_type"]) == (503, "Unhealthy")
         assert process.post("/embed", {"inputs": "the cow"}).headers["retry-after"]
         process.wait_for("ready")
         assert process.get("/health").status == 200
-        threads = [threading.Thread(target=send, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        while b"bigbird_requests_in_progress 8.0" not in process.get("/metrics").body:
-            assert any(thread.is_alive() for thread in threads), "requests ended too soon"
+        for seed in range(8):
+            body = {"inputs": [sentence(seed + n, 400) for n in range(8)]}
+            requests.append(process.open_post("/embed", body))
+        wait_until(lambda: process.gauge("bigbird_requests_in_progress") == 8)
+        refused = process.post("/embed", {"inputs": "the cow"})
+        assert (refused.status, refused.json()["error_type"]) == (429, "Overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        for request in requests[:4]:
+            request.finish()
         process.terminate()
-        process.wait_for("draining")
+        assert 4 <= process.wait_for("draining")["requests"] <= 8
+        for request in requests[4:]:
+            request.finish()
+        assert [request.response().status for request in requests] == [200] * 8
         assert process.wait() == 0
-        for thread in threads:
-            thread.join()
-        assert statuses == [200] * 8
-        assert not errors
     finally:
+        for request in requests:
+            request.close()
         process.close()
 
 
