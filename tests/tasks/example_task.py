@@ -53,9 +53,9 @@ class TitleMatching(Task):
         for column in (options.title_column, options.text_column):
             yield from rows[column]
 
-    @property
-    def metric_for_best_model(self):
-        return "accuracy"
+    @classmethod
+    def evaluation_metrics(cls, options, config=None, rows=None):
+        return {"accuracy": True, "loss": False}
 
     def encode_dataset(self, rows, split):
         messages = self.check_rows(self.options, rows, split)

@@ -94,7 +94,8 @@ def test_tags_are_scored_by_what_they_are(make_task, targets, predicted, metric,
     task = make_task("token-classification", **config)
     metrics = score(task, list(map(str, targets)), list(map(str, predicted)))
     assert metrics[metric] == value
-    assert task.metric_for_best_model == metric
+    assert set(metrics) == set(task.evaluation_metrics(task.options, task.config, rows))
+    assert next(iter(task.evaluation_metrics(task.options, task.config))) == metric
     assert ("f1" in metrics) == (task.tag_scheme != "none")
     (message,) = task.encode_dataset(rows, "train").messages
     assert ("entities are scored" in message) == (metric == "f1")
@@ -120,7 +121,7 @@ def test_a_given_scheme_must_fit_the_tags(make_task):
     with pytest.raises(OptionError, match=message):
         make_task("token-classification", {"tag_scheme": "IOB2"}, **infer(rows)[0])
     task = make_task("token-classification", {"tag_scheme": "none"}, **infer(rows)[0])
-    assert task.metric_for_best_model == "accuracy"
+    assert next(iter(task.evaluation_metrics(task.options, task.config))) == "accuracy"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from several_devices import run_with_devices
 from tiny_runs import random_words, tiny_run_options, write_jsonl, write_labeled_texts
 
+from flax_bigbird.tasks.sequence_classification import SequenceClassification
 from flax_bigbird.train import TrainingError, train
 from flax_bigbird.train.steps import Totals
 from flax_bigbird.train.trainer import Trainer
@@ -121,6 +122,8 @@ def test_parameters_of_nan_after_the_last_step_are_not_the_best(tmp_path, data, 
         train(tiny_run_options(tmp_path / "b", train_files=[data], **options))
 
 
-def test_a_best_metric_that_the_task_does_not_have(tmp_path, data):
-    with pytest.raises(TrainingError, match="metric_for_best_model must be one of loss, accuracy"):
+def test_a_metric_that_an_evaluation_lacks_despite_its_declaration(tmp_path, data, monkeypatch):
+    declared = {"f2": True, "loss": False}
+    monkeypatch.setattr(SequenceClassification, "evaluation_metrics", lambda *_: declared)
+    with pytest.raises(TrainingError, match=r"every evaluation must compute f2, .*; got loss, acc"):
         train(tiny_run_options(tmp_path, train_files=[data], metric_for_best_model="f2"))

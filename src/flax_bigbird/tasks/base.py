@@ -7,7 +7,7 @@ know.
 """
 
 import abc
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -22,6 +22,10 @@ from flax_bigbird.tasks.prediction_task import Window as Window
 from flax_bigbird.tasks.prediction_task import get_text as get_text
 
 Split = Literal["train", "validation", "test"]
+
+Metrics = Mapping[str, bool | None]
+"""The names of metrics, and whether a greater value is better; None if it is neither better nor
+worse, as of a threshold."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,6 @@ class Task(PredictionTask):
     Attributes:
       is_pretraining: Whether training starts from a new model unless a model is given.
       token_columns: The columns of the encoded examples that hold token ids.
-      lower_is_better: The metrics of which a lower value is better.
       splits_batches: Whether the loss of a batch is the mean over parts of it, so that gradients of
         parts may be added instead.
       masks_rows: Whether the `loss` of this class leaves out rows where
@@ -78,7 +81,6 @@ class Task(PredictionTask):
 
     is_pretraining: ClassVar[bool] = False
     token_columns: ClassVar[tuple[str, ...]] = ("input_ids",)
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss"})
     splits_batches: ClassVar[bool] = True
     masks_rows: ClassVar[bool] = False
 
@@ -129,12 +131,25 @@ class Task(PredictionTask):
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         """Yields the texts that a vocabulary can be trained on."""
 
-    # Training and evaluation.
-
-    @property
+    @classmethod
     @abc.abstractmethod
-    def metric_for_best_model(self) -> str:
-        """The metric by which the best model of a run is chosen."""
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        """Returns the metrics that `compute_metrics` returns for validation data.
+
+        The first one chooses the best model of a run, unless `metric_for_best_model` names another.
+        A subclass that computes other metrics overrides this method too.
+
+        Args:
+          options: The options. If `config` is given, they have the columns of the data.
+          config: The configuration of the model; None if it is not known yet. The result then has
+            the metrics of all configurations that the options allow.
+          rows: The validation rows, which `check_rows` has checked; None if they are not known yet.
+            The result then has the metrics that some rows do not define, too.
+        """
+
+    # Training and evaluation.
 
     @property
     def packing(self) -> bool:
@@ -217,7 +232,7 @@ class Task(PredictionTask):
 
     @abc.abstractmethod
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
-        """Returns the metrics of a split, among them `loss`.
+        """Returns the metrics of a split, those of `evaluation_metrics`.
 
         Args:
           outputs: The outputs of `merge_windows`.

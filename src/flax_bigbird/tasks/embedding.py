@@ -26,8 +26,9 @@ from flax_bigbird.data.loading import (
 )
 from flax_bigbird.data.types import ROW_MASK, Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.nn.contrastive_losses import map_mini_batches
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task
 from flax_bigbird.tasks.embedding_data import (
+    count_documents,
     crop,
     encode_example,
     encode_text,
@@ -37,9 +38,16 @@ from flax_bigbird.tasks.embedding_data import (
     resolve_example_columns,
 )
 from flax_bigbird.tasks.embedding_losses import INPUTS, batch_loss, embed_rows
-from flax_bigbird.tasks.embedding_metrics import pair_metrics, search_metrics
+from flax_bigbird.tasks.embedding_metrics import (
+    embedding_metric_names,
+    pair_metrics,
+    search_metrics,
+    suffix_of_dim,
+)
 from flax_bigbird.tasks.embedding_prediction import EmbeddingPrediction
 from flax_bigbird.tasks.loading import load_files_beside
+from flax_bigbird.tasks.ranking_metrics import RECALL_RANKS
+from flax_bigbird.tasks.retrieval_options import SCORED_LOSSES
 
 _HASH_BITS = 2**31 - 1  # those that fit in the int32 of a batch
 
@@ -120,9 +128,16 @@ class Embedding(EmbeddingPrediction, Task):
             example = get_example(values, options)
             yield from (example.query, *example.documents)
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "spearman" if self.is_scored else "ndcg_at_10"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        is_scored = options.score_column is not None or options.loss in SCORED_LOSSES
+        is_known = is_scored or options.loss is not None or config is not None
+        size = None if config is None else config.hidden_size
+        count = None if rows is None else count_documents(rows, options, max(RECALL_RANKS) + 1)
+        dims = {dim for dim in options.matryoshka_dims if dim != size}
+        return embedding_metric_names(is_scored if is_known else None, count, dims)
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, messages = self.options, self.check_rows(self.options, rows, split)
@@ -234,7 +249,7 @@ class Embedding(EmbeddingPrediction, Task):
                 found = search_metrics(
                     queries, documents, query_ids, document_ids, options.temperature
                 )
-            suffix = "" if dim == size else f"_dim_{dim}"
+            suffix = "" if dim == size else suffix_of_dim(dim)
             metrics |= {f"{name}{suffix}": value for name, value in found.items()}
         return metrics
 

@@ -112,6 +112,20 @@ def get_example(row: Row, options: Any) -> Example:
     return Example(query, [document], float(score))
 
 
+def count_documents(rows: Dataset, options: Any, max_count: int) -> int:
+    """Returns the number of different documents of all rows, or `max_count` if there are more."""
+    documents: set[str] = set()
+    for row in rows:
+        values: Any = row
+        if options.query_column is None:
+            documents.add(values[options.text_column])
+        else:
+            documents.update(get_example(values, options).documents)
+        if len(documents) >= max_count:
+            return max_count
+    return len(documents)
+
+
 def encode_example(
     example: Example, tokenizer: Tokenizer, options: Any, prompts: tuple[str, str] = ("", "")
 ) -> dict[str, Any]:

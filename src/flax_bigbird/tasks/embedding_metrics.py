@@ -1,13 +1,40 @@
 """Metrics of embedding models: of a search through all documents, and of scored pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import special
 
 from flax_bigbird.checkpoint.embedding_layers import Normalize
-from flax_bigbird.tasks.metrics import correlations
-from flax_bigbird.tasks.ranking_metrics import iterate_cosines, retrieval_metrics
+from flax_bigbird.tasks.metrics import CORRELATIONS, correlations
+from flax_bigbird.tasks.ranking_metrics import (
+    iterate_cosines,
+    retrieval_metric_names,
+    retrieval_metrics,
+)
+
+CORRELATIONS_OF_PAIRS = {name: CORRELATIONS[name] for name in ("spearman", "pearson")}
+
+
+def embedding_metric_names(
+    is_scored: bool | None, num_documents: int | None, dims: Iterable[int]
+) -> dict[str, bool]:
+    """Returns the metrics of a search or of scored pairs, and whether a greater value is better.
+
+    Args:
+      is_scored: Whether the examples are pairs with scores; None if it is not known.
+      num_documents: The number of different documents; None if it is not known.
+      dims: The numbers of first dimensions that are measured besides all of them.
+    """
+    searches = {} if is_scored else retrieval_metric_names(num_documents)
+    names = searches | ({} if is_scored is False else CORRELATIONS_OF_PAIRS) | {"loss": False}
+    suffixes = ["", *(suffix_of_dim(dim) for dim in sorted(dims, reverse=True))]
+    return {f"{name}{suffix}": names[name] for suffix in suffixes for name in names}
+
+
+def suffix_of_dim(dim: int) -> str:
+    """Returns what the names of metrics of the first `dim` dimensions end with."""
+    return f"_dim_{dim}"
 
 
 def search_metrics(

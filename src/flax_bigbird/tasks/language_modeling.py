@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +18,8 @@ from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import split_windows
 from flax_bigbird.data.word_boundaries import token_lengths
 from flax_bigbird.nn.losses import IGNORED_LABEL, negative_log_likelihood
-from flax_bigbird.tasks.base import EncodedDataset, Split, Task
-from flax_bigbird.tasks.metrics import language_model_metrics
+from flax_bigbird.tasks.base import EncodedDataset, Metrics, Split, Task
+from flax_bigbird.tasks.metrics import LANGUAGE_MODEL_METRICS, language_model_metrics
 
 MIN_TOKENS = 8  # of the end of a long document that is worth an example
 
@@ -38,9 +38,6 @@ class LanguageModeling(Task):
     """
 
     is_pretraining = True
-    lower_is_better: ClassVar[frozenset[str]] = frozenset(
-        {"loss", "perplexity", "bits_per_token", "bits_per_character"}
-    )
 
     @classmethod
     def columns(cls, options: Any) -> dict[str, ColumnKind]:
@@ -59,9 +56,11 @@ class LanguageModeling(Task):
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         return filter(None, iterate_column(rows, options.text_column))
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "loss"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        return LANGUAGE_MODEL_METRICS
 
     @property
     def packing(self) -> bool:

@@ -17,11 +17,11 @@ from flax_bigbird.data.character_vocabulary import is_character_level
 from flax_bigbird.data.errors import DataError
 from flax_bigbird.data.masking import Masking, max_targets
 from flax_bigbird.data.tokenization import tokenize, tokenize_with_offsets
-from flax_bigbird.data.types import Arrays, Row
+from flax_bigbird.data.types import Arrays, Dataset, Row
 from flax_bigbird.data.windows import split_windows
 from flax_bigbird.data.word_boundaries import WORD_START, token_text, word_marks
 from flax_bigbird.nn.losses import IGNORED_LABEL, cross_entropy
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Window, get_text
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Window, get_text
 from flax_bigbird.tasks.language_modeling import LanguageModeling, model_inputs
 from flax_bigbird.tasks.row_masks import labels_of_rows
 from flax_bigbird.tasks.task_options import MaskedLMOptions
@@ -119,6 +119,12 @@ class MaskedLM(LanguageModeling):
         """Returns `loss_sums`, and the number of correct predictions as `correct`, `[B]`."""
         correct = (labels != IGNORED_LABEL) & (logits.argmax(-1) == labels)
         return self.loss_sums(logits, labels) | {"correct": correct.sum(-1)}
+
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        return {**super().evaluation_metrics(options, config, rows), "accuracy": True}
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         accuracy = float(outputs["correct"].sum() / max(1, outputs["targets"].sum()))

@@ -6,6 +6,18 @@ from typing import Any
 
 import numpy as np
 
+# The metrics that the functions of this module return, and whether a greater value is better. Some
+# data do not define `auroc`, which is then left out.
+LANGUAGE_MODEL_METRICS: dict[str, bool] = dict.fromkeys(
+    ("loss", "bits_per_token", "bits_per_character", "perplexity"), False
+)
+SINGLE_LABEL_METRICS = dict.fromkeys(("accuracy", "macro_f1", "matthews", "auroc"), True)
+MULTI_LABEL_METRICS = dict.fromkeys(("micro_f1", "macro_f1", "exact_match", "auroc"), True)
+CORRELATIONS = dict.fromkeys(("pearson", "spearman"), True)
+REGRESSION_METRICS = CORRELATIONS | dict.fromkeys(("mse", "mae"), False)
+ENTITY_METRICS = dict.fromkeys(("f1", "precision", "recall", "accuracy"), True)
+TAG_METRICS = dict.fromkeys(("accuracy", "macro_f1"), True)
+
 
 def language_model_metrics(
     losses: np.ndarray, targets: np.ndarray, characters: np.ndarray

@@ -26,7 +26,7 @@ from flax_bigbird.data.loading import (
 from flax_bigbird.data.tokenization import add_special_tokens, tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import classification_losses
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task, Window, get_text
 from flax_bigbird.tasks.options import option_fields
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.task_options import MultipleChoiceOptions
@@ -110,9 +110,11 @@ class MultipleChoice(Task):
                 for choices in batch[column]:  # type: ignore[index]
                     yield from [choices] if isinstance(choices, str) else choices or ()
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "accuracy"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        return {"accuracy": True, "loss": False}
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options = self.options

@@ -4,7 +4,7 @@ A checkpoint of this task predicts as a masked language model does: it fills `[M
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from flax_bigbird.data.loading import SPLIT_NAMES
 from flax_bigbird.data.tokenization import tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses, cross_entropy
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split
 from flax_bigbird.tasks.language_modeling import MIN_TOKENS
 from flax_bigbird.tasks.masked_lm import MaskedLM
 from flax_bigbird.tasks.row_masks import labels_of_rows, mean_over_rows
@@ -40,10 +40,6 @@ class NextSentence(MaskedLM):
     options_class = NextSentenceOptions
     masks_rows = True
     token_columns = ("first", "second")
-    lower_is_better: ClassVar[frozenset[str]] = MaskedLM.lower_is_better | {
-        "masked_lm_loss",
-        "next_sentence_loss",
-    }
 
     @property
     def packing(self) -> bool:
@@ -109,6 +105,17 @@ class NextSentence(MaskedLM):
 
     def masked_lm_logits(self, outputs: Any) -> Any:
         return outputs.prediction_logits
+
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        return {
+            **super().evaluation_metrics(options, config, rows),
+            "masked_lm_loss": False,
+            "next_sentence_loss": False,
+            "next_sentence_accuracy": True,
+        }
 
     def compute_metrics(self, outputs: Arrays, encoded: EncodedDataset) -> dict[str, float]:
         metrics = super().compute_metrics(outputs, encoded)

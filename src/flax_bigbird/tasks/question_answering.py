@@ -10,20 +10,17 @@ import numpy as np
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data.columns import ColumnKind
 from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
-from flax_bigbird.data.loading import (
-    SPLIT_NAMES,
-    iterate_column,
-)
+from flax_bigbird.data.loading import SPLIT_NAMES, iterate_column
 from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row
 from flax_bigbird.data.windows import ContextWindow, context_windows
 from flax_bigbird.nn.losses import classification_losses
 from flax_bigbird.tasks.answer_checks import check_answers
 from flax_bigbird.tasks.answers import first_answer, parse_answers
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task, Window, get_text
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.spans import NO_SPAN, Span, best_span, best_spans
-from flax_bigbird.tasks.squad_metrics import squad_metrics
+from flax_bigbird.tasks.squad_metrics import squad_metric_names, squad_metrics
 from flax_bigbird.tasks.task_options import QuestionAnsweringOptions
 
 HANDLE_IMPOSSIBLE_ANSWER_KEY = "handle_impossible_answer"
@@ -87,9 +84,13 @@ class QuestionAnswering(Task):
             for column in _text_columns(options):
                 yield from batch[column]  # type: ignore[index]
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "f1"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        column = () if rows is None else iterate_column(rows, options.answers_column)
+        has_answer = {bool(parse_answers(value).texts) for value in column} or {True, False}
+        return squad_metric_names(has_answer) | {"loss": False}
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options = self.options

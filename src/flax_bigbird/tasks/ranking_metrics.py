@@ -4,7 +4,8 @@ Where documents have equal scores, a relevant one ranks behind those that are no
 a model that gives all documents the same score gains nothing.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,6 +19,11 @@ RECALL_RANKS = (1, 10, 100)
 RELEVANT = 0.5
 """The label from which a document is relevant."""
 
+_CANDIDATE_RANKINGS = (
+    f"ndcg_at_{NUM_RANKS}",
+    f"mrr_at_{NUM_RANKS}",
+    *(f"recall_at_{k}" for k in RECALL_RANKS if k < NUM_RANKS),
+)
 _MAX_SCORES = 2**24  # that are in memory at once
 
 
@@ -94,6 +100,42 @@ def graded_ndcg(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
     found = labels[np.lexsort((labels, -scores))][:k]
     ideal = np.sort(labels)[::-1][:k]
     return float((discounts * found).sum() / (discounts * ideal).sum())
+
+
+def retrieval_metric_names(num_documents: int | None) -> dict[str, bool]:
+    """Returns the metrics of `retrieval_metrics`, of which a greater value is better.
+
+    Args:
+      num_documents: The number of documents; None if it is not known.
+    """
+    ranks = (k for k in RECALL_RANKS if num_documents is None or k < num_documents)
+    names = (f"ndcg_at_{NUM_RANKS}", f"mrr_at_{NUM_RANKS}", *(f"recall_at_{k}" for k in ranks))
+    return dict.fromkeys(names, True)
+
+
+def candidate_metric_names(
+    rows: Iterable[tuple[str, Sequence[float]]] | None,
+) -> dict[str, bool]:
+    """Returns the metrics of `candidate_metrics`, of which a greater value is better.
+
+    Args:
+      rows: The query and the labels of each row, one of which is relevant at least; None if they
+        are not known.
+    """
+    names = dict.fromkeys(("average_precision", *_CANDIDATE_RANKINGS, "spearman"), True)
+    if rows is None:
+        return names
+    labels: set[float] = set()
+    relevant: defaultdict[str, set[bool]] = defaultdict(set)
+    for query, values in rows:
+        labels.update(values)
+        relevant[query].update(value >= RELEVANT for value in values)
+    if not any(len(kinds) == 2 for kinds in relevant.values()):
+        for name in _CANDIDATE_RANKINGS:
+            del names[name]
+    if len(labels) <= 2:
+        del names["spearman"]
+    return names
 
 
 def candidate_metrics(

@@ -32,7 +32,7 @@ from flax_bigbird.data.loading import (
 )
 from flax_bigbird.data.tokenization import add_special_tokens, text_hash, tokenize
 from flax_bigbird.data.types import Arrays, Batch, Dataset, Row, Tokenizer
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task, Window
 from flax_bigbird.tasks.candidates import (
     Candidates,
     candidate_columns,
@@ -40,7 +40,11 @@ from flax_bigbird.tasks.candidates import (
     resolve_candidate_columns,
 )
 from flax_bigbird.tasks.loading import load_files_beside
-from flax_bigbird.tasks.ranking_metrics import RELEVANT, candidate_metrics
+from flax_bigbird.tasks.ranking_metrics import (
+    RELEVANT,
+    candidate_metric_names,
+    candidate_metrics,
+)
 from flax_bigbird.tasks.retrieval_options import RerankingOptions
 from flax_bigbird.tasks.row_masks import mean_over_rows
 
@@ -145,9 +149,18 @@ class Reranking(Task):
             yield candidates.query
             yield from candidates.documents
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "ndcg_at_10" if self.is_listwise else "average_precision"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        candidates: Any = None
+        if rows is not None:
+            found = (get_candidates(dict(row), options, labeled=True) for row in rows)  # type: ignore[arg-type]
+            candidates = ((row.query, row.labels) for row in found)
+        names = candidate_metric_names(candidates) | {"loss": False}
+        if options.loss == "listwise_softmax" and "ndcg_at_10" in names:
+            return {"ndcg_at_10": True} | names
+        return names
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         messages = self.check_rows(self.options, rows, split)

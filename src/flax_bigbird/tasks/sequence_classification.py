@@ -1,7 +1,7 @@
 """Sequence classification: a class, a set of labels, or a value for each document."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +14,9 @@ from flax_bigbird.data.loading import SPLIT_NAMES, require_columns, require_text
 from flax_bigbird.data.splitting import RowLabels
 from flax_bigbird.data.types import Arrays, Dataset, Row
 from flax_bigbird.tasks import metrics
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task
 from flax_bigbird.tasks.document_scores import document_means, probabilities
-from flax_bigbird.tasks.labels import class_names, label_config
+from flax_bigbird.tasks.labels import class_names, label_config, problem_type
 from flax_bigbird.tasks.linear_probing import ProbeData, fit_head
 from flax_bigbird.tasks.row_masks import mean_over_rows
 from flax_bigbird.tasks.sequence_encoding import (
@@ -31,6 +31,7 @@ from flax_bigbird.tasks.sequence_labels import (
     SINGLE_LABEL,
     check_known_labels,
     check_label_types,
+    defines_auroc,
     distinct_labels,
     get_labels,
     infer_problem_type,
@@ -47,10 +48,10 @@ from flax_bigbird.tasks.sequence_prediction import SequencePrediction
 MIN_EXAMPLES_TO_TUNE = 10
 """The number of validation examples with a label, and without it, that its threshold needs."""
 
-_METRIC_FOR_BEST_MODEL = {
-    SINGLE_LABEL: "accuracy",
-    MULTI_LABEL: "micro_f1",
-    REGRESSION: "pearson",
+_METRICS = {
+    SINGLE_LABEL: metrics.SINGLE_LABEL_METRICS,
+    MULTI_LABEL: metrics.MULTI_LABEL_METRICS,
+    REGRESSION: metrics.REGRESSION_METRICS,
 }
 
 
@@ -61,7 +62,6 @@ class SequenceClassification(SequencePrediction, Task):
     """
 
     masks_rows = True
-    lower_is_better: ClassVar[frozenset[str]] = frozenset({"loss", "mse", "mae"})
 
     @classmethod
     def check_rows(cls, options: Any, rows: Dataset, split: Split) -> list[str]:
@@ -106,9 +106,18 @@ class SequenceClassification(SequencePrediction, Task):
             for column in text_columns(options):
                 yield from filter(None, batch[column])  # type: ignore[index]
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return _METRIC_FOR_BEST_MODEL[self.problem_type]
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        kind = options.problem_type or (None if config is None else problem_type(config))
+        kinds = _METRICS if kind is None else [kind]
+        names = {name: _METRICS[k][name] for k in kinds for name in _METRICS[k]}
+        if kind is not None and config is not None and rows is not None:
+            labels = rows[options.label_column]
+            if not defines_auroc(labels, kind, config.num_labels):
+                names.pop("auroc", None)
+        return names | {"loss": False}
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, label_column = self.options, self.options.label_column

@@ -1,5 +1,6 @@
 """The labels of sequence classification: which problem they define, and checks of every row."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from flax_bigbird.data.errors import DataError
@@ -68,6 +69,23 @@ def distinct_labels(labels: list[Any], kind: str) -> list[Any]:
     """Returns the distinct labels: integers in ascending order, then names alphabetically."""
     flat = labels if kind == SINGLE_LABEL else [label for value in labels for label in value]
     return sorted(set(flat), key=lambda label: (isinstance(label, str), label))
+
+
+def defines_auroc(labels: Iterable[Any], kind: str, num_labels: int) -> bool:
+    """Returns whether labels define the area under the ROC curve.
+
+    There must be two classes, both with examples, or a label that some examples have and others do
+    not.
+
+    Args:
+      labels: The labels of all rows.
+      kind: The kind of problem.
+      num_labels: The number of labels of the model.
+    """
+    if kind == MULTI_LABEL:
+        sets = {frozenset(map(str, label)) for label in labels if isinstance(label, list)}
+        return len(sets) > 1
+    return kind == SINGLE_LABEL and num_labels == 2 and len(set(map(str, labels))) > 1
 
 
 def replace_class_codes(

@@ -3,7 +3,7 @@
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -30,6 +30,20 @@ def f1_score(predicted: str, answers: Sequence[str]) -> float:
 def _normalized(answers: Sequence[str]) -> list[str]:
     """Returns the answers of which words are left; [""] if there are none."""
     return [text for answer in answers if (text := normalize_answer(answer))] or [""]
+
+
+def squad_metric_names(has_answer: Collection[bool]) -> dict[str, bool | None]:
+    """Returns the metrics of `squad_metrics`, and whether a greater value is better.
+
+    Args:
+      has_answer: Whether each question has an answer, or a set of these values.
+    """
+    names: dict[str, bool | None] = {"f1": True, "exact": True}
+    if all(has_answer):
+        return names
+    if any(has_answer):
+        names["has_answer_f1"] = True
+    return names | {"no_answer_exact": True, "best_f1": True, "best_f1_threshold": None}
 
 
 def squad_metrics(

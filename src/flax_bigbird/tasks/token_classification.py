@@ -19,7 +19,7 @@ from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, word_windows
 from flax_bigbird.data.words import split_words
 from flax_bigbird.nn.losses import IGNORED_LABEL, classification_losses
 from flax_bigbird.tasks import metrics
-from flax_bigbird.tasks.base import EncodedDataset, Loss, Split, Task, Window, get_text
+from flax_bigbird.tasks.base import EncodedDataset, Loss, Metrics, Split, Task, Window, get_text
 from flax_bigbird.tasks.labels import (
     are_generic,
     class_name,
@@ -123,9 +123,14 @@ class TokenClassification(Task):
     def iterate_texts(cls, options: Any, rows: Dataset) -> Iterator[str]:
         return (" ".join(words) for words in rows[options.words_column])
 
-    @property
-    def metric_for_best_model(self) -> str:
-        return "accuracy" if self.tag_scheme == NO_SCHEME else "f1"
+    @classmethod
+    def evaluation_metrics(
+        cls, options: Any, config: Any = None, rows: Dataset | None = None
+    ) -> Metrics:
+        scheme = options.tag_scheme or getattr(config, TAG_SCHEME_KEY, None)
+        tags, entities = metrics.TAG_METRICS, metrics.ENTITY_METRICS
+        scores = entities | tags if scheme is None else tags if scheme == NO_SCHEME else entities
+        return scores | {"loss": False}
 
     def encode_dataset(self, rows: Dataset, split: Split) -> EncodedDataset:
         options, tokenizer = self.options, self.tokenizer

@@ -24,6 +24,7 @@ from flax_bigbird.tasks.options import (
     command_options,
     option,
 )
+from flax_bigbird.train.best_metric import check_metric_for_best_model
 
 DEFAULT_LEARNING_RATE = 3e-5  # a usual one for fine-tuning models of base size
 VOCABULARIES = ("subwords", "characters")
@@ -357,6 +358,8 @@ class TrainingArguments(TaskOptions):
                     f"{name} needs validation data; got {value!r} and none: give validation_files, "
                     "or a validation_fraction above 0 without streaming"
                 )
+        if self.task is not None and self.metric_for_best_model is not None:
+            check_metric_for_best_model(self.metric_for_best_model, self.task, self)
         return self
 
     @pydantic.model_validator(mode="after")

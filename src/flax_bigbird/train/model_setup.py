@@ -67,16 +67,19 @@ def resolve_max_length(options: TrainingArguments, initial_model: str | None) ->
     return options.with_max_length(positions or DEFAULT_MAX_LENGTH)
 
 
-def planned_config(options: TrainingArguments, initial_model: str | None) -> Any:
-    """Returns the configuration of the model's layers, before there is a model.
+def planned_config(
+    options: TrainingArguments, initial_model: str | None, task_config: dict[str, Any]
+) -> Any:
+    """Returns the configuration of the layers and the head, before there is a model.
 
     Args:
       options: The options of the run.
       initial_model: The model to start from; None for a new one.
+      task_config: The keys of the configuration that follow from the training data.
     """
     config = bigbird_config_class()() if initial_model is None else load_config(initial_model)
     config = copy.deepcopy(config)
-    config.update(options.config_overrides)
+    config.update({**options.config_overrides, **task_config})
     return config
 
 

@@ -162,7 +162,7 @@ def _evaluate_best_model(
     report = {
         "task": run.options.task,
         "metrics": metrics,
-        "best_metric": trainer.metric_for_best_model if run.validation_data else None,
+        "best_metric": run.best_metric.name if run.best_metric else None,
         "best_step": state.global_step if state.best_step is None else state.best_step,
         "steps": state.global_step,
         "training": run.train_data.summary(),

@@ -25,6 +25,7 @@ from flax_bigbird.parallel.row_shards import RowShards
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
+from flax_bigbird.train.best_metric import BestMetric, choose_best_metric
 from flax_bigbird.train.callbacks import TrainerCallback
 from flax_bigbird.train.data_setup import SplitData, load_rows, setup_split
 from flax_bigbird.train.model_setup import (
@@ -56,6 +57,7 @@ class PreparedRun:
       max_gradient_tokens: The maximum number of tokens whose gradient is computed at once. It is
         less than `options.tokens_per_batch` if the run is resumed with smaller batches.
       data_fingerprint: The hash of the files of the data, see `TrainingSource.fingerprint`.
+      best_metric: The metric that decides which model is the best, if there are validation data.
       eval_on_start: Whether to evaluate before the first step, because the head is fitted already.
     """
 
@@ -69,6 +71,7 @@ class PreparedRun:
     eval_steps: int
     max_gradient_tokens: int
     data_fingerprint: str
+    best_metric: BestMetric | None = None
     eval_on_start: bool = False
 
 
@@ -134,7 +137,7 @@ def _load_run(
     task_class: type[Task] = get_task(str(options.task))
     initial_model = resolve_initial_model(options, task_class)
     if mesh is not None:
-        check_mesh_fits_model(dict(mesh.shape), planned_config(options, initial_model))
+        check_mesh_fits_model(dict(mesh.shape), planned_config(options, initial_model, {}))
     given_options, options = options, resolve_max_length(options, initial_model)
     max_gradient_tokens = options.tokens_per_batch
     if directory.is_started() and not options.overwrite_output_dir:
@@ -145,6 +148,10 @@ def _load_run(
     # The labels are those of all rows, so that rows held out have no unknown ones.
     task_config = task_class.infer_config(options, source.rows)
     source = source.hold_out(options, task_class)
+    best_metric = None
+    if source.validation_rows is not None:
+        config = planned_config(options, initial_model, task_config)
+        best_metric = choose_best_metric(options, config, source.validation_rows)
     _create_directory(directory, given_options)
 
     task, model, has_new_head = _setup_task(
@@ -165,6 +172,7 @@ def _load_run(
         *train_data.count_steps(options),
         max_gradient_tokens,
         source.fingerprint(options, content_hash),
+        best_metric,
     )
     # A checkpoint of the run has its own head.
     return run, has_new_head and not directory.is_started()

@@ -63,6 +63,7 @@ class Trainer:
         """
         self.options, self.task = run.options, run.task
         self.validation_data = run.validation_data
+        self._best_metric = run.best_metric
         self._max_gradient_tokens = run.max_gradient_tokens
         self.callback = callback
         self.state = TrainerState(
@@ -96,11 +97,6 @@ class Trainer:
         self.tokens_per_second_at_peak = matmul_flops_per_second(run.options.dtype) / flops
         self._throughputs: list[float] = []
         self._stop_flag = AgreedFlag(mesh)
-
-    @property
-    def metric_for_best_model(self) -> str:
-        """The metric that decides which model is saved."""
-        return self.options.metric_for_best_model or self.task.metric_for_best_model
 
     @property
     def median_tokens_per_second(self) -> float:
@@ -260,14 +256,15 @@ class Trainer:
     def _evaluate_and_save_best(self) -> None:
         """Evaluates the current parameters, and saves them if they are the best so far."""
         metrics, _ = self.evaluate(self.params)
-        name = self.metric_for_best_model
-        if name not in metrics:
+        best = self._best_metric
+        assert best is not None, "a run with validation data has a metric"
+        if best.name not in metrics:
             raise TrainingError(
-                f"metric_for_best_model must be one of {', '.join(metrics)}; got {name}: choose "
-                "one of them"
+                f"every evaluation must compute {best.name}, the metric for the best model; got "
+                f"{', '.join(metrics)}: choose one of them with metric_for_best_model, or correct "
+                f"evaluation_metrics of the task {self.options.task}"
             )
-        lower_is_better = name in self.task.lower_is_better
-        is_best = self.state.record_evaluation(metrics, name, lower_is_better)
+        is_best = self.state.record_evaluation(metrics, best.name, not best.greater_is_better)
         if is_best:
             self._saver.save_best(self.params)
         self.callback.on_evaluate(self.state, metrics, is_best)
