@@ -14,7 +14,9 @@ from tiny_runs import TINY_MODEL, RecordingCallback, tiny_run_options, write_lab
 from flax_bigbird.data.errors import DataError, OptionError
 from flax_bigbird.train import TrainingInterrupted, train
 from flax_bigbird.train.resuming import check_resumed_options, original_batches
+from flax_bigbird.train.saving import RunSaver
 from flax_bigbird.train.steps import TrainingSteps
+from flax_bigbird.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,47 @@ def test_options_that_do_not_change_what_is_learned(tmp_path, data):
     assert callback.saved_steps == [5]
     assert [entry["step"] for entry in report["evaluations"]] == [3, 4, 6]
     np.testing.assert_allclose(final_loss(resumed), final_loss(whole), rtol=1e-4)
+
+
+@pytest.mark.parametrize("eval_steps", [3, 5])
+def test_the_best_model_is_of_the_step_that_the_report_names(
+    tmp_path, data, monkeypatch, eval_steps
+):
+    """A killed run may have saved a better model after its checkpoint.
+
+    With other `eval_steps`, its evaluation was not repeated, and the run ended with that model
+    under the step and the history of the checkpoint's.
+    """
+    accuracies = {3: 0.5, 5: 0.6, 6: 0.9, 9: 0.7, 10: 0.7}
+    evaluate = Trainer.evaluate
+
+    def replace_accuracy(self, params):
+        metrics, outputs = evaluate(self, params)
+        return metrics | {"accuracy": accuracies[self.state.global_step]}, outputs
+
+    monkeypatch.setattr(Trainer, "evaluate", replace_accuracy)
+    saved: dict[int, bytes] = {}
+    resumed: list[bool] = []
+    save_best = RunSaver.save_best
+
+    def record(self, params):
+        save_best(self, params)
+        step = self._state.global_step
+        saved[step] = (self._directory.best / "model.safetensors").read_bytes()
+        if list(saved) == [3, 6] and not resumed:
+            raise InterruptedError  # the process is killed
+
+    monkeypatch.setattr(RunSaver, "save_best", record)
+    options: dict[str, Any] = {"train_files": [data], "save_steps": 4, "max_steps": 10}
+    with pytest.raises(InterruptedError):
+        train(tiny_run_options(tmp_path, **options, eval_steps=3))
+    best = saved[6]
+    resumed.append(True)
+    report = train(tiny_run_options(tmp_path, **options, eval_steps=eval_steps))
+    assert report["best_step"] == 6
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == best
+    steps = {3: [3, 6, 9, 10], 5: [3, 5, 6, 10]}[eval_steps]
+    assert [entry["step"] for entry in report["evaluations"]] == steps
 
 
 SAVED: dict[str, Any] = {"tokens_per_batch": 512, "gradient_accumulation_steps": 2}

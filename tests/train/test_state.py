@@ -46,6 +46,21 @@ def test_outputs_of_nan_have_metrics_of_nan_but_for_the_first_evaluation():
     assert not state.record_evaluation(metrics, "f1", lower_is_better=False)
 
 
+def test_a_best_model_that_was_saved_after_the_checkpoint():
+    """The file of the better model has replaced that of the checkpoint, which is lost."""
+    state = TrainerState(max_steps=100, eval_steps=1, evaluations_since_best=1)
+    state.best_metric, state.best_step, state.global_step = 0.5, 3, 4
+    state.restore_best(3, 0.5)
+    assert state.evaluations_since_best == 1
+    state.restore_best(6, 0.7)
+    is_best = []
+    for step, value in ((5, 0.6), (6, 0.69), (7, 0.68)):
+        state.global_step = step
+        is_best.append(state.record_evaluation({"f1": value}, "f1", lower_is_better=False))
+    assert is_best == [False, True, False]  # rounding may differ when step 6 is repeated
+    assert (state.best_metric, state.best_step, state.evaluations_since_best) == (0.69, 6, 1)
+
+
 def test_a_higher_metric_may_be_better():
     state = TrainerState(max_steps=100, eval_steps=1)
     values = [state.record_evaluation({"f1": f1}, "f1", lower_is_better=False) for f1 in (1.0, 2.0)]

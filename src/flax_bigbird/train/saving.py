@@ -1,10 +1,12 @@
 """What a run saves while it trains, and resumes from: its checkpoints and the best model so far."""
 
+import json
 from typing import Any, NamedTuple
 
 from flax_bigbird.checkpoint import (
     CheckpointError,
     atomic_directory,
+    atomic_write_text,
     find_damage,
     recover_directory,
     write_checksums,
@@ -15,6 +17,9 @@ from flax_bigbird.train.checkpoints import RunCheckpoint, RunCheckpointManager
 from flax_bigbird.train.errors import TrainingError
 from flax_bigbird.train.run_directory import RunDirectory
 from flax_bigbird.train.state import TrainerState
+
+EVALUATION_FILE = "evaluation.json"
+"""The file beside the best model that holds its step and its value of `metric_for_best_model`."""
 
 
 class RunArrays(NamedTuple):
@@ -71,6 +76,8 @@ class RunSaver:
         self._state.restore(checkpoint.state)
         if damage is not None:
             self._replace_damaged_best(damage, restored.params)
+        elif has_best and (saved := run_on_main(self._load_best_evaluation)) is not None:
+            self._state.restore_best(saved["step"], saved["value"])
         self._callback.on_message(f"Resuming from step {self._state.global_step:,}.")
         return restored
 
@@ -83,16 +90,26 @@ class RunSaver:
     def save_best(self, params: Any) -> None:
         """Saves parameters as the best model, with checksums."""
         whole = to_host(params)
+        evaluation = {"step": self._state.best_step, "value": self._state.best_metric}
 
         def write() -> None:
             with atomic_directory(self._directory.best, replace=True) as folder:
                 self._model.save_pretrained(folder, params=whole)
+                atomic_write_text(folder / EVALUATION_FILE, json.dumps(evaluation))
                 write_checksums(folder)
 
         run_on_main(write)
 
     def close(self) -> None:
         self._checkpoints.close()
+
+    def _load_best_evaluation(self) -> dict[str, Any] | None:
+        """Returns the step and the value of the best model on the disk.
+
+        None stands for a best model that an earlier version saved, or none at all.
+        """
+        path = self._directory.best / EVALUATION_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def _check_best(self) -> str | None:
         recover_directory(self._directory.best)

@@ -38,8 +38,9 @@ class TrainerState:
       losses: One (step, mean training loss since the previous entry) per log.
       evaluations: One dictionary per evaluation: its step and its metrics.
       best_metric: The best value of `metric_for_best_model`; None before the first evaluation.
-      best_step: The step of that value.
-      evaluations_since_best: Evaluations since then.
+      best_step: The step of that value. It is later than `global_step` if the run was killed after
+        that evaluation and resumes from a checkpoint before it; the evaluation is then repeated.
+      evaluations_since_best: Evaluations after `best_step`.
       data_fingerprint: A hash of the content of the data files; "" if it is unknown.
       learning_rate: The learning rate after the warmup, if the options leave it to the run.
     """
@@ -79,6 +80,19 @@ class TrainerState:
             if name not in ("max_steps", "eval_steps", "data_fingerprint"):
                 setattr(self, name, value)
 
+    def restore_best(self, step: int, value: float) -> None:
+        """Takes over the best model on the disk if it is not the one of the checkpoint.
+
+        A run that was killed may have saved a better one after its last checkpoint. That of the
+        checkpoint is then lost.
+
+        Args:
+          step: The step of the best model on the disk.
+          value: Its value of the metric.
+        """
+        if step != self.best_step:
+            self.best_metric, self.best_step, self.evaluations_since_best = value, step, 0
+
     def is_finished(self, early_stopping_patience: int | None) -> bool:
         """Returns whether the last step is done, or the early-stopping patience is exhausted."""
         patience = early_stopping_patience
@@ -91,7 +105,7 @@ class TrainerState:
         Raises:
           TrainingError: if there is no best model yet, so that one of NaN would be saved as such.
         """
-        if self.best_step is None:
+        if self.best_step is None or not self.evaluations:
             raise TrainingError(
                 "the outputs of the model must be numbers to be evaluated; some are NaN after step "
                 f"{self.global_step}: lower learning_rate or raise warmup_ratio; the last "
@@ -113,14 +127,17 @@ class TrainerState:
           Whether these are the best so far.
         """
         value, best = metrics[metric_name], self.best_metric
-        if best is None or math.isnan(best):
+        if self.global_step == self.best_step and not math.isnan(value):
+            # Repeated after a resume, perhaps with another rounding; the caller saves this one.
+            is_best = True
+        elif best is None or math.isnan(best):
             is_best = best is None or not math.isnan(value)
         else:
             is_best = value < best if lower_is_better else value > best
         if is_best:
             self.best_metric, self.best_step = value, self.global_step
             self.evaluations_since_best = 0
-        else:
+        elif self.best_step is None or self.global_step > self.best_step:
             self.evaluations_since_best += 1
         self.evaluations.append({"step": self.global_step, **metrics})
         return is_best

@@ -132,7 +132,8 @@ class Trainer:
             state.global_step += 1
             at_end = state.global_step == state.max_steps
             logging = state.global_step % options.logging_steps == 0
-            evaluating = state.global_step % state.eval_steps == 0 or at_end
+            repeating = state.global_step == state.best_step
+            evaluating = state.global_step % state.eval_steps == 0 or at_end or repeating
             saving = state.global_step % options.save_steps == 0
             stopping = self._stop_flag.poll(self.callback.should_stop())
             if logging or evaluating or saving or stopping:
