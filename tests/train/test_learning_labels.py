@@ -159,6 +159,7 @@ def test_rows_without_a_text_or_label(tmp_path):
                 vocab_size=20,
             )
         )
+    assert not (tmp_path / "run" / "options.yaml").exists()  # nothing is written
     rows = [{"text": "a", "label": "x"}, {"text": "b", "label": None}]
     files = [write_jsonl(tmp_path / "d.jsonl", rows)]
     with pytest.raises(DataError, match=r"a label in every row; .*d\.jsonl, line 2 has none"):

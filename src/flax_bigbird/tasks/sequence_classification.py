@@ -74,8 +74,8 @@ class SequenceClassification(SequencePrediction, Task):
     @classmethod
     def infer_config(cls, options: Any, rows: Dataset) -> dict[str, Any]:
         column = options.label_column
-        require_columns(rows, [options.text_column, column], "train")
-        labels = get_labels(options.label_column, rows, "train")
+        cls.check_rows(options, rows, "train")
+        labels = get_labels(column, rows, "train")
         kind = options.problem_type or infer_problem_type(labels[0])
         check_label_types(labels, kind, rows, "train")
         check_loss_options(options, kind)
