@@ -115,10 +115,20 @@ def test_flags_that_a_command_does_not_have(arguments, message, capsys):
         (["--learning-rate", "nan"], "learning_rate must be between 0 and 10; got nan"),
         (["--lr-scheduler-type", "lineer"], "got 'lineer': did you mean linear?"),
         (["--config-overrides", "block_size"], "must be key=value; got 'block_size': add the"),
-        (["--config-overrides", "a=[1"], "must be key=value with a value in YAML; got 'a=[1': clo"),
+        (
+            ["--config-overrides", "a=[1"],
+            "must be key=value with a value in YAML; got 'a=[1' (line 1",
+        ),
     ],
 )
 def test_wrong_values_have_the_messages_of_python(flags, message, tmp_path, capsys):
     line = ["train", "masked-lm", "-o", str(tmp_path / "out"), "--train-files", "a.txt"]
     assert main([*line, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["[1", "2024-13-45", "{a: 1, a: 2}"])
+def test_overrides_that_yaml_cannot_hold_are_one_error(value, capsys):
+    line = ["evaluate", "bigbird-books-mini", "rows.jsonl", "--config-overrides", f"layers={value}"]
+    assert main(line) == 2
+    assert "must be key=value with a value in YAML" in capsys.readouterr().err

@@ -87,3 +87,69 @@ def test_an_option_of_another_task_is_refused(classifier, rows, tmp_path, comman
     assert main(line) == 2
     assert "stride is an option of question-answering; got it for" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [Path(rows)]
+
+
+def test_a_misspelled_shipped_model_is_named(tmp_path, capsys):
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a [MASK]"}])
+    line = ["predict", "bigbird-books-mni", str(rows), "-o", str(tmp_path / "out.jsonl")]
+    assert main(line) == 2
+    message = capsys.readouterr().err
+    assert message.endswith(": did you mean bigbird-books-mini?\n")
+
+
+def test_a_model_that_is_missing_needs_no_argument_of_python(tmp_path, capsys):
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a [MASK]"}])
+    assert main(["predict", "nothing", str(rows), "-o", str(tmp_path / "out.jsonl")]) == 2
+    assert capsys.readouterr().err.endswith(": check the path\n")
+
+
+def test_a_run_that_is_not_finished_is_no_model_yet(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/options.yaml").write_text("task: masked-lm\n")
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}])
+    assert main(["evaluate", str(tmp_path / "run"), str(rows)]) == 2
+    message = capsys.readouterr().err
+    assert "holds a run of bigbird train that is not finished: finish it" in message
+
+
+def test_missing_parameters_are_named_without_saying_that_they_exist(tmp_path, capsys):
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a", "label": "b"}])
+    line = ["evaluate", "bigbird-books-mini", str(rows), "--task", "sequence-classification"]
+    assert main(line) == 2
+    message = capsys.readouterr().err
+    assert "SequenceClassification; bigbird-books-mini lacks bert/pooler/bias, " in message
+    assert "initialized" not in message
+
+
+def test_messages_of_an_evaluation_are_sentences(classifier, tmp_path, capsys):
+    examples = [{"text": text, "label": "neither"} for text in ("", sentence(5, 3))]
+    labeled = write_jsonl(tmp_path / "labeled.jsonl", examples)
+    assert main(["evaluate", classifier, labeled]) == 0
+    assert "labeled.jsonl, line 1.sequence-classification" in "".join(
+        capsys.readouterr().out.splitlines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "remedy"),
+    [
+        (
+            {"text": "a"},
+            [],
+            "must have a column 'label'; got text: name the right one with label_column",
+        ),
+        ({"text": "a", "label": "b"}, ["--text-column", "c"], "with text_column"),
+    ],
+)
+def test_a_missing_column_of_evaluation_names_its_option(
+    classifier, tmp_path, capsys, row, flags, remedy
+):
+    labeled = write_jsonl(tmp_path / "labeled.jsonl", [row])
+    assert main(["evaluate", classifier, labeled, *flags]) == 2
+    assert capsys.readouterr().err.endswith(f"{remedy}\n")
+
+
+def test_a_broken_line_of_json_is_named_by_line_and_column(classifier, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "a\n{}\n')
+    assert main(["evaluate", classifier, str(tmp_path / "rows.jsonl")]) == 2
+    assert "rows.jsonl, line 2 is not (Unterminated string, column 10):" in capsys.readouterr().err

@@ -75,7 +75,9 @@ def test_letters_are_read_in_the_only_case_of_the_vocabulary(tmp_path, texts, te
 def test_the_most_frequent_characters_are_chosen():
     assert find_characters(["bbbaaac cdd"], 7 + 3) == ["a", "b", "c"]
     assert find_characters(["a\n\n b"], 100) == [" ", "a", "b"]
-    with pytest.raises(ValueError, match="must have characters for a vocabulary; all are empty"):
+    with pytest.raises(
+        ValueError, match="must have characters for a vocabulary; all are empty: name the column"
+    ):
         find_characters(["", " \n"], 100)
 
 

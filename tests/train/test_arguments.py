@@ -140,7 +140,11 @@ def test_previous_name_of_an_option():
     [
         ("learning_rat: 1\n", "got 'learning_rat': did you mean learning_rate"),
         ("- a\n", "must be a mapping"),
-        ("a: [\n", "must be YAML"),
+        ("a: [\n", r"must be YAML; .* is not \(line 2, column 1: expected the node content"),
+        ("seed: 1\nseed: 2\n", "the key 'seed' is given twice, lines 1 and 2"),
+        ("config_overrides:\n  a: 1\n  a: 2\n", "the key 'a' is given twice, lines 2 and 3"),
+        ("seed: 2024-13-45\n", r"must be YAML; .* is not \(month must be in 1..12"),
+        ("seed: " + "[" * 5000, "is nested too deeply"),
         ("task: causal-lm\n", "task must be that of .*, 'causal-lm'; got 'masked-lm'"),
     ],
 )

@@ -48,7 +48,7 @@ def test_fine_tuning_starts_from_the_pretrained_model(tmp_path, data, pretrained
     assert after.config.max_position_embeddings == 100
     assert any("tiled from 64 to 100" in text for text in recorded.messages)
     (about_head,) = [text for text in recorded.messages if "head" in text]
-    assert about_head == "The head classifier is new; not used of the checkpoint: cls."
+    assert about_head == "The head classifier is new; cls of the checkpoint is not used."
     vocabulary = (tmp_path / "run" / "spiece.model").read_bytes()
     assert vocabulary == (pretrained / "spiece.model").read_bytes()
 
@@ -123,8 +123,8 @@ def test_differences_are_summarized_by_module():
     assert summarize(
         warning(new_parameters=[*layer, "bert/pooler/kernel"]), warning(unread_parameters=["a/b"])
     ) == [
-        "Parts of the encoder start from random parameters: encoder/layer/11, pooler; not used of "
-        "the checkpoint: a."
+        "Parts of the encoder start from random parameters: encoder/layer/11, pooler; a of the "
+        "checkpoint is not used."
     ]
     heads = ["qa_classifier/kernel", "classifier/kernel", "classifier/bias"]
     assert summarize(warning(new_parameters=heads)) == [
@@ -173,4 +173,32 @@ def test_vocab_size_without_effect_on_the_default_model(tmp_path, data):
     """Fine-tuning without a model starts from the shipped one, whose tokenizer is used."""
     options = tiny_run_options(tmp_path, train_files=[data], config_overrides={})
     with pytest.raises(OptionError, match="vocab_size is the size of a new tokenizer; got 60"):
+        train(options)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "column", "remedy"),
+    [
+        ("token-classification", {"words": ["a"], "tags": ["O"]}, "tokens", "words_column"),
+        ("token-classification", {"tokens": ["a"], "ner": ["O"]}, "tags", "tags_column"),
+        ("question-answering", {"question": "a", "text": "b"}, "context", "context_column"),
+        ("sequence-classification", {"body": "a", "label": "b"}, "text", "text_column"),
+    ],
+)
+def test_a_missing_column_names_the_option_of_its_task(tmp_path, task, row, column, remedy):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    files = [str(tmp_path / "rows.jsonl")]
+    shorter = {"stride": 16} if task == "question-answering" else {}
+    options = tiny_run_options(tmp_path, task, train_files=files, **shorter)
+    with pytest.raises(
+        DataError, match=f"column '{column}'; .*: name the right one with {remedy}$"
+    ):
+        train(options)
+
+
+def test_a_misspelled_key_of_the_configuration_has_a_suggestion(tmp_path, data):
+    options = tiny_run_options(
+        tmp_path, train_files=[data], config_overrides={**TINY_MODEL, "hidden_sise": 8}
+    )
+    with pytest.raises(OptionError, match="got 'hidden_sise': did you mean hidden_size"):
         train(options)

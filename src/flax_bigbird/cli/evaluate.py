@@ -70,7 +70,7 @@ def run_evaluation(
     except (OptionError, DataError) as error:
         raise CommandError(str(error)) from error
     for message in result["messages"]:
-        print_plainly(console, message)
+        print_plainly(console, f"{message.rstrip('.')}.")
     rows, tokens = pluralize(result["rows"], "row"), pluralize(result["tokens"], "token")
     print_plainly(console, f"{result['task']}: {rows}, {tokens}")
     for name, value in result["metrics"].items():

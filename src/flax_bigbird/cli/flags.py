@@ -181,9 +181,7 @@ def _item_type(field: FieldInfo) -> Any:
 
 def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
     """Parses texts such as "num_hidden_layers=2" into a dictionary, with values parsed as YAML."""
-    import yaml
-
-    from flax_bigbird.train.option_files import parse_number
+    from flax_bigbird.train.option_files import parse_number, parse_yaml
 
     pairs = {}
     for text in texts:
@@ -191,11 +189,11 @@ def _parse_pairs(name: str, texts: Iterable[str]) -> dict[str, Any]:
         if not separator:
             raise OptionError(f"must be key=value; got {text!r}: add the value", option=name)
         try:
-            pairs[key.strip()] = parse_number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
+            pairs[key.strip()] = parse_number(parse_yaml(value))
+        except ValueError as error:
             raise OptionError(
-                f"must be key=value with a value in YAML; got {text!r}: close its brackets and "
-                "quotes, or put the value in quotes",
+                f"must be key=value with a value in YAML; got {text!r} ({error}): close its "
+                "brackets and quotes, or put the value in quotes",
                 option=name,
             ) from error
     return pairs

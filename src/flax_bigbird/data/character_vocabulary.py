@@ -44,7 +44,10 @@ def find_characters(texts: Iterable[str], size: int) -> list[str]:
     for text in texts:
         counts.update(unicodedata.normalize("NFC", " ".join(text.split())))
     if not counts:
-        raise DataError("the texts must have characters for a vocabulary; all are empty")
+        raise DataError(
+            "the texts must have characters for a vocabulary; all are empty: name the column that "
+            "holds them with text_column, or check the files"
+        )
     by_frequency = sorted(counts, key=lambda character: (-counts[character], character))
     return sorted(by_frequency[: size - len(SPECIAL_TOKENS)])
 

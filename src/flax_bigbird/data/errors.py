@@ -23,6 +23,17 @@ class DataError(ValueError):
     """
 
 
+class MissingColumnError(DataError):
+    """The data do not have a column that is needed.
+
+    Attributes:
+      column: The name of the column.
+      rule: The message without the remedy, for a caller who knows the option that names the column.
+    """
+
+    column = rule = ""
+
+
 class TokenizerWarning(UserWarning):
     """Warns that the files of a tokenizer do not agree with each other."""
 

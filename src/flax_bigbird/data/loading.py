@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from flax_bigbird._messages import pluralize
 from flax_bigbird.data import files
 from flax_bigbird.data.columns import ColumnKind
-from flax_bigbird.data.errors import DataError
+from flax_bigbird.data.errors import DataError, MissingColumnError
 from flax_bigbird.data.readers.rows import FileRow
 from flax_bigbird.data.row_cache import ORIGIN, cached_dataset
 from flax_bigbird.data.types import Dataset, Row
@@ -228,11 +228,13 @@ def _check_columns_exist(
     raise _missing_column(next(name for name in columns if name in missing), names, split)
 
 
-def _missing_column(name: str, names: Sequence[str], split: str) -> DataError:
-    return DataError(
-        f"the {SPLIT_NAMES[split]} must have a column {name!r}; got {', '.join(names)}: name the "
-        "right one with an option such as text_column or label_column"
+def _missing_column(name: str, names: Sequence[str], split: str) -> MissingColumnError:
+    rule = f"the {SPLIT_NAMES[split]} must have a column {name!r}; got {', '.join(names)}"
+    error = MissingColumnError(
+        f"{rule}: name the right one with the option for it, which ends in _column"
     )
+    error.column, error.rule = name, rule
+    return error
 
 
 def _datasets() -> Any:

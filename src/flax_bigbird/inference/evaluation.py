@@ -28,6 +28,7 @@ from flax_bigbird.tasks.evaluation import (
     unknown_tokens_messages,
 )
 from flax_bigbird.tasks.loading import load_config, load_model
+from flax_bigbird.tasks.option_names import column_errors
 
 
 def evaluate(
@@ -79,12 +80,14 @@ def evaluate(
         **resolve_options(task_class.name, "evaluate", name, options),
     ).with_max_length(config.max_position_embeddings)
     shared = InferenceDevices.resolve(resolved.mesh, devices, config)
-    resolved, rows = _load_rows(task_class, resolved, items if rows_are_given else None)
+    with column_errors(resolved):
+        resolved, rows = _load_rows(task_class, resolved, items if rows_are_given else None)
     tokenizer = load_tokenizer(name)
     config_changes = {**task_class.model_fields, **resolved.config_overrides}
     loaded = load_model(name, task_class.model_class, dtype=resolved.dtype, **config_changes)
     evaluated: Any = task_class.for_model(resolved, tokenizer, loaded.config, name)
-    encoded = evaluated.encode_dataset(rows, "test")
+    with column_errors(resolved):
+        encoded = evaluated.encode_dataset(rows, "test")
     measured = _evaluate_examples(evaluated, loaded, encoded, shared)
     metrics = measured.pop("metrics")
     return {"task": task_class.name, "metrics": metrics, "rows": len(rows), **measured}

@@ -81,14 +81,19 @@ def resolve_config(
     return config, module_kwargs
 
 
-def load_config(source: checkpoint.Source) -> Any:
+def load_config(source: checkpoint.Source, remedy: str = "check the path") -> Any:
     """Returns the `BigBirdConfig` of a checkpoint.
+
+    Args:
+      source: The checkpoint.
+      remedy: What the message about a missing file advises.
 
     Raises:
       CheckpointError: If it is missing, broken, or that of another architecture, or if a key has an
         invalid value; the message names the file and the key.
     """
-    config = _load_config(_transformers.bigbird_config_class(), source, None)
+    config_class = _transformers.bigbird_config_class()
+    config = _load_config_file(config_class, source, remedy=remedy)
     _check_file(config, source)
     return config
 
@@ -135,14 +140,17 @@ def _load_config(config_class: Any, source: checkpoint.Source, config: Any) -> A
 
 
 def _load_config_file(
-    config_class: Any, source: checkpoint.Source, name: str = "config.json"
+    config_class: Any,
+    source: checkpoint.Source,
+    name: str = "config.json",
+    remedy: str = "check the path, or pass config=",
 ) -> Any:
     content = _load_json(source, name)
     if content is None:
         raise CheckpointError(
             f"a checkpoint is a folder or Hub repository with config.json and weights "
-            f"({', '.join(checkpoint.WEIGHT_FILES)}); no {name} in {source}{source.hint}: check "
-            "the path, or pass config="
+            f"({', '.join(checkpoint.WEIGHT_FILES)}); no {name} in {source}{source.hint}: "
+            f"{remedy}"
         )
     return _create_config(config_class, content, f"{name} of {source}")
 

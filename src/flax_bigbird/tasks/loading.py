@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import flax_bigbird
-from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source
+from flax_bigbird.checkpoint import CheckpointError, CheckpointWarning, Source, format_paths
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.models.checkpoint_checks import check_params
 from flax_bigbird.models.config_loading import load_config as load_checkpoint_config
-from flax_bigbird.pretrained import local_path
-from flax_bigbird.tasks.option_names import translate_saved_options
+from flax_bigbird.pretrained import local_path, shipped_models
+from flax_bigbird.tasks.option_names import nearest, translate_saved_options
 
 SAVED_OPTIONS = "options.yaml"
 """The file in which `bigbird train` saves its options beside the model."""
@@ -32,12 +32,17 @@ def load_config(model: str) -> Any:
     path = local_path(model)
     directory = Path(path)
     if directory.is_dir() and not (directory / "config.json").is_file():
+        reason, remedy = "has no config.json", "name another"
+        if (directory / SAVED_OPTIONS).is_file():
+            reason = "holds a run of bigbird train that is not finished"
+            remedy = "finish it with the command that started it, or name another"
         raise OptionError(
-            f"must be a BigBird checkpoint; the directory {path} has no config.json: name another",
+            f"must be a BigBird checkpoint; the directory {path} {reason}: {remedy}",
             option="model",
         )
+    similar = nearest(model, shipped_models())
     try:
-        return load_checkpoint_config(Source(path))
+        return load_checkpoint_config(Source(path), similar or "check the path")
     except (OSError, ValueError) as error:
         raise no_checkpoint_error(path, error) from None
 
@@ -92,9 +97,12 @@ def _model_errors(model: str, model_class: str) -> Iterator[None]:
     given = [w.message for w in caught if isinstance(w.message, CheckpointWarning)]
     missing = [message for message in given if not message.unread_parameters]
     if missing:
+        # The warning of the model class says that they were initialized, which helps nobody here.
+        new = missing[0].new_parameters
+        lacks = f" lacks {format_paths(list(new))}" if new else f": {missing[0]}"
         raise OptionError(
-            f"the checkpoint must have all parameters of {model_class}; {model}: {missing[0]}: "
-            "train it for the task first, or name another task"
+            f"the checkpoint must have all parameters of {model_class}; {model}{lacks}: train it "
+            "for the task first, or name another task"
         )
 
 

@@ -1,12 +1,13 @@
 """Explains unknown option names: those of other tasks, former names, and misspellings."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from flax_bigbird.data.errors import OptionError
+from flax_bigbird.data.errors import MissingColumnError, OptionError
 from flax_bigbird.tasks import registry
 
 Command = Literal["train", "evaluate", "predict", "embed"]
@@ -114,6 +115,25 @@ def translate_saved_options(values: Mapping[str, Any]) -> dict[str, Any]:
     others = {name for other in registry.task_names() for name in _option_names(other, "train")}
     foreign = others - _option_names(task, "train")
     return {name: value for name, value in values.items() if name not in foreign}
+
+
+@contextlib.contextmanager
+def column_errors(options: Any) -> Iterator[None]:
+    """Names the option to change in the error of a block that misses a column.
+
+    Args:
+      options: The options, whose fields that end in `_column` hold the names of columns.
+    """
+    try:
+        yield
+    except MissingColumnError as error:
+        fields = [name for name in type(options).model_fields if name.endswith("_column")]
+        owners = [name for name in fields if getattr(options, name) == error.column]
+        if not owners:  # the column follows from the data
+            raise
+        raise MissingColumnError(
+            f"{error.rule}: name the right one with {' or '.join(owners)}"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

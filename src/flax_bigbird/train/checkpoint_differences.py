@@ -29,8 +29,9 @@ def summarize_differences(caught: list[CheckpointWarning], base_model_prefix: st
     if parts:
         clauses.append(f"parts of the encoder start from random parameters: {', '.join(parts)}")
     if unread_heads or unread_parts:
-        names = ", ".join([*unread_heads, *unread_parts])
-        clauses.append(f"not used of the checkpoint: {names}")
+        names = [*unread_heads, *unread_parts]
+        verb = "is" if len(names) == 1 else "are"
+        clauses.append(f"{', '.join(names)} of the checkpoint {verb} not used")
     sentence = "; ".join(clauses)
     return [f"{sentence[0].upper()}{sentence[1:]}.", *others]
 

@@ -16,6 +16,7 @@ from flax_bigbird.data.types import Tokenizer
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_config, no_checkpoint_error
+from flax_bigbird.tasks.option_names import nearest
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.checkpoint_differences import summarize_differences
 from flax_bigbird.train.head_setup import plan_head, renew_output_layer
@@ -172,9 +173,10 @@ def _new_config(
     known = _known_config_keys()
     for key in options.config_overrides:
         if key not in known:
+            own = sorted(known - _keys_of_every_config())
+            remedy = nearest(key, own) or f"they are {', '.join(own)}"
             raise OptionError(
-                f"must hold keys of BigBirdConfig; got {key!r}: they are "
-                f"{', '.join(sorted(known - _keys_of_every_config()))}",
+                f"must hold keys of BigBirdConfig; got {key!r}: {remedy}",
                 option="config_overrides",
             )
     token_ids = {

@@ -5,6 +5,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from flax_bigbird._messages import on_one_line
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.option_names import check_option_names
 from flax_bigbird.tasks.options import option_fields
@@ -25,7 +26,7 @@ def read_yaml(path: str | Path, task: str | None = None) -> dict[str, Any]:
 
     Raises:
       OptionError: if the file is missing or not a mapping, names another task than `task`, or holds
-        a key that is not an option.
+        a key twice or a key that is not an option.
     """
     values = _load_mapping(path)
     named = values.get("task", task)
@@ -59,6 +60,31 @@ def parse_number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
+def parse_yaml(text: str) -> Any:
+    """Returns the value of a YAML text, none of whose mappings holds a key twice.
+
+    PyYAML takes the last of several values for a key, so that the others would be ignored silently.
+
+    Raises:
+      ValueError: if the text is not YAML, or holds a key twice, or a value that Python cannot
+        represent, such as the date 2024-13-45. The message is short, and names the line if it is
+        known.
+    """
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _check_keys_are_unique(node)
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        raise ValueError(_describe(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise ValueError(on_one_line(error)) from error
+
+
 def to_yaml(options: TrainingArguments) -> str:
     """Returns the options as YAML, in the order of their definition."""
     import yaml
@@ -67,8 +93,6 @@ def to_yaml(options: TrainingArguments) -> str:
 
 
 def _load_mapping(path: str | Path) -> dict[str, Any]:
-    import yaml
-
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,10 +100,10 @@ def _load_mapping(path: str | Path) -> dict[str, Any]:
             f"the file of options must be readable; {path} is not ({error}): check the path"
         ) from error
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = parse_yaml(text)
+    except ValueError as error:
         raise OptionError(
-            f"the file of options must be YAML; {path} is not: {error}: correct it"
+            f"the file of options must be YAML; {path} is not ({error}): correct it"
         ) from error
     if not isinstance(values, dict):
         raise OptionError(
@@ -87,6 +111,42 @@ def _load_mapping(path: str | Path) -> dict[str, Any]:
             "'seed: 1'"
         )
     return values
+
+
+def _check_keys_are_unique(root: Any) -> None:
+    """Raises `ValueError` if a mapping below a node of YAML holds a key twice."""
+    import yaml
+
+    nodes, visited = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in visited:  # an alias
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys_of_mapping(node)
+            nodes += [value for _, value in node.value]
+
+
+def _check_keys_of_mapping(node: Any) -> None:
+    first_lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if not isinstance(key.value, str):  # no scalar
+            continue
+        name, line = (key.tag, key.value), key.start_mark.line + 1
+        if name in first_lines:
+            lines = f"lines {first_lines[name]} and {line}"
+            raise ValueError(f"the key {key.value!r} is given twice, {lines}")
+        first_lines[name] = line
+
+
+def _describe(error: Any) -> str:
+    """Returns what is wrong with a YAML text, and where, without the excerpt that PyYAML adds."""
+    mark = error.problem_mark or error.context_mark
+    problem = error.problem or error.context or on_one_line(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
 def _is_float(annotation: Any) -> bool:

@@ -23,6 +23,7 @@ from flax_bigbird.parallel.processes import (
 )
 from flax_bigbird.parallel.row_shards import RowShards
 from flax_bigbird.tasks.base import Task
+from flax_bigbird.tasks.option_names import column_errors
 from flax_bigbird.tasks.registry import get_task
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.best_metric import BestMetric, choose_best_metric
@@ -96,7 +97,8 @@ def prepare_run(
       OptionError: if the options contradict each other or the model, or the disk is too full.
       DataError: if the data cannot be used.
     """
-    run, fits_head = run_main_first(lambda: _load_run(options, directory, callback, mesh))
+    with column_errors(options):
+        run, fits_head = run_main_first(lambda: _load_run(options, directory, callback, mesh))
     check_same_as_main(
         {"the content hash": run.data_fingerprint, **run.train_data.summary()}, "data"
     )

@@ -42,11 +42,11 @@ def _line_rows(file: Path) -> Iterator[FileRow]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.rstrip("\r\n"))
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"every line must be a JSON object; {file}, line {number} is not "
-                f"({error}): correct or remove it"
+                f"({_describe(error)}): correct or remove it"
             ) from error
         if not isinstance(row, dict):
             raise DataError(
@@ -61,6 +61,13 @@ def _line_rows(file: Path) -> Iterator[FileRow]:
             )
         is_first = False
         yield FileRow(row, f"{file}, line {number}")
+
+
+def _describe(error: Exception) -> str:
+    """Returns what is wrong with a line, without the line number within it, which is always 1."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    return f"{error.msg.removesuffix(' at').removesuffix(' starting')}, column {error.colno}"
 
 
 def _array_rows(file: Path) -> Iterator[FileRow]:
