@@ -18,6 +18,7 @@ from flax_bigbird.server.requests import parse_body
 from flax_bigbird.server.schemas import TokenizeRequest
 from flax_bigbird.server.service import Answer, Endpoint, Service
 from flax_bigbird.server.settings import ServerSettings
+from flax_bigbird.server.text_endpoints import _filled
 
 BODY_BYTES = 1024
 
@@ -206,3 +207,18 @@ def test_the_text_of_a_continuation_ends_with_its_stop():
     assert [continuation._add(token) for token in (1, 2, 3)] == ["do", " n'", ""]
     assert continuation.finish_reason == "stop_sequence"
     assert continuation.finish() == "don't"
+
+
+@pytest.mark.parametrize(
+    ("text", "token", "sequence"),
+    [
+        ("House of [MASK].", " Representatives", "House of Representatives."),
+        ("House of\n[MASK].", " Representatives", "House of\nRepresentatives."),
+        ("[MASK] war", " The", "The war"),
+        ("House of[MASK].", " Representatives", "House of Representatives."),
+        ("rail[MASK]", "roads", "railroads"),
+    ],
+)
+def test_a_filled_text_has_no_double_space(text, token, sequence):
+    (filled,) = _filled(text, "[MASK]", [[{"score": 1.0, "id": 7, "token": token}]], 5)
+    assert filled["sequence"] == sequence

@@ -7,7 +7,15 @@ import pytest
 
 from flax_bigbird.tasks.options import option_fields
 from flax_bigbird.tasks.registry import task_names
-from flax_bigbird.train import OptionError, read_yaml, to_yaml, train_options, train_options_class
+from flax_bigbird.train import (
+    OptionError,
+    TrainerCallback,
+    read_yaml,
+    to_yaml,
+    train_options,
+    train_options_class,
+)
+from flax_bigbird.train.run import check_arguments
 
 REQUIRED = {"output_dir": "out", "train_files": ["a.txt"]}
 
@@ -186,3 +194,19 @@ train_options("masked-lm", train_files=["a"], output_dir="b")
 assert not {"jax", "flax", "numpy", "optax"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "got"),
+    [([TrainerCallback], "the class TrainerCallback"), (TrainerCallback(), "TrainerCallback")],
+)
+def test_callbacks_are_a_list_of_instances(callbacks, got):
+    options = train_options("masked-lm", **REQUIRED)
+    with pytest.raises(OptionError, match=f"callbacks must be a list of .*; got {got}: write"):
+        check_arguments(options, callbacks)
+    check_arguments(options, [TrainerCallback()])
+
+
+def test_training_needs_options_of_train_options():
+    with pytest.raises(OptionError, match="options must come from train_options; got dict: write"):
+        check_arguments({"task": "masked-lm"}, ())

@@ -128,12 +128,17 @@ def _filled(text: str, mask: str, masks: list[Any], top_k: int) -> list[Any]:
                     "score": candidate["score"],
                     "token": candidate["id"],
                     "token_str": candidate["token"],
-                    "sequence": before + candidate["token"] + after,
+                    "sequence": before + _without_double_space(before, candidate["token"]) + after,
                 }
                 for candidate in candidates[:top_k]
             ]
         )
     return filled[0] if len(filled) == 1 else filled
+
+
+def _without_double_space(before: str, token: str) -> str:
+    """Returns a token without the space that begins it if the text before it ends with one."""
+    return token.removeprefix(" ") if not before or before[-1].isspace() else token
 
 
 ENDPOINTS = (

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 import flax_bigbird
 from flax_bigbird.checkpoint import CHECKSUM_FILE, find_damage
+from flax_bigbird.data.errors import OptionError
 from flax_bigbird.parallel.initialization import initialize_processes
 from flax_bigbird.parallel.lost_processes import explain_lost_process
 from flax_bigbird.parallel.mesh import create_mesh
@@ -66,6 +67,7 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
       LostProcessError: if another process of the run was lost.
       OSError: if the disk is full. The last checkpoint is complete.
     """
+    check_arguments(options, callbacks)
     initialize_processes(options)
     directory = RunDirectory(Path(options.output_dir).expanduser())
     with contextlib.ExitStack() as lock, explain_lost_process():
@@ -79,6 +81,30 @@ def train(options: TrainingArguments, callbacks: Sequence[TrainerCallback] = ())
         mesh = create_mesh(options.mesh)
         run_on_main(open_directory)
         return _train_in(directory, options, callbacks, mesh)
+
+
+def check_arguments(options: Any, callbacks: Any) -> None:
+    """Checks the types of the arguments of `train`.
+
+    Raises:
+      OptionError: if the options do not come from `train_options`, or if the callbacks are not a
+        list of instances; the `Trainer` of `transformers` takes classes, too.
+    """
+    if not isinstance(options, TrainingArguments):
+        raise OptionError(
+            f"must come from train_options; got {type(options).__name__}: write "
+            "train(train_options(task, ...))",
+            option="options",
+        )
+    items = callbacks if isinstance(callbacks, Sequence) else [None]
+    if wrong := [item for item in items if not isinstance(item, TrainerCallback)]:
+        got = callbacks if wrong == [None] else wrong[0]
+        kind = f"the class {got.__name__}" if isinstance(got, type) else type(got).__name__
+        raise OptionError(
+            f"must be a list of instances of TrainerCallback; got {kind}: write "
+            "callbacks=[MyCallback()]",
+            option="callbacks",
+        )
 
 
 def _common_options(options: TrainingArguments) -> dict[str, Any]:
