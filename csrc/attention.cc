@@ -9,13 +9,21 @@
 #include <atomic>
 #include <thread>
 
+#include "memory.h"
+
 namespace bigbird {
 namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-void wait_for(const std::atomic<int64_t>& counter, int64_t value) {
-  while (counter.load(std::memory_order_acquire) < value) std::this_thread::yield();
+// Waits until a counter has reached a value. Returns false if an item fails before.
+bool wait_for(const std::atomic<int64_t>& counter, int64_t value,
+              const std::atomic<bool>& failed) {
+  while (counter.load(std::memory_order_acquire) < value) {
+    if (failed.load(std::memory_order_relaxed)) return false;
+    std::this_thread::yield();
+  }
+  return true;
 }
 
 int64_t count_up(std::atomic<int64_t>& counter) {
@@ -28,7 +36,7 @@ struct WorkPlan {
   int64_t pack_blocks;     // blocks that one item packs
   int64_t packs;           // items that pack a head
   int64_t slots;           // heads in flight, which may depend on the threads
-  std::vector<std::atomic<int64_t>> packed, finished;  // items that are done, per head
+  Vector<std::atomic<int64_t>> packed, finished;  // items that are done, per head
 
   WorkPlan(const Problem& p, int64_t slots)
       : heads(p.examples * p.heads),
@@ -40,8 +48,9 @@ struct WorkPlan {
 
   // Packs the blocks of one item of `head`, as soon as its slot is free.
   void pack(const Problem& p, const Kernels& kernels, int64_t head, int64_t item,
-            int64_t items_per_head, const Packed& to, bool backward) {
-    if (head >= slots) wait_for(finished[head - slots], items_per_head);
+            int64_t items_per_head, const Packed& to, bool backward,
+            const std::atomic<bool>& failed) {
+    if (head >= slots && !wait_for(finished[head - slots], items_per_head, failed)) return;
     const int64_t first = item * pack_blocks;
     kernels.pack(p, head / p.heads, head % p.heads, first,
                  std::min(first + pack_blocks, p.blocks), to, backward);
@@ -70,7 +79,7 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
   const int64_t part_floats = p.block * (p.padded_width + 2);
   const int64_t stored = key_parts > 1 ? plan.slots * global_items * part_floats : 0;
   Buffer<float> sums(stored);
-  std::vector<std::atomic<int64_t>> parts_done(plan.heads * p.global_slots);
+  Vector<std::atomic<int64_t>> parts_done(plan.heads * p.global_slots);
 
   auto packed = [&](int64_t head) {
     const int64_t slot = head % plan.slots;
@@ -93,23 +102,23 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
     const Accumulator mine = accumulator(head, item);
     kernels.global_row(p, example, n, row, first, last, packed(head), &mine, scratch);
     if (count_up(parts_done[head * p.global_slots + slot]) < key_parts) return;
-    std::vector<Accumulator> parts;
+    Vector<Accumulator> parts;
     for (int64_t i = 0; i < key_parts; ++i)
       parts.push_back(accumulator(head, slot * key_parts + i));
     kernels.merge(p, example, n, row, parts.data(), key_parts, scratch);
   };
 
   const int64_t per_step = plan.packs + row_items;
-  run_items(pool, (plan.heads + 1) * per_step, kernels.scratch(p), [&](int64_t i, float* scratch) {
+  const auto compute = [&](int64_t i, float* scratch, const std::atomic<bool>& failed) {
     const int64_t step = i / per_step, item = i % per_step - plan.packs;
     if (item < 0) {
       if (step < plan.heads)
-        plan.pack(p, kernels, step, item + plan.packs, row_items, packed(step), false);
+        plan.pack(p, kernels, step, item + plan.packs, row_items, packed(step), false, failed);
       return;
     }
     const int64_t head = step - 1;
     if (head < 0) return;
-    wait_for(plan.packed[head], plan.packs);
+    if (!wait_for(plan.packed[head], plan.packs, failed)) return;
     if (item < global_items) {
       global_part(head, item, scratch);
     } else {
@@ -118,7 +127,8 @@ void forward(const Problem& p, const Kernels& kernels, const Pool& pool) {
                    packed(head), scratch);
     }
     count_up(plan.finished[head]);
-  });
+  };
+  run_items(pool, (plan.heads + 1) * per_step, kernels.scratch(p), compute);
 }
 
 void backward(const Problem& p, const Kernels& kernels, const Pool& pool) {
@@ -135,7 +145,7 @@ void backward(const Problem& p, const Kernels& kernels, const Pool& pool) {
   Buffer<float> across(plan.slots * 2 * key_floats), along(plan.slots * value_floats);
   Buffer<float> sums(plan.slots * parts * 2 * value_floats);
   Buffer<uint8_t> touched(plan.slots * parts * flags);
-  std::vector<std::atomic<int64_t>> parts_done(plan.heads);
+  Vector<std::atomic<int64_t>> parts_done(plan.heads);
 
   auto packed = [&](int64_t head) {
     const int64_t slot = head % plan.slots;
@@ -149,28 +159,29 @@ void backward(const Problem& p, const Kernels& kernels, const Pool& pool) {
   };
 
   const int64_t per_step = plan.packs + parts;
-  run_items(pool, (plan.heads + 1) * per_step, kernels.scratch(p), [&](int64_t i, float* scratch) {
+  const auto compute = [&](int64_t i, float* scratch, const std::atomic<bool>& failed) {
     const int64_t step = i / per_step, part = i % per_step - plan.packs;
     if (part < 0) {
       if (step < plan.heads)
-        plan.pack(p, kernels, step, part + plan.packs, parts, packed(step), true);
+        plan.pack(p, kernels, step, part + plan.packs, parts, packed(step), true, failed);
       return;
     }
     const int64_t head = step - 1;
     if (head < 0) return;
-    wait_for(plan.packed[head], plan.packs);
+    if (!wait_for(plan.packed[head], plan.packs, failed)) return;
     const int64_t example = head / p.heads, n = head % p.heads;
     const Gradients mine = gradients(head, part);
     std::fill(mine.touched, mine.touched + flags, uint8_t{0});
     kernels.backward_rows(p, example, n, std::min(part * part_rows, p.rows),
                           std::min((part + 1) * part_rows, p.rows), packed(head), mine, scratch);
     if (count_up(parts_done[head]) == parts) {
-      std::vector<Gradients> all;
+      Vector<Gradients> all;
       for (int64_t j = 0; j < parts; ++j) all.push_back(gradients(head, j));
       kernels.finish_gradients(p, example, n, 0, p.blocks, all.data(), parts, scratch);
     }
     count_up(plan.finished[head]);
-  });
+  };
+  run_items(pool, (plan.heads + 1) * per_step, kernels.scratch(p), compute);
 }
 
 }  // namespace bigbird

@@ -6,10 +6,10 @@
 
 namespace bigbird {
 
-// Writes `out` and `lse`. Throws std::bad_alloc.
+// Writes `out` and `lse`. Throws std::bad_alloc, as soon as no thread uses the problem.
 void forward(const Problem& p, const Kernels& kernels, const Pool& pool);
 
-// Reads `out`, `lse` and `d_out`, writes `d_q`, `d_k`, `d_v`. Throws std::bad_alloc.
+// Reads `out`, `lse` and `d_out`, writes `d_q`, `d_k`, `d_v`. Throws like `forward`.
 void backward(const Problem& p, const Kernels& kernels, const Pool& pool);
 
 }  // namespace bigbird

@@ -119,6 +119,27 @@ void clear(ffi::Result<Any> x) {
   if (x->size_bytes()) std::memset(x->untyped_data(), 0, x->size_bytes());
 }
 
+// Returns the error of a call, whose exceptions must not reach XLA.
+template <typename Function>
+ffi::Error catch_exceptions(Function&& call) {
+  constexpr const char* remedy =
+      ": use smaller batches or shorter inputs, or leave more memory to this process";
+  try {
+    return call();
+  } catch (const OutOfMemory& error) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      "the native CPU kernel of attention needs memory besides its arrays; "
+                      "allocating " +
+                          std::to_string(error.bytes) + " bytes failed" + remedy);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      std::string("the native CPU kernel of attention could not allocate memory") +
+                          remedy);
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(error.what());
+  }
+}
+
 template <typename Function>
 ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool threads, Function&& go) {
   const Kernels* kernels = kernels_named(std::string(instructions).c_str());
@@ -127,18 +148,11 @@ ffi::Error run(Problem& p, std::string_view instructions, ffi::ThreadPool thread
   Pool pool;
   pool.threads = std::max<int64_t>(1, threads.num_threads());
   pool.schedule = [&](std::function<void()> task) { threads.Schedule(std::move(task)); };
-  try {
-    const Prepared prepared(p, kernels->vector);
-    if (!prepared.valid())
-      return invalid("the pattern's block ids must lie in 0.." + std::to_string(p.blocks - 1) +
-                     " and its global rows in 0.." + std::to_string(p.rows - 1));
-    go(p, *kernels, pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                      "block-sparse attention: not enough memory for the packed keys and values");
-  } catch (const std::exception& error) {
-    return ffi::Error::Internal(error.what());
-  }
+  const Prepared prepared(p, kernels->vector);
+  if (!prepared.valid())
+    return invalid("the pattern's block ids must lie in 0.." + std::to_string(p.blocks - 1) +
+                   " and its global rows in 0.." + std::to_string(p.rows - 1));
+  go(p, *kernels, pool);
   return ffi::Error::Success();
 }
 
@@ -146,45 +160,50 @@ ffi::Error attend(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any glo
                   ffi::Result<Any> out, ffi::Result<Any> lse, int64_t block_size, bool causal,
                   bool mask_queries, double scale, std::string_view instructions,
                   ffi::ThreadPool threads) {
-  Problem p{};
-  ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
-                              mask_queries, scale);
-  if (error.failure()) return error;
-  if (!like(*out, q) || !is_log_sum_exp(p, lse->dimensions(), lse->element_type()))
-    return invalid("the outputs must be [B, T, N, H] like q, and [B, N, T] in float32");
-  if (is_empty(p)) {
-    clear(out), clear(lse);
-    return ffi::Error::Success();
-  }
-  p.out = tensor(p, p.queries, out->untyped_data());
-  p.lse = static_cast<float*>(lse->untyped_data());
-  prefer_large_pages(out->untyped_data(), out->size_bytes());
-  return run(p, instructions, threads, forward);
+  return catch_exceptions([&]() -> ffi::Error {
+    Problem p{};
+    ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
+                                mask_queries, scale);
+    if (error.failure()) return error;
+    if (!like(*out, q) || !is_log_sum_exp(p, lse->dimensions(), lse->element_type()))
+      return invalid("the outputs must be [B, T, N, H] like q, and [B, N, T] in float32");
+    if (is_empty(p)) {
+      clear(out), clear(lse);
+      return ffi::Error::Success();
+    }
+    p.out = tensor(p, p.queries, out->untyped_data());
+    p.lse = static_cast<float*>(lse->untyped_data());
+    prefer_large_pages(out->untyped_data(), out->size_bytes());
+    return run(p, instructions, threads, forward);
+  });
 }
 
 ffi::Error differentiate(Any q, Any k, Any v, Any mask, Any blocks, Any counts, Any global_rows,
                          Any out, Any lse, Any d_out, ffi::Result<Any> d_q, ffi::Result<Any> d_k,
                          ffi::Result<Any> d_v, int64_t block_size, bool causal, bool mask_queries,
                          double scale, std::string_view instructions, ffi::ThreadPool threads) {
-  Problem p{};
-  ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
-                              mask_queries, scale);
-  if (error.failure()) return error;
-  if (!like(out, q) || !like(d_out, q) || !like(*d_q, q) || !like(*d_k, k) || !like(*d_v, v) ||
-      !is_log_sum_exp(p, lse.dimensions(), lse.element_type()))
-    return invalid("outputs and gradients must be like q, k and v, and lse [B, N, T] in float32");
-  if (is_empty(p)) {
-    clear(d_q), clear(d_k), clear(d_v);
-    return ffi::Error::Success();
-  }
-  p.out = tensor(p, p.queries, out.untyped_data());
-  p.lse = static_cast<float*>(lse.untyped_data());
-  p.d_out = tensor(p, p.queries, d_out.untyped_data());
-  p.d_q = tensor(p, p.queries, d_q->untyped_data());
-  p.d_k = tensor(p, p.keys, d_k->untyped_data());
-  p.d_v = tensor(p, p.keys, d_v->untyped_data());
-  for (ffi::Result<Any> x : {d_q, d_k, d_v}) prefer_large_pages(x->untyped_data(), x->size_bytes());
-  return run(p, instructions, threads, backward);
+  return catch_exceptions([&]() -> ffi::Error {
+    Problem p{};
+    ffi::Error error = describe(p, q, k, v, mask, blocks, counts, global_rows, block_size, causal,
+                                mask_queries, scale);
+    if (error.failure()) return error;
+    if (!like(out, q) || !like(d_out, q) || !like(*d_q, q) || !like(*d_k, k) || !like(*d_v, v) ||
+        !is_log_sum_exp(p, lse.dimensions(), lse.element_type()))
+      return invalid("outputs and gradients must be like q, k and v, and lse [B, N, T] in float32");
+    if (is_empty(p)) {
+      clear(d_q), clear(d_k), clear(d_v);
+      return ffi::Error::Success();
+    }
+    p.out = tensor(p, p.queries, out.untyped_data());
+    p.lse = static_cast<float*>(lse.untyped_data());
+    p.d_out = tensor(p, p.queries, d_out.untyped_data());
+    p.d_q = tensor(p, p.queries, d_q->untyped_data());
+    p.d_k = tensor(p, p.keys, d_k->untyped_data());
+    p.d_v = tensor(p, p.keys, d_v->untyped_data());
+    for (ffi::Result<Any> x : {d_q, d_k, d_v})
+      prefer_large_pages(x->untyped_data(), x->size_bytes());
+    return run(p, instructions, threads, backward);
+  });
 }
 
 }  // namespace

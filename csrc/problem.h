@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "memory.h"
+
 // Functions in headers are compiled once per instruction set. If one were not inlined, the linker
 // would keep a single copy, perhaps one with instructions that this processor lacks.
 #define BIGBIRD_INLINE inline __attribute__((always_inline))
@@ -146,14 +148,15 @@ std::string check_sizes(const Problem& p);
 // Owns the derived fields of a problem whose sizes were checked.
 class Prepared {
  public:
+  // Throws std::bad_alloc.
   Prepared(Problem& p, int64_t vector);
   // Returns false if a block id that counts, or a global row, does not exist.
   bool valid() const { return valid_; }
 
  private:
-  std::vector<float> bias_;
-  std::vector<uint8_t> states_, is_global_;
-  std::vector<int32_t> unique_globals_;
+  Vector<float> bias_;
+  Vector<uint8_t> states_, is_global_;
+  Vector<int32_t> unique_globals_;
   bool valid_ = true;
 };
 

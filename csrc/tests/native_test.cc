@@ -4,12 +4,15 @@
 // that a read or write past an end is caught. `build_and_run.sh` builds and runs it.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <new>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +20,31 @@
 #include "../attention.h"
 
 using namespace bigbird;
+
+namespace {
+
+// The allocation that fails, counted from now: 0 is the next one. A negative number is none.
+std::atomic<int64_t> allocations_left{-1};
+
+bool allocation_fails() {
+  return allocations_left.load() >= 0 && allocations_left.fetch_sub(1) == 0;
+}
+
+}  // namespace
+
+// The linker calls this one instead of std::aligned_alloc; see build_and_run.sh.
+extern "C" void* __real_aligned_alloc(size_t alignment, size_t bytes);
+extern "C" void* __wrap_aligned_alloc(size_t alignment, size_t bytes) {
+  return allocation_fails() ? nullptr : __real_aligned_alloc(alignment, bytes);
+}
+
+void* operator new(size_t bytes) {
+  void* data = allocation_fails() ? nullptr : std::malloc(bytes ? bytes : 1);
+  if (!data) throw std::bad_alloc();
+  return data;
+}
+void operator delete(void* data) noexcept { std::free(data); }
+void operator delete(void* data, size_t) noexcept { std::free(data); }
 
 namespace {
 
@@ -301,6 +329,82 @@ void test_hostile_sizes() {
   }
 }
 
+// Each allocation of a call fails once, in whichever thread makes it. The call then throws, or its
+// result is right because other threads did the work, and the next call works.
+void test_failed_allocations() {
+  const Case cases[] = {
+      {2, 300, 300, 2, 2, 3, 4, 2, false, true, false},  // global rows in parts
+      {1, 48, 48, 4, 3, 8, 2, 6, false, true, true},
+  };
+  for (const Case& c : cases) {
+    for (int64_t threads : {1, 4}) {
+      for (const bool is_forward : {true, false}) {
+        std::mt19937 random(0);
+        Data data(c, random);
+        const Kernels& kernels = *available_kernels()[0];
+        run_all(data, kernels, 1);
+        const Data before = data;
+        auto same = [&] {
+          return data.out == before.out && data.d_q == before.d_q && data.d_k == before.d_k &&
+                 data.d_v == before.d_v;
+        };
+        int64_t thrown = 0;
+        for (int64_t i = 0;; ++i) {
+          bool complete = true;
+          {
+            Threads pool(threads);
+            pool.running.reserve(threads);
+            allocations_left = i;
+            try {
+              const Prepared prepared(data.p, kernels.vector);
+              (is_forward ? forward : backward)(data.p, kernels, pool.pool);
+            } catch (const OutOfMemory& error) {
+              expect(error.bytes > 0, "the error holds the number of bytes");
+              complete = false, ++thrown;
+            } catch (const std::bad_alloc&) {
+              complete = false, ++thrown;
+            }
+            // The threads that are still starting allocate, too.
+          }
+          const bool all_succeeded = allocations_left >= 0;
+          allocations_left = -1;
+          expect(!complete || same(), "a call without memory is right or throws");
+          run_all(data, kernels, threads);
+          expect(same(), "the call after a failed one");
+          if (all_succeeded || i > 10000) break;
+        }
+        expect(thrown > 5, "allocations fail");
+      }
+    }
+  }
+}
+
+// An item that throws in a thread of the pool, while all the others wait for it.
+void test_items_that_throw() {
+  for (int64_t threads : {1, 2, 5}) {
+    for (int64_t bad : {0, 3, 99}) {
+      std::atomic<int64_t> inside{0};
+      std::string message;
+      Threads pool(threads);
+      try {
+        run_items(pool.pool, 100, 16, [&](int64_t i, float*, const std::atomic<bool>& failed) {
+          ++inside;
+          if (i == bad) {
+            --inside;
+            throw std::runtime_error("item");
+          }
+          while (i > bad && !failed) std::this_thread::yield();
+          --inside;
+        });
+      } catch (const std::runtime_error& error) {
+        message = error.what();
+      }
+      expect(message == "item", "the caller gets what an item throws");
+      expect(inside == 0, "no thread is inside an item when the caller goes on");
+    }
+  }
+}
+
 // Tests strides past 2^32 elements, in memory that is reserved and hardly touched.
 void test_long_strides() {
   const int64_t stride = (int64_t{1} << 32) + 64;
@@ -347,6 +451,8 @@ int main() {
   test_cases();
   test_bad_ids();
   test_hostile_sizes();
+  test_failed_allocations();
+  test_items_that_throw();
   test_long_strides();
   std::printf(failures ? "%d failures\n" : "all native tests passed\n", failures);
   return failures != 0;

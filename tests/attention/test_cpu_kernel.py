@@ -1,6 +1,7 @@
 """The native CPU kernel: tails, tiles, instruction sets, threads and bits."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -301,3 +302,35 @@ def test_sharded_examples_and_heads():
     """Under shard_map, and under jit with sharded arrays."""
     flags = "--xla_force_host_platform_device_count=4"
     assert script(SHARDS, flags=flags).split() == ["shard_map", "jit"]
+
+
+NO_MEMORY = """
+import resource
+import jax.numpy as jnp
+from flax_bigbird.attention import bigbird_pattern
+from flax_bigbird.attention.backends import cpu
+
+def attend(M, W, H):
+    x = jnp.ones((1, M * W, 1, H), jnp.float32)
+    pattern = bigbird_pattern(M, W)
+    return cpu.block_sparse_attention(x, x, x, pattern, scale=1.0).block_until_ready()
+
+attend(16, 64, 64)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+# Blocks of one token are packed as 16 keys: 2 GiB for arrays of 128 MiB.
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, resource.RLIM_INFINITY))
+try:
+    attend(2**17, 1, 256)
+except Exception as error:
+    print(error)
+print(float(attend(16, 64, 64).sum()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+def test_too_little_memory_is_an_error_of_the_call():
+    """`csrc/tests/native_test.cc` lets each allocation fail, in the threads of the pool too."""
+    message, after = script(NO_MEMORY).strip().rsplit("\n", 1)
+    assert re.search(r"allocating \d{10} bytes failed: use smaller batches", message), message
+    assert float(after) == 16 * 64 * 64
