@@ -29,6 +29,7 @@ from flax_bigbird.attention.backends.xla_rows import (
     take_global_rows,
     take_rows,
 )
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.attention.manual_axes import vary_together
 from flax_bigbird.attention.numerics import softmax_parts, zero_masked
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
@@ -49,6 +50,13 @@ def block_sparse_attention(
 
     The T = M*W queries are then the last of the S tokens, and no row is global.
     """
+    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
+    static = (float(scale), _score_budget())
+    return compile_eager(_block_sparse_attention, static, q, k, v, pattern, mask)
+
+
+def _block_sparse_attention(scale: float, budget: int, q, k, v, pattern, mask) -> Array:
+    """Computes attention with at most `budget` scores per step of the loop."""
     size = pattern.block_size
     batch, length, heads, width = q.shape
     query_mask = None if mask is None else mask[:, k.shape[1] - length :]
@@ -59,7 +67,8 @@ def block_sparse_attention(
 
     key_mask = None if mask is None else mask.reshape(batch, k.shape[1] // size, size)
     examples = batch if isinstance(batch, int) else 1  # a symbolic batch of `jax.export`
-    chunk = _rows_per_step(examples * heads * size * size * pattern.row_width)
+    scores_per_row = examples * heads * size * size * pattern.row_width
+    chunk = max(1, budget // max(scores_per_row, 1))
     first_row = k.shape[1] // size - pattern.num_blocks
     config = LoopConfig(scale, pattern.causal, size, chunk, first_row)
     out: Array = _attend(config, to_blocks(q), to_blocks(k), to_blocks(v), pattern, key_mask)
@@ -67,10 +76,9 @@ def block_sparse_attention(
     return zero_masked(out, query_mask)
 
 
-def _rows_per_step(scores_per_row: int) -> int:
-    """Returns how many rows saturate an accelerator, or fit into the cache of a CPU."""
-    budget = 2**18 if current_platform() == "cpu" else 2**27
-    return max(1, budget // max(scores_per_row, 1))
+def _score_budget() -> int:
+    """Returns how many scores saturate an accelerator, or fit into the cache of a CPU."""
+    return 2**18 if current_platform() == "cpu" else 2**27
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

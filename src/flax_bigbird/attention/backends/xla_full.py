@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.attention.numerics import masked_softmax, zero_masked
 
 _MAX_CHUNK_SCORES = 2**24  # scores of a chunk of queries, in all examples and heads together
@@ -25,6 +26,13 @@ def full_attention(
     scale: float,
 ) -> Float[Array, "B T N H"]:
     """Computes softmax(scale q k^T) v over the keys that the mask leaves."""
+    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
+    static = (causal, float(scale), _MAX_CHUNK_SCORES)
+    return compile_eager(_full_attention, static, q, k, v, mask)
+
+
+def _full_attention(causal: bool, scale: float, max_chunk_scores: int, q, k, v, mask) -> Array:
+    """Computes the attention, with at most so many scores per chunk unless one query has more."""
     batch, length, heads, _ = q.shape
     k, v = (zero_masked(x, mask) for x in (k, v))
 
@@ -40,7 +48,7 @@ def full_attention(
         return jnp.einsum("bnts,bsnh->btnh", weights.astype(v.dtype), v)
 
     examples = batch if isinstance(batch, int) else 1  # a symbolic batch of `jax.export`
-    chunk = max(1, _MAX_CHUNK_SCORES // max(1, examples * heads * k.shape[1]))
+    chunk = max(1, max_chunk_scores // max(1, examples * heads * k.shape[1]))
     positions = jnp.arange(length)
     if chunk >= length:
         return attend(q, positions)

@@ -1,0 +1,101 @@
+"""Calls outside of `jax.jit`: plain JAX compiles its loops once, not in every call."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_suite import make_inputs
+from named_shapes import Shape
+
+from flax_bigbird.attention import (
+    BlockPattern,
+    bigbird_pattern,
+    block_sparse_attention,
+    full_attention,
+)
+from flax_bigbird.attention.backends import xla_full
+from flax_bigbird.attention.eager import is_tracing
+
+SHAPE = Shape(B=2, T=60, N=2, H=8, W=5, R=0)
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects the names of the programs that are compiled inside the `with` block."""
+    names: list[str] = []
+
+    def listen(event: str, duration_secs: float, **details: str | int) -> None:
+        del duration_secs
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(details.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def transformed(attend):
+    """Returns functions of q that call `attend` in each way that is not `jax.jit`."""
+    return {
+        "plain": attend,
+        "grad": jax.grad(lambda q: attend(q).sum()),
+        "vmap": lambda q: jax.vmap(attend)(q[None])[0],
+    }
+
+
+def block_sparse(q, k, v):
+    pattern = bigbird_pattern(SHAPE.M, SHAPE.W)  # equal in every call, but another object
+    mask = np.ones(q.shape[:2], bool)
+    return block_sparse_attention(q, k, v, pattern, mask=mask, implementation="xla")
+
+
+def full(q, k, v):
+    return full_attention(q, k, v, implementation="xla")
+
+
+@pytest.mark.parametrize("way", ["plain", "grad", "vmap"])
+@pytest.mark.parametrize("attend", [block_sparse, full])
+def test_the_second_call_compiles_nothing(attend, way, rng, monkeypatch):
+    monkeypatch.setattr(xla_full, "_MAX_CHUNK_SCORES", 512)  # several chunks
+    q, k, v, _ = (jnp.asarray(x, "float32") for x in make_inputs(SHAPE, rng))
+    function = transformed(lambda q: attend(q, k, v))[way]
+    with compilations() as first:
+        want = function(q)
+    assert first  # the listener hears of programs
+    with compilations() as second:
+        got = function(q)
+    assert second == []
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(got, jax.jit(function)(q), atol=1e-6)
+
+
+def test_a_static_pattern_of_other_values_is_another_program(rng):
+    """Also if the array of a pattern is changed in place."""
+    q, k, v, _ = (jnp.asarray(x, "float32") for x in make_inputs(SHAPE, rng))
+    ids = np.zeros((1, 1, SHAPE.M, 1), np.int32)
+    for block in (0, 3):
+        ids[:] = block
+        pattern = BlockPattern(ids, np.ones_like(ids), np.zeros((1, 0), np.int32), SHAPE.W)
+        got = block_sparse_attention(q, k, v, pattern, implementation="xla")
+        want = block_sparse_attention(q, k, v, pattern, implementation="reference")
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_what_counts_as_tracing():
+    seen = []
+
+    def look(x):
+        seen.append(is_tracing())
+        return x
+
+    look(1.0)
+    jax.grad(look)(1.0)
+    jax.vmap(look)(jnp.ones(2))
+    jax.jit(look)(1.0)
+    jax.jit(jax.grad(look))(1.0)
+    assert seen == [False, False, False, True, True]
