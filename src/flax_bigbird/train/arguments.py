@@ -9,7 +9,6 @@ from typing import Any
 
 import pydantic
 
-from flax_bigbird.data.errors import OptionError
 from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.options import (
     BATCHES,
@@ -24,16 +23,13 @@ from flax_bigbird.tasks.options import (
     command_options,
     option,
 )
-from flax_bigbird.train.best_metric import check_metric_for_best_model
+from flax_bigbird.train.argument_checks import check_training_arguments
 
 DEFAULT_LEARNING_RATE = 3e-5  # a usual one for fine-tuning models of base size
 VOCABULARIES = ("subwords", "characters")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "constant", "warmup_stable_decay")
 GRADIENT_CHECKPOINTING = ("none", "full", "attention")
-
-PROCESS_OPTIONS = ("coordinator_address", "num_processes", "process_id")
-"""The options that say how the processes of a run meet."""
 
 
 class TrainingArguments(TaskOptions):
@@ -296,171 +292,9 @@ class TrainingArguments(TaskOptions):
         return {"task": self.task, **super().as_dict()}
 
     @pydantic.model_validator(mode="after")
-    def _check_data(self) -> "TrainingArguments":
-        if bool(self.train_files) == bool(self.dataset):
-            given = "both" if self.dataset else "neither"
-            raise OptionError(
-                f"the training data must be train_files or a dataset; got {given}: give one"
-            )
-        for name in ("validation_split", "dataset_config", "train_split"):
-            if not self.dataset and self._is_changed(name):
-                remedy = (
-                    ": use validation_files" if name == "validation_split" else ": leave it out"
-                )
-                raise OptionError(
-                    f"{name} belongs to a dataset; got {getattr(self, name)!r} without one{remedy}"
-                )
-        if self.validation_files and self.validation_split:
-            raise OptionError(
-                "the validation data must be validation_files or validation_split; got both: give "
-                "one"
-            )
-        has_split = bool(self.validation_files or self.validation_split)
-        if has_split and self.validation_fraction and self._is_changed("validation_fraction"):
-            raise OptionError(
-                "validation_fraction holds out training rows if no validation data are given; got "
-                f"{self.validation_fraction:g} beside validation data: leave it out"
-            )
+    def _check(self) -> "TrainingArguments":
+        check_training_arguments(self)
         return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_streaming(self) -> "TrainingArguments":
-        if not self.is_streaming:
-            for name in ("shuffle_buffer_size", "preprocessing_num_workers"):
-                if name in type(self).model_fields and self._is_changed(name):
-                    raise OptionError(
-                        f"{name} belongs to streaming; got {getattr(self, name)} without it: add "
-                        "streaming, or leave it out"
-                    )
-            return self
-        if not self.max_steps:
-            raise OptionError(
-                f"streaming needs max_steps, as it has no last row; got {self.max_steps}: give the "
-                "number of steps"
-            )
-        for name in ("validation_fraction", "packing", "separator"):
-            if self._is_changed(name):
-                remedy = (
-                    "leave it out, or give validation_files" if "val" in name else "leave it out"
-                )
-                raise OptionError(
-                    f"{name} needs all rows at once; got {getattr(self, name)} with streaming: "
-                    f"{remedy}"
-                )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_evaluation(self) -> "TrainingArguments":
-        for name in ("eval_steps", "early_stopping_patience", "metric_for_best_model"):
-            value = getattr(self, name)
-            if value is not None and not self.has_validation_data:
-                raise OptionError(
-                    f"{name} needs validation data; got {value!r} and none: give validation_files, "
-                    "or a validation_fraction above 0 without streaming"
-                )
-        if self.task is not None and self.metric_for_best_model is not None:
-            check_metric_for_best_model(self.metric_for_best_model, self.task, self)
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_schedule(self) -> "TrainingArguments":
-        if self.lr_scheduler_type != "warmup_stable_decay":
-            if self._is_changed("decay_ratio"):
-                raise OptionError(
-                    "decay_ratio belongs to lr_scheduler_type warmup_stable_decay; got "
-                    f"{self.decay_ratio:g} with {self.lr_scheduler_type}: leave it out"
-                )
-        elif self.warmup_ratio + self.decay_ratio > 1:
-            raise OptionError(
-                "warmup_ratio and decay_ratio must add up to at most 1; got "
-                f"{self.warmup_ratio:g} and {self.decay_ratio:g}: lower one of them"
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_devices(self) -> "TrainingArguments":
-        for name in PROCESS_OPTIONS:
-            value = getattr(self, name)
-            if value is not None and self.distributed is False:
-                raise OptionError(
-                    f"{name} belongs to several processes; got {value!r} with distributed off: "
-                    "leave one of them out"
-                )
-        count, index = self.num_processes, self.process_id
-        if count is not None and index is not None and index >= count:
-            raise OptionError(
-                f"must be less than num_processes; got {index} and {count}: count processes from 0",
-                option="process_id",
-            )
-        address = self.coordinator_address
-        host, _, port = (address or "").rpartition(":")
-        if address is not None and not (host and port.isdecimal() and 0 < int(port) < 2**16):
-            raise OptionError(
-                "must be a host and a port in 1..65535; got "
-                f"{address!r}: write it as in node1:12345",
-                option="coordinator_address",
-            )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _check_steps_and_model(self) -> "TrainingArguments":
-        if self.max_steps is not None and self._is_changed("num_train_epochs"):
-            raise OptionError(
-                "the length of a run must be max_steps or num_train_epochs; got both: give one"
-            )
-        if self.max_steps == 0 and not getattr(self, "linear_probing", False):
-            raise OptionError(
-                "max_steps may be 0 if linear_probing fits the head; got 0 without it: give the "
-                "number of steps"
-            )
-        self.check_vocab_size(self.model)
-        self.check_random_attention(self.config_overrides.get("attention_type"))
-        return self
-
-    def check_vocab_size(self, initial_model: str | None) -> None:
-        """Raises `OptionError` if `vocab_size` or `vocabulary` would have no effect.
-
-        Args:
-          initial_model: The model that the run starts from, if it is known.
-        """
-        owner = self.tokenizer or initial_model
-        if owner is not None and self._is_changed("vocab_size"):
-            raise OptionError(
-                f"vocab_size is the size of a new tokenizer; got {self.vocab_size}, and the "
-                f"tokenizer of {owner} is used: leave it out"
-            )
-        if owner is not None and self._is_changed("vocabulary"):
-            raise OptionError(
-                f"vocabulary is the kind of a new tokenizer; got {self.vocabulary}, and the "
-                f"tokenizer of {owner} is used: leave it out"
-            )
-
-    def check_resize_vocabulary(self, initial_model: str | None) -> None:
-        """Raises `OptionError` if `resize_vocabulary` would have no effect.
-
-        Args:
-          initial_model: The model that the run starts from.
-        """
-        if self.resize_vocabulary and initial_model is None:
-            raise OptionError(
-                "resize_vocabulary changes a model that training starts from; got none, and a new "
-                "model has the tokens of its tokenizer: name a model, or leave it out"
-            )
-
-    def check_random_attention(self, attention_type: str | None) -> None:
-        """Raises `OptionError` if `random_attention` would have no effect.
-
-        Args:
-          attention_type: The attention type of the model, if it is known.
-        """
-        if attention_type == "original_full" and self._is_changed("random_attention"):
-            raise OptionError(
-                "random_attention belongs to attention_type 'block_sparse'; got "
-                f"{self.random_attention!r} for 'original_full': leave it out"
-            )
-
-    def _is_changed(self, name: str) -> bool:
-        return getattr(self, name) != type(self).model_fields[name].default
 
 
 def train_options_class(task: str) -> type[TrainingArguments]:

@@ -17,6 +17,11 @@ from flax_bigbird.pretrained import DEFAULT_MODEL
 from flax_bigbird.tasks.base import Task
 from flax_bigbird.tasks.loading import load_config, no_checkpoint_error
 from flax_bigbird.tasks.option_names import nearest
+from flax_bigbird.train.argument_checks import (
+    check_random_attention,
+    check_resize_vocabulary,
+    check_vocab_size,
+)
 from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.checkpoint_differences import summarize_differences
 from flax_bigbird.train.head_setup import plan_head, renew_output_layer
@@ -50,11 +55,11 @@ def resolve_initial_model(options: TrainingArguments, task_class: type[Task]) ->
     overrides = options.config_overrides
     wants_new = task_class.is_pretraining or options.tokenizer or overrides
     model = options.model or (None if wants_new else DEFAULT_MODEL)
-    options.check_vocab_size(model)
-    options.check_resize_vocabulary(model)
+    check_vocab_size(options, model)
+    check_resize_vocabulary(options, model)
     if model is not None:
         default = load_config(model).attention_type
-        options.check_random_attention(overrides.get("attention_type", default))
+        check_random_attention(options, overrides.get("attention_type", default))
     return model
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.tasks.registry import get_task
-from flax_bigbird.train.arguments import PROCESS_OPTIONS, TrainingArguments
+from flax_bigbird.train.argument_checks import PROCESS_OPTIONS
+from flax_bigbird.train.arguments import TrainingArguments
 
 CHANGEABLE = frozenset(
     {

@@ -21,7 +21,8 @@ from flax_bigbird.parallel.processes import (
     run_on_main,
     to_host,
 )
-from flax_bigbird.train.arguments import PROCESS_OPTIONS, TrainingArguments
+from flax_bigbird.train.argument_checks import PROCESS_OPTIONS
+from flax_bigbird.train.arguments import TrainingArguments
 from flax_bigbird.train.callbacks import (
     CallbackList,
     MetricsFileCallback,
