@@ -1,13 +1,11 @@
 """Calls outside of `jax.jit`: plain JAX compiles its loops once, not in every call."""
 
-import contextlib
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_suite import make_inputs
+from compilations import compilations
 from named_shapes import Shape
 
 from flax_bigbird.attention import (
@@ -15,28 +13,13 @@ from flax_bigbird.attention import (
     bigbird_pattern,
     block_sparse_attention,
     full_attention,
+    inspection,
+    sparse_maps,
 )
 from flax_bigbird.attention.backends import xla_full
 from flax_bigbird.attention.eager import is_tracing
 
 SHAPE = Shape(B=2, T=60, N=2, H=8, W=5, R=0)
-
-
-@contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
-    """Collects the names of the programs that are compiled inside the `with` block."""
-    names: list[str] = []
-
-    def listen(event: str, duration_secs: float, **details: str | int) -> None:
-        del duration_secs
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(str(details.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def transformed(attend):
@@ -72,6 +55,30 @@ def test_the_second_call_compiles_nothing(attend, way, rng, monkeypatch):
     assert second == []
     np.testing.assert_array_equal(got, want)
     np.testing.assert_allclose(got, jax.jit(function)(q), atol=1e-6)
+
+
+MAPS = {
+    "block_attention": lambda q, p, mask: inspection.block_attention(q, q, p, mask=mask, scale=0.5),
+    "block_map": lambda q, p, mask: sparse_maps.block_map(q, q, p, mask, 0.5),
+    "attention_to_key": lambda q, p, mask: sparse_maps.attention_to_key(
+        q, q, p, jnp.asarray(7), mask, 0.5
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_second_map_compiles_nothing(name, rng):
+    inputs = make_inputs(SHAPE, rng)
+    queries = [jnp.asarray(x[:1], "float32") for x in inputs[:2]]
+    mask = jnp.ones(queries[0].shape[:2], bool)
+    pattern = bigbird_pattern(SHAPE.M, SHAPE.W)
+    MAPS[name](queries[0], pattern, mask)
+    pattern = bigbird_pattern(SHAPE.M, SHAPE.W)
+    with compilations() as second:
+        got = MAPS[name](queries[1], pattern, mask)
+    assert second == []
+    want = jax.jit(lambda q: MAPS[name](q, pattern, mask))(queries[1])
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_a_static_pattern_of_other_values_is_another_program(rng):

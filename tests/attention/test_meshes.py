@@ -46,6 +46,13 @@ def test_gradients_on_all_meshes(rng):
     check(0, rng)
 
 
+def test_the_second_call_outside_jit_compiles_nothing():
+    lines = run_with_devices([str(FOLDER / "eager_mesh_program.py")], 2).splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        assert line.endswith(": []"), line
+
+
 def test_what_is_sent_is_what_is_read():
     """Read from the compiled program: nothing is gathered, and only random blocks grow with T."""
     results = {}

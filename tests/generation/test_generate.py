@@ -99,12 +99,12 @@ class TestPrograms:
     @pytest.fixture
     def traces(self, monkeypatch):
         """A list with one entry for every trace of a program."""
-        from flax_bigbird.models import text_generation
+        from flax_bigbird.models import programs, text_generation
 
         count = []
         counted = self.counted(text_generation._decode, count)
         monkeypatch.setattr(text_generation, "_decode", counted)
-        monkeypatch.setattr(text_generation, "_programs", {})
+        monkeypatch.setattr(programs, "_programs", {})
         return count
 
     @staticmethod

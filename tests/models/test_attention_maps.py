@@ -1,10 +1,14 @@
 """`bigbird_attention_map` compared with `output_attentions`, and its use of memory."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from compilations import compilations
 from program_costs import temporary_bytes
 from tiny_models import HEADS, TWO_LAYERS, B, W
 
@@ -93,6 +97,61 @@ def test_packed_rows_and_masked_heads(by_block):
     sums = want.reshape(2, B, HEADS, 11, W, 11, W).sum((4, 6))
     counted = np.maximum((segments != 0).reshape(B, 11, W).sum(-1), 1)
     np.testing.assert_allclose(got, sums / counted[None, :, None, :, None], atol=1e-5)
+
+
+def new_model(**changes):
+    """Returns a model of its own, whose programs no other test has compiled."""
+    shared = tiny_models.model(**LONG, **changes)
+    model = tiny_models.task_class("Model")(shared.config, _do_init=False)
+    model._adopt_params(shared.params)
+    return model
+
+
+@pytest.mark.parametrize("by_block", [True, False])
+def test_the_second_map_compiles_nothing(by_block):
+    model = new_model(random_attention="fixed")
+    first, second = (tiny_models.inputs(length=45, seed=seed) for seed in (0, 1))
+    rows = [None, None] if by_block else [[3, 20], [0, 44]]
+    bigbird_attention_map(model, **first, rows=rows[0])
+    with compilations() as names:
+        got = bigbird_attention_map(model, **second, rows=rows[1], params=model.params)
+    assert names == []
+    want = bigbird_attention_map(new_model(random_attention="fixed"), **second, rows=rows[1])
+    np.testing.assert_array_equal(got.weights, want.weights)
+
+
+def test_the_second_map_checks_the_values_of_its_inputs():
+    model = new_model()
+    inputs = tiny_models.inputs(length=45)
+    bigbird_attention_map(model, **inputs)
+    ids = inputs["input_ids"].copy()
+    ids[0, 0] = 1_000
+    with pytest.raises(ValueError, match="input_ids"):
+        bigbird_attention_map(model, ids, inputs["attention_mask"])
+    marked = np.ones((B, 45), int)
+    with pytest.raises(ValueError, match="global_attention_mask may mark"):
+        bigbird_attention_map(
+            new_model(max_user_global_blocks=2), **inputs, global_attention_mask=marked
+        )
+
+
+def test_a_changed_configuration_has_a_map_of_its_own():
+    model, inputs = new_model(), tiny_models.inputs(length=66)
+    before = bigbird_attention_map(model, **inputs).weights
+    model.config.random_attention = "fixed"
+    got = bigbird_attention_map(model, **inputs).weights
+    want = bigbird_attention_map(new_model(random_attention="fixed"), **inputs).weights
+    np.testing.assert_array_equal(got, want)
+    assert tiny_models.differ(before, got)
+
+
+def test_programs_do_not_keep_the_model():
+    model = new_model()
+    bigbird_attention_map(model, **tiny_models.inputs(length=45))
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
 
 
 def test_maps_are_those_of_evaluation():

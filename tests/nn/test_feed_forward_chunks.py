@@ -74,3 +74,4 @@ def test_calls_that_are_not_compiled_have_no_chunks(small_chunks, monkeypatch):
     want = tiny_models.run(model, batch).logits
     monkeypatch.setattr(layers.nn, "scan", None)
     tiny_models.close(model(**batch).logits, want, 1e-4)
+    jax.grad(lambda params: model(**batch, params=params).logits.sum())(model.params)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_models
+from compilations import compilations
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from tiny_models import V
@@ -144,3 +145,16 @@ def test_invalid_arguments():
         fused_cross_entropy(hidden, embedding, labels[:, 1:])
     with pytest.raises(ValueError, match=r"chunk_size must be at least 1, .*; got 0"):
         fused_cross_entropy(hidden, embedding, labels, chunk_size=0)
+
+
+@pytest.mark.parametrize("way", ["value", "gradient"])
+def test_the_second_call_outside_jit_compiles_nothing(way):
+    first, second = (example((2, 24), 0.5, seed) for seed in (0, 1))
+    function = fused if way == "value" else jax.grad(fused)
+    function(*map(jnp.asarray, first), chunk_size=8)
+    arrays = [jnp.asarray(x) for x in second]
+    with compilations() as names:
+        got = function(*arrays, chunk_size=8)
+    assert names == []
+    want = naive(*arrays) if way == "value" else jax.grad(naive)(*arrays)
+    np.testing.assert_allclose(got, want, atol=1e-6)

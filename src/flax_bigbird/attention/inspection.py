@@ -5,6 +5,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.attention.numerics import masked_softmax
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern, multiplicities
 
@@ -112,6 +113,11 @@ def block_attention(
     Returns:
       The mean over the real queries of a block. Rows sum to 1, and to 0 where a block has none.
     """
+    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
+    return compile_eager(_block_attention, (float(scale),), q, k, pattern, mask)
+
+
+def _block_attention(scale: float, q, k, pattern: BlockPattern, mask) -> Array:
     length, size, num_blocks = q.shape[1], pattern.block_size, pattern.num_blocks
     real = jnp.ones(q.shape[:2], bool) if mask is None else mask
     padding = num_blocks * size - length

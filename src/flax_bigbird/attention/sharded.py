@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention.api import block_sparse_attention, check_block_sparse_call
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.attention.full import full_attention
 from flax_bigbird.attention.mesh_axes import MeshAxes, current_mesh_axes, pad_axis
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
@@ -58,10 +59,18 @@ def sharded_block_sparse_attention(
             q, k, v, pattern, mask=mask, scale=scale, implementation=implementation
         )
     check_block_sparse_call(q, k, v, pattern, mask)
-    batch, length, heads, _ = q.shape
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
+    static = (axes, float(scale), implementation)
+    return compile_eager(_block_sparse_attention, static, q, k, v, pattern, mask)
+
+
+def _block_sparse_attention(
+    axes: MeshAxes, scale: float, implementation: str | None, q, k, v, pattern: BlockPattern, mask
+) -> Array:
+    batch, length, heads, _ = q.shape
     q, k, v = (_pad_examples_and_heads(x, axes) for x in (q, k, v))
-    mask = None if mask is None else pad_axis(jnp.asarray(mask), 0, axes.num_example_shards)
+    mask = None if mask is None else pad_axis(mask, 0, axes.num_example_shards)
     pattern = _pad_pattern(pattern, axes, batch, heads)
     if axes.num_token_shards > 1:
         out = _split_tokens(axes, q, k, v, mask, pattern, scale, implementation)
@@ -96,9 +105,17 @@ def sharded_full_attention(
     axes = current_mesh_axes()
     if axes is None:
         return full_attention(q, k, v, mask=mask, **options)
+    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
+    static = (axes, causal, scale, implementation)
+    return compile_eager(_full_attention, static, q, k, v, mask)
+
+
+def _full_attention(
+    axes: MeshAxes, causal: bool, scale: float | None, implementation: str | None, q, k, v, mask
+) -> Array:
     batch, length, heads, _ = q.shape
     q, k, v = (_pad_examples_and_heads(x, axes) for x in (q, k, v))
-    mask = None if mask is None else pad_axis(jnp.asarray(mask), 0, axes.num_example_shards)
+    mask = None if mask is None else pad_axis(mask, 0, axes.num_example_shards)
     tokens = None if causal else axes.tokens
     if tokens:
         q = pad_axis(q, 1, axes.num_token_shards)
@@ -106,7 +123,9 @@ def sharded_full_attention(
     split = P(axes.examples, tokens, axes.heads)
 
     def attend(q, k, v, mask):
-        return full_attention(q, k, v, mask=mask, **options)
+        return full_attention(
+            q, k, v, mask=mask, causal=causal, scale=scale, implementation=implementation
+        )
 
     mapped = jax.shard_map(
         attend,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.attention.numerics import masked_softmax
 from flax_bigbird.attention.patterns.block_pattern import BlockPattern
 
@@ -37,6 +38,11 @@ def attention_to_key(
     Returns:
       Probabilities, repeated blocks summed; 0 at masked queries.
     """
+    arrays = (q, k, pattern, jnp.asarray(key), jnp.asarray(mask))
+    return compile_eager(_attention_to_key, (float(scale),), *arrays)
+
+
+def _attention_to_key(scale: float, q, k, pattern: BlockPattern, key, mask) -> Array:
     size = pattern.block_size
     block, offset = key // size, key % size
 
@@ -64,6 +70,10 @@ def block_map(
     Returns:
       The mean over the real queries of a block. Rows sum to 1, and to 0 where a block has none.
     """
+    return compile_eager(_block_map, (float(scale),), q, k, pattern, jnp.asarray(mask))
+
+
+def _block_map(scale: float, q, k, pattern: BlockPattern, mask) -> Array:
     num_heads, num_blocks = q.shape[2], pattern.num_blocks
 
     def add_up(weights: Array, ids: Array, real: Array) -> Array:

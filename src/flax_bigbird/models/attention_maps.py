@@ -1,8 +1,10 @@
 """`bigbird_attention_map`: attention of a long text, without an array of shape `[T, S]`."""
 
+import contextlib
 import dataclasses
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from flax_bigbird.attention import BlockPattern, full_pattern, inspection, sparse_maps
 from flax_bigbird.models import argument_checks as checks
 from flax_bigbird.models.base import FlaxBigBirdPreTrainedModel
+from flax_bigbird.models.programs import model_program
 from flax_bigbird.nn.attention import BigBirdSelfAttention
 from flax_bigbird.nn.patterns import call_pattern
 
@@ -89,29 +92,82 @@ def bigbird_attention_map(
         "layers", all_layers if layers is None else layers, config.num_hidden_layers
     )
     params = model.params if params is None else params
+    inputs |= {"input_ids": input_ids, "attention_mask": attention_mask}
+    _check_call(model, params, inputs)
+    options = {name: x for name, x in inputs.items() if x is None or np.isscalar(x)}
+    arrays = {
+        name: x if isinstance(x, jax.Array) else np.asarray(x)
+        for name, x in inputs.items()
+        if name not in options
+    }
+
+    def build() -> Callable[..., Array]:
+        without_params = model._with_module(gradient_checkpointing=False)
+        without_params._params = None  # the program must not keep them
+        return jax.jit(functools.partial(_weights, without_params, layer_ids, options))
+
+    key = ("attention map", layer_ids, tuple(sorted(options.items())))
+    positions = None if queries is None else np.asarray(queries, np.int32)
+    weights = model_program(model, key, build)(params, arrays, positions)
+    return AttentionMap(weights, layer_ids, queries, sparsity.block_size)
+
+
+def _weights(
+    model: FlaxBigBirdPreTrainedModel,
+    layer_ids: tuple[int, ...],
+    options: dict[str, Any],
+    params: Any,
+    arrays: dict[str, Array],
+    positions: Int[Array, " Q"] | None,
+) -> Array:
+    """Computes the weights of `bigbird_attention_map`; this function is traced.
+
+    Args:
+      model: The model, without parameters.
+      layer_ids: The indices of the layers.
+      options: The inputs of the model's call that are not arrays, by name.
+      params: The parameters.
+      arrays: The other inputs of the model's call, by name.
+      positions: The positions of the selected queries; None for a map between blocks.
+    """
+    inputs: dict[str, Any] = options | arrays
+    input_ids, attention_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     mask = _key_mask(attention_mask, inputs.get("segment_ids"))
+    weights = []
+    for layer in _layers(model, params, input_ids, attention_mask, layer_ids, inputs):
+        q, k, pattern, scale = layer
+        if positions is None:
+            weights.append(inspection.block_attention(q, k, pattern, mask=mask, scale=scale))
+        else:
+            weights.append(
+                inspection.token_attention(q, k, pattern, positions, mask=mask, scale=scale)
+            )
+    stacked = jnp.stack(weights)
+    config = model.config
     head_mask = checks.head_mask(
         inputs.get("head_mask"), config.num_hidden_layers, config.num_attention_heads
     )
+    if head_mask is None:
+        return stacked
+    factors = head_mask[jnp.asarray(layer_ids)].astype(stacked.dtype)
+    return stacked * factors[:, None, :, None, None]
 
-    def compute(params: Any) -> Array:
-        weights = []
-        for layer in _layers(model, params, input_ids, attention_mask, layer_ids, inputs):
-            q, k, pattern, scale = layer
-            if queries is None:
-                weights.append(inspection.block_attention(q, k, pattern, mask=mask, scale=scale))
-            else:
-                positions = jnp.asarray(queries)
-                weights.append(
-                    inspection.token_attention(q, k, pattern, positions, mask=mask, scale=scale)
-                )
-        stacked = jnp.stack(weights)
-        if head_mask is None:
-            return stacked
-        factors = head_mask[jnp.asarray(layer_ids)].astype(stacked.dtype)
-        return stacked * factors[:, None, :, None, None]
 
-    return AttentionMap(jax.jit(compute)(params), layer_ids, queries, sparsity.block_size)
+class _ChecksPassed(Exception):
+    """Ends a call of a model whose inputs have been checked."""
+
+
+def _check_call(model: FlaxBigBirdPreTrainedModel, params: Any, inputs: dict[str, Any]) -> None:
+    """Raises what a call of the model raises for its inputs, without running its module.
+
+    The values of host arrays are unknown in a compiled program, whose arguments they are.
+    """
+
+    def stop(call, args, kwargs, context):
+        raise _ChecksPassed
+
+    with contextlib.suppress(_ChecksPassed), nn.intercept_methods(stop):
+        model(**inputs, params=params)
 
 
 def attention_of_token(

@@ -7,7 +7,6 @@ program.
 
 import dataclasses
 import functools
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +33,10 @@ from flax_bigbird.models.module_decoder import module_decoder
 from flax_bigbird.models.outputs import FlaxBeamSearchOutput, FlaxGenerationOutput
 from flax_bigbird.models.parameterized import ParamsLike
 from flax_bigbird.models.pretrained import PretrainedModel
+from flax_bigbird.models.programs import model_program
 from flax_bigbird.nn.decoding import leading_padding, shift
 
 Processors = tuple[Callable[..., Array], ...]
-
-_programs: "weakref.WeakKeyDictionary[Any, dict[Any, Callable[..., Any]]]"
-_programs = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,13 +213,9 @@ def _program(
     model: PretrainedModel, options: DecodingOptions, processors: Processors, *, streaming: bool
 ) -> Callable[..., Any]:
     """Returns the compiled function for these options, which a model reuses."""
-    programs = _programs.setdefault(model, {})
-    key = (options, processors, streaming, id(model.module), model.config.to_json_string())
-    if key not in programs:
-        programs[key] = jax.jit(
-            functools.partial(_decode, model.module, options, processors, streaming=streaming)
-        )
-    return programs[key]
+    decode = functools.partial(_decode, model.module, options, processors, streaming=streaming)
+    key = ("generate", options, processors, streaming)
+    return model_program(model, key, lambda: jax.jit(decode))
 
 
 def _decode(

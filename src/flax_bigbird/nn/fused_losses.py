@@ -20,6 +20,7 @@ from flax_bigbird.attention import (
     pad_axis,
     vary_together,
 )
+from flax_bigbird.attention.eager import compile_eager
 from flax_bigbird.nn.losses import IGNORED_LABEL
 from flax_bigbird.nn.sharding import constrain_states
 
@@ -69,7 +70,7 @@ def fused_cross_entropy(
     labels = labels.reshape(hidden.shape[:-1])
     no_bias = bias is None
     bias = jnp.zeros(embedding.shape[0], embedding.dtype) if no_bias else jnp.asarray(bias)
-    return _sharded_loss(chunk_size, hidden, embedding, bias, labels)
+    return compile_eager(_sharded_loss, (chunk_size,), hidden, embedding, bias, labels)
 
 
 def _sharded_loss(chunk_size: int, *arrays: Array) -> Array:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from flax_bigbird.attention import RESIDUALS
+from flax_bigbird.attention.eager import is_tracing
 from flax_bigbird.attention.platform import current_platform
 from flax_bigbird.nn.activations import activation
 from flax_bigbird.nn.attention import BigBirdAttention, ResidualOutput
@@ -86,7 +86,7 @@ class BigBirdLayer(nn.Module):
         num_chunks = batch * length // TOKENS_PER_CHUNK
         is_symbolic = not isinstance(num_chunks, int)  # `jax.export` with dimensions that vary
         # Outside of a traced function, JAX would compile the loop anew in every call.
-        can_loop = isinstance(x, Tracer) and not self.is_initializing() and _is_single_cpu()
+        can_loop = is_tracing() and not self.is_initializing() and _is_single_cpu()
         if is_symbolic or num_chunks < 2 or not can_loop:
             return self._feed_forward_chunk(x, options)
 
