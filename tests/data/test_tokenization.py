@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import unicodedata
 from pathlib import Path
@@ -12,6 +13,7 @@ import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from flax_bigbird.data.character_vocabulary import find_characters, save_character_vocabulary
 from flax_bigbird.data.errors import OptionError
 from flax_bigbird.data.normalization import normalize_as_trained, trained_form
 from flax_bigbird.data.tokenization import (
@@ -79,6 +81,44 @@ def test_offsets_are_characters_of_the_text_as_it_was_given(french):
     assert missed <= {" "}
     cafe = DECOMPOSED.index(unicodedata.normalize("NFD", "café"))
     assert cafe + 5 in {end for _, end in offsets}  # the mark belongs to the letter
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory):
+    """A tokenizer whose tokens are the characters of the French texts."""
+    folder = tmp_path_factory.mktemp("characters")
+    return save_character_vocabulary(find_characters([COMPOSED], 8000), folder, 512)
+
+
+def messy_text(rng: random.Random) -> str:
+    """Returns words between runs of white space of all kinds, at the ends too."""
+
+    def gap(min_size: int) -> str:
+        return "".join(rng.choices(" \n\t\r\u00a0\u2003\x1c", k=rng.randint(min_size, 4)))
+
+    words = rng.choices([*COMPOSED.split(), *DECOMPOSED.split(), "x1?"], k=rng.randint(0, 8))
+    return gap(0) + "".join(word + gap(1) for word in words) + rng.choice(["", "fermé"])
+
+
+@pytest.mark.parametrize("kind", ["subwords", "characters"])
+def test_white_space_changes_neither_the_ids_nor_the_characters_of_tokens(kind, french, request):
+    tokenizer = load_tokenizer(french)
+    if kind == "characters":
+        tokenizer = request.getfixturevalue("characters")
+    for seed in range(200):
+        text = messy_text(random.Random(seed))
+        ids, offsets = tokenize_with_offsets(tokenizer, text)
+        assert [ids] == tokenize(tokenizer, [text]), repr(text)
+        assert all(0 <= start < end <= len(text) for start, end in offsets), repr(text)
+        tokens = tokenizer.convert_ids_to_tokens(ids)
+        if tokens[:1] == ["▁"]:  # the library gives it the characters of the token after it
+            tokens, offsets = tokens[1:], offsets[1:]
+        flat = [position for offset in offsets for position in offset]
+        assert flat == sorted(flat), repr(text)
+        for token, (start, end) in zip(tokens, offsets, strict=True):
+            covered = unicodedata.normalize("NFC", text[start:end])
+            if token != tokenizer.unk_token:
+                assert token.replace("▁", " ").split() == covered.split(), repr(text)
 
 
 def test_a_saved_tokenizer_is_loaded_with_the_same_normalization(french, tmp_path):

@@ -32,6 +32,8 @@ With BigBird's published vocabulary, which lacks typographic quotes and dashes, 
 news articles from the web 2%. A text in a script that the vocabulary lacks has 30% or more.
 """
 
+_WORD = re.compile(r"\S+")
+
 SENTENCEPIECE_FILE = "spiece.model"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -188,13 +190,44 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 def tokenize_with_offsets(
     tokenizer: Tokenizer, text: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Returns the token ids of a text and the characters `[start, end)` of each token."""
-    plain = re.sub(r"\s", " ", text)
+    """Returns the token ids of a text and the characters `[start, end)` of each token.
+
+    The ids are those of `tokenize`. Of several white-space characters, which are one space to the
+    tokenizer, the last one belongs to a token, and the others to none.
+    """
+    words = [match.span() for match in _WORD.finditer(text)]
+    spaced = " ".join(text[start:end] for start, end in words)
     encoding = tokenizer(
-        plain, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        spaced, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     offsets = [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
-    return encoding["input_ids"], _include_marks(plain, offsets)
+    offsets = _include_marks(spaced, offsets)
+    return encoding["input_ids"], offsets if spaced == text else _original_offsets(offsets, words)
+
+
+def _original_offsets(
+    offsets: list[tuple[int, int]], words: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Converts offsets into words with single spaces between them to those into the text.
+
+    Args:
+      offsets: The characters `[start, end)` of each token in the joined words.
+      words: The characters `[start, end)` of each word in the text.
+    """
+    if not words:
+        return [(0, 0)] * len(offsets)
+    starts, ends = np.array(words).T
+    sizes = ends - starts + 1  # with the space after each word
+    joined_starts = np.cumsum(sizes) - sizes
+    positions = np.arange(sizes.sum()) + np.repeat(starts - joined_starts, sizes)
+    positions[joined_starts[1:] - 1] = starts[1:] - 1  # of the spaces
+    return [
+        (
+            int(positions[start]),
+            int(positions[end - 1]) + 1 if start < end else int(positions[start]),
+        )
+        for start, end in offsets
+    ]
 
 
 def _include_marks(text: str, offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -1,7 +1,6 @@
 """Turns the documents of sequence classification into token windows."""
 
 import itertools
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, covering_starts, cover
 MAX_WINDOWS = 8
 """The maximum number of windows of a document in one training example."""
 MIN_EXAMPLES_PER_BATCH = 2
-
-_WORD = re.compile(r"\S+")
 
 
 def text_columns(options: Any) -> tuple[str, ...]:
@@ -53,21 +50,13 @@ def windows_with_spans(
       tokenizer: A fast tokenizer, which returns the characters of its tokens.
       options: The options of the task, with `whole_documents` and a `max_length`.
     """
-    words = np.array([match.span() for match in _WORD.finditer(text)]).reshape(-1, 2)
-    # `tokenize` reads words with single spaces between them, and so do the offsets.
-    ids, offsets = tokenize_with_offsets(tokenizer, " ".join(text[a:b] for a, b in words))
+    ids, offsets = tokenize_with_offsets(tokenizer, text)
     windows = covering_windows(ids, tokenizer, options.length)
     if not ids:
         return [(windows[0], slice(0, 0))]
-    word_starts = np.cumsum([0, *(words[:-1, 1] - words[:-1, 0] + 1)])
-
-    def original(character: int) -> int:
-        word = np.searchsorted(word_starts, character, side="right") - 1
-        return int(words[word, 0] + character - word_starts[word])
-
     size = options.length - NUM_SPECIAL_TOKENS
     covered = [offsets[start : start + size] for start in covering_starts(len(ids), size)]
-    spans = [slice(original(part[0][0]), original(part[-1][1] - 1) + 1) for part in covered]
+    spans = [slice(part[0][0], part[-1][1]) for part in covered]
     return list(zip(windows, spans, strict=True))
 
 
