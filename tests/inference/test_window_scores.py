@@ -37,10 +37,12 @@ def test_windows_cover_the_text_and_each_has_what_its_own_text_has(classify, pre
     alone = predictor(CLASSIFIER, max_length=LENGTH)
     num_compared = 0
     for window in windows:
+        covered = text[window["start"] : window["end"]]
+        assert covered == covered.strip() != ""
         # A window may begin within a word, which would be other tokens at the start of a text.
         if any(map(str.isspace, text[window["start"] - 1 : window["start"] + 1])):
             num_compared += 1
-            expected = alone(text[window["start"] : window["end"]])
+            expected = alone(covered)
             assert window["label"] == expected["label"]
             np.testing.assert_allclose(
                 list(window["scores"].values()), list(expected["scores"].values()), atol=1e-5

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flax_bigbird.data.encoded_rows import column_array, map_cached, tokenizer_fingerprint
+from flax_bigbird.data.sentences import trim_span
 from flax_bigbird.data.tokenization import add_special_tokens, tokenize, tokenize_with_offsets
 from flax_bigbird.data.types import Batch, Dataset, Row, Tokenizer
 from flax_bigbird.data.windows import NUM_SPECIAL_TOKENS, covering_starts, covering_windows
@@ -43,7 +44,8 @@ def windows_with_spans(
 ) -> list[tuple[list[int], slice]]:
     """Returns the windows of a whole document, and the characters of the text that each covers.
 
-    The windows are those of `encode_windows`.
+    The windows are those of `encode_windows`. White space at the ends of the characters is left
+    out; a window of a single space has no characters.
 
     Args:
       text: The text.
@@ -56,7 +58,7 @@ def windows_with_spans(
         return [(windows[0], slice(0, 0))]
     size = options.length - NUM_SPECIAL_TOKENS
     covered = [offsets[start : start + size] for start in covering_starts(len(ids), size)]
-    spans = [slice(part[0][0], part[-1][1]) for part in covered]
+    spans = [slice(*trim_span(text, part[0][0], part[-1][1])) for part in covered]
     return list(zip(windows, spans, strict=True))
 
 
