@@ -12,6 +12,8 @@ from flax_bigbird._messages import pluralize
 from flax_bigbird.data.tokenization import count_tokens
 from flax_bigbird.data.types import Batch, Dataset, Features, Tokenizer
 
+FORMAT_VERSION = 2  # of the encoded rows; a new version ignores the cached ones of older versions
+
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Returns a hash that changes with anything that changes the token ids of a text."""
@@ -40,7 +42,8 @@ def map_cached(
       with_indices: Whether the function takes the indices of the rows too.
       features: The types of the result's columns, if its first rows may not show them.
     """
-    fingerprint = hashlib.sha256(repr((rows._fingerprint, key)).encode()).hexdigest()[:32]
+    text = repr((FORMAT_VERSION, rows._fingerprint, key))
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:32]
     removed = [column for column in rows.column_names if column not in set(keep)]
     import datasets
 
