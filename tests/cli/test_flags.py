@@ -132,3 +132,22 @@ def test_overrides_that_yaml_cannot_hold_are_one_error(value, capsys):
     line = ["evaluate", "bigbird-books-mini", "rows.jsonl", "--config-overrides", f"layers={value}"]
     assert main(line) == 2
     assert "must be key=value with a value in YAML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("--train-files", ["a.jsonl", "b.jsonl"]),
+        ("--validation-files", ["a.jsonl", "b.jsonl", "c.jsonl"]),
+        ("--config-overrides", ["num_hidden_layers=1", "hidden_size=32"]),
+    ],
+)
+@pytest.mark.parametrize("separator", [[], ["="]])
+def test_a_second_value_of_a_list_says_to_repeat_the_flag(flag, values, separator, capsys):
+    first, *others = values
+    given = [f"{flag}={first}", *others] if separator else [flag, *values]
+    assert main(["train", "masked-lm", *given, "-o", "run"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"bigbird: {flag} takes one value; got {first!r} and {others[0]!r}: repeat the flag, as in "
+        f"{flag} {first} {flag} {others[0]}"
+    )
