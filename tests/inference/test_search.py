@@ -388,3 +388,10 @@ def test_the_model_of_an_index_is_checked(make_checkpoint, model, folder, tmp_pa
     ):
         index.search("cow")
     assert isinstance(index, SearchIndex)
+
+
+def test_indexing_words_logs_nothing_of_bm25s(tmp_path, caplog):
+    """bm25s sets its own logger to DEBUG."""
+    with caplog.at_level("DEBUG"):
+        WordIndex.write(tmp_path, ["the cow", "the moon"])
+    assert [record for record in caplog.records if record.name.startswith("bm25s")] == []

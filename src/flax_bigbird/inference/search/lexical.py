@@ -5,12 +5,14 @@ vocabulary is loaded.
 """
 
 import array
+import contextlib
 import functools
 import itertools
+import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,21 @@ def _word() -> re.Pattern[str]:
         characters = [chr(code) for _, code in run]
         ranges += f"{characters[0]}-{characters[-1]}"
     return re.compile(rf"[\w{ranges}]+")
+
+
+@contextlib.contextmanager
+def _without_debug_messages() -> Iterator[None]:
+    """Hides the messages of bm25s below the level of warnings.
+
+    Importing bm25s sets its logger to DEBUG, whatever the application has chosen.
+    """
+    logger = logging.getLogger("bm25s")
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class WordIndex:
@@ -81,7 +98,8 @@ class WordIndex:
         if len(vocabulary) == 1:
             return
         bm25 = bm25s.BM25()
-        bm25.index((ids, vocabulary), show_progress=False)
+        with _without_debug_messages():
+            bm25.index((ids, vocabulary), show_progress=False)
         bm25.save(directory / BM25_DIRECTORY)
 
     def search(self, query: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
