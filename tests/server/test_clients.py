@@ -100,9 +100,7 @@ def test_token_classification(inference_client, offline):
 def test_question_answering(inference_client, offline):
     client = inference_client("/answer")
     answer = client.question_answering(question="the cow", context=TEXTS[2])
-    expected = offline("question-answering", stride=16)(
-        {"question": "the cow", "context": TEXTS[2]}
-    )
+    expected = offline("question-answering")({"question": "the cow", "context": TEXTS[2]})
     assert answer.answer == expected["answer"]
     answers = client.question_answering(question="the cow", context=TEXTS[2], top_k=3)
     assert len(answers) == 3

@@ -127,7 +127,7 @@ def test_tag(server, offline, text):
 
 @pytest.mark.parametrize("handled", [None, False, True])
 def test_answer(server, offline, handled):
-    predictor = offline("question-answering", stride=16, handle_impossible_answer=handled)
+    predictor = offline("question-answering", handle_impossible_answer=handled)
     question, context = "the cow", TEXTS[6]
     expected = predictor({"question": question, "context": context})
     body = {"question": question, "context": context}

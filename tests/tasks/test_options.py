@@ -133,7 +133,16 @@ def test_max_length_is_that_of_the_model_unless_it_is_given():
     with pytest.raises(ValueError, match="call with_max_length first"):
         options.length  # noqa: B018
     with pytest.raises(OptionError, match="stride must be less than half of max_length=64"):
-        QuestionAnsweringOptions().with_max_length(64)
+        QuestionAnsweringOptions(stride=256).with_max_length(64)
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap"),
+    [(4096, 256), (1024, 256), (514, 256), (513, 128), (512, 128), (384, 128), (64, 21)],
+)
+def test_the_default_stride_fits_max_length(length, overlap):
+    assert QuestionAnsweringOptions(max_length=length).window_overlap == overlap
+    assert QuestionAnsweringOptions().with_max_length(length).window_overlap == overlap
 
 
 def test_an_int_is_a_float_and_options_cannot_be_changed():

@@ -188,8 +188,7 @@ def test_vocab_size_without_effect_on_the_default_model(tmp_path, data):
 def test_a_missing_column_names_the_option_of_its_task(tmp_path, task, row, column, remedy):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     files = [str(tmp_path / "rows.jsonl")]
-    shorter = {"stride": 16} if task == "question-answering" else {}
-    options = tiny_run_options(tmp_path, task, train_files=files, **shorter)
+    options = tiny_run_options(tmp_path, task, train_files=files)
     with pytest.raises(
         DataError, match=f"column '{column}'; .*: name the right one with {remedy}$"
     ):

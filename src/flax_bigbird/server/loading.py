@@ -25,7 +25,6 @@ from flax_bigbird.tasks.registry import task_for_config
 logger = logging.getLogger("flax_bigbird.server")
 
 SERVED_TASKS = (*EXAMPLES, "causal-lm")
-DEFAULT_STRIDE = 256
 # Feed-forward layers process 1,024 tokens at a time on a CPU; larger batches need more programs.
 CPU_BATCH_TOKENS, ACCELERATOR_BATCH_TOKENS = 1024, 16384
 CPU_SLICE_TOKENS = 512
@@ -183,8 +182,6 @@ def _load_predictor(task: str, model: str, settings: ServerSettings) -> Predicto
     length = settings.max_length or load_config(model).max_position_embeddings
     if task == "token-classification":
         options["aggregation"] = "simple"
-    if task == "question-answering" and length // 2 <= DEFAULT_STRIDE:
-        options["stride"] = length // 4
     if task == "causal-lm":
         options["max_new_tokens"] = min(settings.max_new_tokens, length // 2)
     return load_predictor(model, task=task, **options)

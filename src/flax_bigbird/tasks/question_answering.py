@@ -126,7 +126,7 @@ class QuestionAnswering(Task):
             return encoded
 
         fingerprint = tokenizer_fingerprint(self.tokenizer)
-        key = ("spans", *self.columns(options), options.length, options.stride, fingerprint)
+        key = ("spans", *self.columns(options), options.length, options.window_overlap, fingerprint)
         examples = map_cached(rows, encode_batch, *key, with_indices=True)
         truncated = int(column_array(examples, "short").sum())
         if truncated:
@@ -240,7 +240,8 @@ class QuestionAnswering(Task):
 
     def _windows(self, question: str, context: str) -> Iterator[ContextWindow]:
         options = self.options
-        return context_windows(self.tokenizer, question, context, options.length, options.stride)
+        overlap = options.window_overlap
+        return context_windows(self.tokenizer, question, context, options.length, overlap)
 
     def _best_span(self, windows: Iterable[tuple[int, Any, Any, Any]]) -> tuple[Span, float]:
         """Returns the best span of all windows of a context, and the score of no answer.

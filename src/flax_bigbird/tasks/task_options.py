@@ -289,9 +289,11 @@ class QuestionAnsweringOptions(TaskOptions):
         panel=DATA,
         commands=_LABELED,
     )
-    stride: int = option(
-        256,
-        help="The number of tokens that neighboring windows of a context have in common.",
+    stride: int | None = option(
+        None,
+        help="The number of tokens that neighboring windows of a context have in common. By "
+        "default, it is 256; if that is half of max_length or more, it is 128, and at most a "
+        "third of max_length.",
         panel=TASK,
         ge=0,
     )
@@ -314,13 +316,25 @@ class QuestionAnsweringOptions(TaskOptions):
 
     @pydantic.model_validator(mode="after")
     def _check_stride(self) -> "QuestionAnsweringOptions":
-        if self.max_length is not None and self.stride >= self.max_length // 2:
+        if self.max_length is None or self.stride is None:
+            return self
+        if self.stride >= self.max_length // 2:
             raise OptionError(
                 f"must be less than half of max_length={self.max_length}; got "
                 f"{self.stride}: lower it",
                 option="stride",
             )
         return self
+
+    @property
+    def window_overlap(self) -> int:
+        """`stride`, or its default for `max_length`, in tokens.
+
+        The default for short windows is that of `run_qa.py` of `transformers`, 128 of 384 tokens.
+        """
+        if self.stride is not None:
+            return self.stride
+        return 256 if self.length // 2 > 256 else min(128, self.length // 3)
 
 
 class MultipleChoiceOptions(TaskOptions):
