@@ -197,7 +197,7 @@ def _evaluate_best_model(
         "parameters": count_parameters(model),
         "tokens": state.num_input_tokens_seen,
         "tokens_per_second": throughput,
-        "mfu": throughput / trainer.tokens_per_second_at_peak,
+        "mfu": trainer.mfu(throughput),
         "seconds": state.train_seconds,
         "losses": state.losses,
         "evaluations": state.evaluations,

@@ -43,7 +43,6 @@ class Trainer:
     Attributes:
       state: The `TrainerState`; it changes as the run proceeds.
       params: The parameters after the last step.
-      tokens_per_second_at_peak: The throughput at the peak matmul rate, the denominator of `mfu`.
     """
 
     def __init__(
@@ -88,13 +87,13 @@ class Trainer:
         self._batches = self._new_batches()
         if self.state.data_iterator:
             self._batches.set_state(self.state.data_iterator)
-        flops = training_flops_per_token(
+        self._flops_per_token = training_flops_per_token(
             run.model.config,
             self.params,
             run.train_data.mean_length,
             run.task.logits_per_token,
         )
-        self.tokens_per_second_at_peak = matmul_flops_per_second(run.options.dtype) / flops
+        matmul_flops_per_second(run.options.dtype)  # before anything is timed
         self._throughputs: list[float] = []
         self._stop_flag = AgreedFlag(mesh)
 
@@ -102,6 +101,11 @@ class Trainer:
     def median_tokens_per_second(self) -> float:
         """The median throughput of this process between two logs; 0.0 before the first log."""
         return statistics.median(self._throughputs) if self._throughputs else 0.0
+
+    def mfu(self, tokens_per_second: float) -> float:
+        """Returns the model FLOPs utilization, a fraction of the matmul rate of this machine."""
+        used = tokens_per_second * self._flops_per_token
+        return used / matmul_flops_per_second(self.options.dtype, at_least=used)
 
     def train(self) -> None:
         """Trains up to the last step, or until early stopping.
@@ -138,9 +142,9 @@ class Trainer:
             stopping = self._stop_flag.poll(self.callback.should_stop())
             if logging or evaluating or saving or stopping:
                 loss = self._mean_loss(totals)  # waits for the device
-                now = time.perf_counter()
-                self._log(loss, now - log_time, sum(int(total.num_tokens) for total in totals))
-                totals, log_time = [], now
+                seconds = time.perf_counter() - log_time
+                self._log(loss, seconds, sum(int(total.num_tokens) for total in totals))
+                totals, log_time = [], time.perf_counter()
             if evaluating and self.validation_data is not None:
                 self._evaluate_and_save_best()
                 log_time = time.perf_counter()
@@ -249,7 +253,7 @@ class Trainer:
             "loss": loss,
             "tokens_per_second": throughput,
             "learning_rate": float(self._learning_rate(state.global_step - 1)),
-            "mfu": throughput / self.tokens_per_second_at_peak,
+            "mfu": self.mfu(throughput),
             "tokens": state.num_input_tokens_seen,
         }
         self.callback.on_log(state, logs)
