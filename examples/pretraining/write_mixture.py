@@ -11,7 +11,7 @@ held-out text is removed, because speeches and books quote one another. The file
   and fill an input of 512 tokens, of every address (four times, cut at other places) and of a third
   of the books' text;
 * the same with 1,020, 2,044 and 4,092 tokens, of every address once and of smaller parts of books;
-  with `--long`, which the last stage uses, other excerpts, and more that are long;
+  with `--long`, other excerpts, and more that are long; `--seed` chooses them;
 * `validation.parquet`: excerpts cut out of the training texts, which choose the best checkpoint;
 * `held_out_addresses.parquet` and `held_out_books.parquet`.
 """
@@ -160,7 +160,7 @@ def write_mixture(
     tokenizer: Any,
     folder: Path,
     *,
-    is_long: bool = False,
+    long_seed: int | None = None,
 ) -> None:
     """Writes the files that the module's docstring lists.
 
@@ -169,7 +169,8 @@ def write_mixture(
       held_out: The held-out texts, likewise.
       tokenizer: The tokenizer of the model that is to be trained.
       folder: Where the files are written.
-      is_long: Whether more of the excerpts are long. They are cut at other places, too.
+      long_seed: The seed of excerpts that are cut at other places, and of which more are long; None
+        for the first ones.
     """
     folder.mkdir(exist_ok=True)
     for kind, texts in held_out.items():
@@ -184,12 +185,12 @@ def write_mixture(
     write(folder / "validation.parquet", excerpts)
     for kind in texts:
         write(folder / f"{kind}.parquet", texts[kind])
-    if is_long:
-        generator = np.random.default_rng(1)
+    if long_seed is not None:
+        generator = np.random.default_rng(long_seed)
     books = [book[i : i + PART] for book in texts["books"] for i in range(0, len(book), PART)]
     for kind, sources in (("addresses", texts["addresses"]), ("books", books)):
         offsets = [token_offsets(text, tokenizer) for text in sources]
-        for size, (copies, share) in (LONG if is_long else SHORT).items():
+        for size, (copies, share) in (SHORT if long_seed is None else LONG).items():
             copies, share = (copies, 1.0) if kind == "addresses" else (1, share)
             excerpts = [
                 excerpt
@@ -209,7 +210,8 @@ def main() -> None:
     parser.add_argument(
         "--tokenizer", default="google/bigbird-roberta-base", help="a model's folder or Hub id"
     )
-    parser.add_argument("--long", action="store_true", help="write more long excerpts (stage 9)")
+    parser.add_argument("--long", action="store_true", help="write more long excerpts")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the long excerpts")
     arguments = parser.parse_args()
     books, other_books = map(read_texts, (arguments.training_books, arguments.held_out_books))
     training, held_out = load_addresses()
@@ -218,7 +220,7 @@ def main() -> None:
         {"addresses": held_out, "books": other_books},
         AutoTokenizer.from_pretrained(arguments.tokenizer),
         arguments.folder,
-        is_long=arguments.long,
+        long_seed=arguments.seed if arguments.long else None,
     )
 
 

@@ -266,12 +266,19 @@ def test_the_files_of_the_mixture_are_those_that_later_steps_read(tmp_path, monk
     held_out = {kind: [f"held-out {kind}"] for kind in texts}
     write_mixture = importlib.import_module("write_mixture").write_mixture
     tokenizer = load_tokenizer(DEFAULT_MODEL)
-    for name, is_long in (("mixture", False), ("mixture-long", True)):
-        write_mixture(texts, held_out, tokenizer, tmp_path / name, is_long=is_long)
-    for stage in ("7-books", "8-decay", "9-longer"):
-        options = yaml.safe_load((EXAMPLES / f"pretraining/{stage}.yaml").read_text("utf-8"))
-        for file in [*options["train_files"], *options["validation_files"]]:
-            assert (tmp_path / file).is_file()
+    seeds = {"mixture": None, "mixture-long": 1, "mixture-long-2": 2, "mixture-long-3": 3}
+    for name, seed in seeds.items():
+        write_mixture(texts, held_out, tokenizer, tmp_path / name, long_seed=seed)
+    stages = [
+        path for path in (EXAMPLES / "pretraining").glob("*.yaml") if path.stem[0].isdecimal()
+    ]
+    mixed = 0
+    for stage in stages:
+        options = yaml.safe_load(stage.read_text("utf-8"))
+        files = [*options["train_files"], *options.get("validation_files", ())]
+        assert all((tmp_path / file).is_file() for file in files if file.startswith("mixture"))
+        mixed += any(file.startswith("mixture") for file in files)
+    assert mixed == 8  # stages 7 to 11
 
     def num_rows(file):
         return parquet.read_table(tmp_path / file).num_rows
@@ -280,6 +287,11 @@ def test_the_files_of_the_mixture_are_those_that_later_steps_read(tmp_path, monk
         {size: num_rows(f"{name}/addresses_{size}.parquet") for size in (508, 4092)}
         for name in ("mixture", "mixture-long")
     )
+    first, second = (
+        parquet.read_table(tmp_path / f"mixture-long-{seed}/addresses_508.parquet")["text"][0]
+        for seed in (2, 3)
+    )
+    assert first != second
     assert longer[508] < shorter[508]
     assert longer[4092] > shorter[4092] > 0
 
