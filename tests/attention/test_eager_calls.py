@@ -17,7 +17,7 @@ from flax_bigbird.attention import (
     sparse_maps,
 )
 from flax_bigbird.attention.backends import xla_full
-from flax_bigbird.attention.eager import is_tracing
+from flax_bigbird.attention.eager import compile_eager, is_tracing
 
 SHAPE = Shape(B=2, T=60, N=2, H=8, W=5, R=0)
 
@@ -55,6 +55,24 @@ def test_the_second_call_compiles_nothing(attend, way, rng, monkeypatch):
     assert second == []
     np.testing.assert_array_equal(got, want)
     np.testing.assert_allclose(got, jax.jit(function)(q), atol=1e-6)
+
+
+def add(x, tree):
+    return x + tree["constant"]
+
+
+def test_numpy_arrays_are_arguments_unless_they_are_inside_of_a_pytree():
+    """As constants, each of their values would be compiled, and kept."""
+    first, second = np.arange(2.0), np.arange(2.0, 4.0)
+    tree = {"constant": first}
+    compile_eager(add, (), first, tree)
+    with compilations() as programs:
+        got = compile_eager(add, (), second, tree)
+    assert programs == []
+    np.testing.assert_array_equal(got, [2, 4])
+    with compilations() as programs:
+        compile_eager(add, (), second, {"constant": second})
+    assert programs != []
 
 
 MAPS = {

@@ -49,8 +49,10 @@ def compile_eager(function: Callable[..., Array], static: tuple[Any, ...], *tree
     Args:
       function: A function of a module; others would be compiled anew.
       static: Hashable arguments, everything else that the program depends on among them.
-      *trees: Pytrees. Their NumPy arrays are constants of the program; arrays of JAX are arguments.
+      *trees: Arrays and other pytrees. NumPy arrays inside of a pytree, such as those of a static
+        pattern, are constants of the program; all other arrays are its arguments.
     """
+    trees = tuple(jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in trees)
     if is_tracing():
         return function(*static, *trees)
     leaves, structure = jax.tree.flatten(trees)

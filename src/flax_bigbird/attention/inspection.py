@@ -113,7 +113,6 @@ def block_attention(
     Returns:
       The mean over the real queries of a block. Rows sum to 1, and to 0 where a block has none.
     """
-    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
     return compile_eager(_block_attention, (float(scale),), q, k, pattern, mask)
 
 

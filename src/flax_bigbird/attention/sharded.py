@@ -60,7 +60,6 @@ def sharded_block_sparse_attention(
         )
     check_block_sparse_call(q, k, v, pattern, mask)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
     static = (axes, float(scale), implementation)
     return compile_eager(_block_sparse_attention, static, q, k, v, pattern, mask)
 
@@ -105,7 +104,6 @@ def sharded_full_attention(
     axes = current_mesh_axes()
     if axes is None:
         return full_attention(q, k, v, mask=mask, **options)
-    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
     static = (axes, causal, scale, implementation)
     return compile_eager(_full_attention, static, q, k, v, mask)
 

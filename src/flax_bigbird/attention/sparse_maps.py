@@ -38,8 +38,7 @@ def attention_to_key(
     Returns:
       Probabilities, repeated blocks summed; 0 at masked queries.
     """
-    arrays = (q, k, pattern, jnp.asarray(key), jnp.asarray(mask))
-    return compile_eager(_attention_to_key, (float(scale),), *arrays)
+    return compile_eager(_attention_to_key, (float(scale),), q, k, pattern, jnp.asarray(key), mask)
 
 
 def _attention_to_key(scale: float, q, k, pattern: BlockPattern, key, mask) -> Array:
@@ -70,7 +69,7 @@ def block_map(
     Returns:
       The mean over the real queries of a block. Rows sum to 1, and to 0 where a block has none.
     """
-    return compile_eager(_block_map, (float(scale),), q, k, pattern, jnp.asarray(mask))
+    return compile_eager(_block_map, (float(scale),), q, k, pattern, mask)
 
 
 def _block_map(scale: float, q, k, pattern: BlockPattern, mask) -> Array:

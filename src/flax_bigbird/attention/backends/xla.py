@@ -50,7 +50,6 @@ def block_sparse_attention(
 
     The T = M*W queries are then the last of the S tokens, and no row is global.
     """
-    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
     static = (float(scale), _score_budget())
     return compile_eager(_block_sparse_attention, static, q, k, v, pattern, mask)
 

@@ -26,7 +26,6 @@ def full_attention(
     scale: float,
 ) -> Float[Array, "B T N H"]:
     """Computes softmax(scale q k^T) v over the keys that the mask leaves."""
-    mask = None if mask is None else jnp.asarray(mask)  # an argument of the compiled program
     static = (causal, float(scale), _MAX_CHUNK_SCORES)
     return compile_eager(_full_attention, static, q, k, v, mask)
 
