@@ -19,11 +19,6 @@ RECALL_RANKS = (1, 10, 100)
 RELEVANT = 0.5
 """The label from which a document is relevant."""
 
-_CANDIDATE_RANKINGS = (
-    f"ndcg_at_{NUM_RANKS}",
-    f"mrr_at_{NUM_RANKS}",
-    *(f"recall_at_{k}" for k in RECALL_RANKS if k < NUM_RANKS),
-)
 _MAX_SCORES = 2**24  # that are in memory at once
 
 
@@ -122,7 +117,8 @@ def candidate_metric_names(
       rows: The query and the labels of each row, one of which is relevant at least; None if they
         are not known.
     """
-    names = dict.fromkeys(("average_precision", *_CANDIDATE_RANKINGS, "spearman"), True)
+    rankings = retrieval_metric_names(NUM_RANKS)  # with recall at fewer ranks than that
+    names = {"average_precision": True, **rankings, "spearman": True}
     if rows is None:
         return names
     labels: set[float] = set()
@@ -131,7 +127,7 @@ def candidate_metric_names(
         labels.update(values)
         relevant[query].update(value >= RELEVANT for value in values)
     if not any(len(kinds) == 2 for kinds in relevant.values()):
-        for name in _CANDIDATE_RANKINGS:
+        for name in rankings:
             del names[name]
     if len(labels) <= 2:
         del names["spearman"]

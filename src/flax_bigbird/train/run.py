@@ -97,9 +97,10 @@ def check_arguments(options: Any, callbacks: Any) -> None:
             "train(train_options(task, ...))",
             option="options",
         )
-    items = callbacks if isinstance(callbacks, Sequence) else [None]
-    if wrong := [item for item in items if not isinstance(item, TrainerCallback)]:
-        got = callbacks if wrong == [None] else wrong[0]
+    is_list = isinstance(callbacks, Sequence)
+    wrong = [x for x in callbacks if not isinstance(x, TrainerCallback)] if is_list else [callbacks]
+    if wrong:
+        got = wrong[0]
         kind = f"the class {got.__name__}" if isinstance(got, type) else type(got).__name__
         raise OptionError(
             f"must be a list of instances of TrainerCallback; got {kind}: write "
