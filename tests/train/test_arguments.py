@@ -1,5 +1,6 @@
 """Options of a training run: types, ranges, options without effect, YAML files."""
 
+import inspect
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from flax_bigbird.train import (
     TrainerCallback,
     read_yaml,
     to_yaml,
+    train,
     train_options,
     train_options_class,
 )
@@ -203,10 +205,10 @@ assert not {"jax", "flax", "numpy", "optax"} & set(sys.modules)
 def test_callbacks_are_a_list_of_instances(callbacks, got):
     options = train_options("masked-lm", **REQUIRED)
     with pytest.raises(OptionError, match=f"callbacks must be a list of .*; got {got}: write"):
-        check_arguments(options, callbacks)
+        inspect.unwrap(train)(options, callbacks)  # without the type checks of the tests
     check_arguments(options, [TrainerCallback()])
 
 
 def test_training_needs_options_of_train_options():
     with pytest.raises(OptionError, match="options must come from train_options; got dict: write"):
-        check_arguments({"task": "masked-lm"}, ())
+        inspect.unwrap(train)({"task": "masked-lm"}, ())
