@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from flax_bigbird.attention.manual_axes import vary_together
+from flax_bigbird.attention.manual_axes import vary_over, vary_together
 
 MAX_BLOCKS_PER_ROUND = 8
 """The largest number of blocks that a device sends to each other in a round of requests."""
@@ -149,7 +149,8 @@ def plan_requests(
     offsets = jnp.cumsum(num_wanted, -1, dtype=jnp.int32) - num_wanted
     ids = jnp.argsort(~by_owner, axis=-1, stable=True).astype(jnp.int32)
     per_round = max(1, min(MAX_BLOCKS_PER_ROUND, capacity // (2 * devices), length))
-    rounds = lax.pmax((num_wanted.max() + per_round - 1) // per_round, all_axes)
+    own_rounds = (num_wanted.max() + per_round - 1) // per_round
+    rounds = lax.pmax(vary_over(all_axes, own_rounds), all_axes)
     own = capacity + blocks - first
     fetched = jnp.take_along_axis(slot, blocks.reshape(flat.shape), -1).reshape(blocks.shape)
     local = jnp.where(wanted, jnp.clip(fetched, 0, max(capacity - 1, 0)), own)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 
 def vary_together(*trees: Any) -> tuple[Any, ...]:
@@ -42,6 +43,25 @@ def vary_together(*trees: Any) -> tuple[Any, ...]:
         for x, own in zip(leaves, varying, strict=True)
     ]
     return tuple(jax.tree.unflatten(structure, leaves))
+
+
+def vary_over(axes: tuple[str, ...], x: Array) -> Array:
+    """Makes an array that varies over some axes of the mesh vary over all of `axes`.
+
+    JAX 0.12 requires the operand of a collective over several axes to vary over all of them or over
+    none. JAX 0.10 converts it.
+
+    Args:
+      axes: Names of manual axes.
+      x: The array. One that varies over no axis, and any array under `check_vma=False`, stays as it
+        is.
+
+    Returns:
+      The array, which has the same values.
+    """
+    own = _varying(x)
+    missing = tuple(sorted(frozenset(axes) - own))
+    return lax.pcast(x, missing, to="varying") if own and missing else x
 
 
 def shape_like(shape: tuple[int, ...], dtype: Any, like: Any) -> jax.ShapeDtypeStruct:
