@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_models
+from abstract_devices import abstract_mesh
 from attention_suite import make_pattern
 from named_shapes import Shape
 
@@ -43,8 +44,9 @@ def lowered(module, platform: str, shape: Shape, dtype: str, *, kind="random", m
 
     x = jax.ShapeDtypeStruct((shape.B, shape.T, shape.N, shape.H), dtype)
     mask = jax.ShapeDtypeStruct((shape.B, shape.T), bool)
-    traced = jax.jit(run).trace(x, x, x, mask, x)
-    return traced.lower(lowering_platforms=(platform,)).as_text()
+    with jax.sharding.use_abstract_mesh(abstract_mesh(platform)):
+        traced = jax.jit(run).trace(x, x, x, mask, x)
+        return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 @functools.cache
@@ -110,9 +112,10 @@ def test_a_models_step_is_all_on_the_device(module, platform, invariant, monkeyp
         return out.logits.astype(jnp.float32).sum()
 
     ids = jax.ShapeDtypeStruct((2, 16 * blocks), jnp.int32)
-    with jax.numpy_dtype_promotion("standard"):
-        traced = jax.jit(jax.grad(loss)).trace(model.params, ids, ids, jax.random.PRNGKey(0))
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    mesh, key = abstract_mesh(platform), jax.random.PRNGKey(0)
+    with jax.numpy_dtype_promotion("standard"), jax.sharding.use_abstract_mesh(mesh):
+        traced = jax.jit(jax.grad(loss)).trace(model.params, ids, ids, key)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
     calls = re.findall(r"custom_call @([\w.$]+)", text)
     kernels = [call for call in calls if re.search("triton|tpu_custom_call", call)]
     assert len(kernels) >= 3 * layers

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from abstract_devices import abstract_mesh
 from attention_suite import make_pattern
 from jax.sharding import AxisType
 from named_shapes import Shape
@@ -109,7 +110,7 @@ def test_the_accelerators_kernels_lower(module, platform, name, monkeypatch):
 
         return jax.grad(loss, (0, 1, 2))(q, k, v)
 
-    mesh = jax.sharding.AbstractMesh((2, 2), ("sequence", "tensor"), (AxisType.Auto,) * 2)
+    mesh = abstract_mesh(platform, (2, 2), ("sequence", "tensor"), AxisType.Auto)
     x = jax.ShapeDtypeStruct((shape.B, shape.T, shape.N, shape.H), jnp.float32)
     mask = jax.ShapeDtypeStruct((shape.B, shape.T), bool)
     with jax.sharding.use_abstract_mesh(mesh):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from abstract_devices import abstract_mesh
 from attention_suite import make_pattern
 from jax.sharding import PartitionSpec as P
 from named_shapes import Shape
@@ -46,7 +47,7 @@ def test_the_accelerators_kernels_lower(module, platform):
 
         return jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
 
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = abstract_mesh(platform, (1,), ("data",), jax.sharding.AxisType.Auto)
     mapped = jax.shard_map(
         step,
         mesh=mesh,
