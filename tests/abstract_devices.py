@@ -21,7 +21,7 @@ def abstract_mesh(
     0.10 lowers them for any GPU.
 
     Args:
-      platform: "cuda", "tpu" or "cpu".
+      platform: "cuda" or "tpu".
       sizes: The sizes of the axes.
       names: The names of the axes.
       axis_type: The type of all axes. A mesh around a program as a whole is explicit.
